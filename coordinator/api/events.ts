@@ -1,0 +1,58 @@
+import type { FastifyInstance } from 'fastify'
+import { validate as isUuid } from 'uuid'
+import { badRequest } from '../core/fault.ts'
+import type { Severity } from '../core/event.ts'
+import type { JobId } from '../core/job.ts'
+import { listEvents, type StoredEvent } from '../store/events.ts'
+import { findJob } from '../store/jobs.ts'
+import type { ApiParts } from './health.ts'
+import { page, readCursor, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
+
+export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
+  app.get('/api/events', async (request) => {
+    const query = readQuery(request.query, ['limit', 'cursor', 'severity', 'type', 'job', 'trace_id'])
+    const limit = readLimit(query.limit)
+    const filter = {
+      severity: readOneOf('severity', query.severity, SEVERITIES),
+      type: query.type ?? null,
+      job: uuidOf('job', query.job),
+      traceId: uuidOf('trace_id', query.trace_id),
+      before: readCursor(query.cursor),
+      limit: limit + 1,
+    }
+    if (filter.job !== null && filter.traceId === null) filter.traceId = await traceOf(parts, filter.job as JobId)
+    return page(await listEvents(parts.db, filter), limit, eventView)
+  })
+}
+
+const SEVERITIES: readonly Severity[] = ['debug', 'info', 'warning', 'error']
+
+function uuidOf(name: string, value: string | undefined): string | null {
+  if (value === undefined) return null
+  const dashed = /^[0-9a-f]{32}$/i.test(value) ? value.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5') : value
+  if (!isUuid(dashed) && !/^[0-9a-f-]{36}$/i.test(dashed)) throw badRequest('invalid_id', `${name} must be an id.`, name)
+  return dashed.toLowerCase()
+}
+
+/** A job's events are found by its trace, which is indexed. */
+async function traceOf(parts: ApiParts, job: JobId): Promise<string | null> {
+  return (parts.dispatcher.find(job)?.record ?? (await findJob(parts.db, job)))?.traceId ?? null
+}
+
+function eventView(event: StoredEvent): Record<string, unknown> {
+  return {
+    id: event.id,
+    at: rfc3339(event.atMs),
+    severity: event.severity,
+    type: event.type,
+    actor: event.actor,
+    team: event.team,
+    job: event.job,
+    run: null,
+    thread: null,
+    provider: event.provider,
+    worker: event.worker,
+    trace_id: event.traceId?.replaceAll('-', '') ?? null,
+    details: event.details,
+  }
+}

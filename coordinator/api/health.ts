@@ -1,0 +1,72 @@
+import type { FastifyInstance } from 'fastify'
+import type { Scheduler } from '../core/scheduler.ts'
+import type { Dispatcher } from '../engine/dispatcher.ts'
+import type { FleetFacts } from '../fleet-facts.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Db } from '../store/db.ts'
+import type { Keyring } from './auth.ts'
+
+/** What the routes work with; `main` puts it together. */
+export type ApiParts = {
+  db: Db
+  dispatcher: Dispatcher
+  scheduler: Scheduler
+  facts: FleetFacts
+  keyring: Keyring
+  metrics: Metrics
+  queueLimit: number
+  version: string
+  now(): number
+  /** Why no work can be accepted; null when it can. */
+  notReady(): string | null
+  log: { error(text: string): void }
+}
+
+export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
+  app.get('/', async () => ({
+    name: 'Holdfast coordinator',
+    version: parts.version,
+    try: ['GET /healthz', 'GET /readyz', 'GET /metrics', 'GET /v1/models', 'POST /v1/chat/completions', 'GET /api/health', 'GET /api/jobs', 'GET /api/workers', 'GET /api/events'],
+  }))
+
+  app.get('/healthz', async () => ({ status: 'ok' }))
+
+  app.get('/readyz', async (_request, reply) => {
+    const why = parts.notReady()
+    return reply.code(why === null ? 200 : 503).send(why === null ? { status: 'ready' } : { status: 'not_ready', reason: why })
+  })
+
+  app.get('/metrics', async (_request, reply) => reply.header('content-type', parts.metrics.contentType).send(await parts.metrics.text()))
+
+  app.get('/api/health', async () => {
+    const workers = { online: 0, suspect: 0, draining: 0, offline: 0 }
+    for (const worker of parts.scheduler.workers) workers[worker.state] += 1
+    const problems = problemsOf(parts)
+    return {
+      ok: problems.length === 0,
+      problems,
+      version: parts.version,
+      workers,
+      jobs: { running: parts.scheduler.runningCount, waiting: parts.scheduler.waitingCount, waiting_by_reason: parts.scheduler.waitingByReason() },
+      database: { reachable: !parts.db.down },
+    }
+  })
+}
+
+function problemsOf(parts: ApiParts): string[] {
+  const problems: string[] = []
+  const why = parts.notReady()
+  if (why !== null) problems.push(why)
+  const served = new Set<string>()
+  for (const worker of parts.scheduler.workers) {
+    if (worker.state !== 'online') problems.push(`worker ${worker.name} is ${worker.state}`)
+    for (const { offer } of worker.models.values()) {
+      if (worker.serves(offer.name)) served.add(offer.name)
+      else if (worker.state === 'online') problems.push(`model ${offer.name} on worker ${worker.name} is ${offer.state}: ${offer.detail}`)
+    }
+  }
+  for (const { model, reason, count } of parts.scheduler.waitingByReason())
+    if (reason === 'no_provider_for_model') problems.push(`${count} job(s) wait for ${model}, which nobody serves now`)
+  if (served.size === 0) problems.push('no worker serves any model')
+  return problems
+}

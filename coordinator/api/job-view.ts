@@ -1,0 +1,77 @@
+import type { AttemptRecord, JobRecord, Waiting } from '../core/job.ts'
+import { rfc3339 } from './paging.ts'
+
+/** A job as the contract shows it. `output` is undefined in lists, where payloads are not read. */
+export function jobView(record: JobRecord, attempts: AttemptRecord[], waiting: Waiting | undefined, output?: unknown): Record<string, unknown> {
+  return {
+    id: record.id,
+    status: record.status,
+    type: record.type,
+    created_at: rfc3339(record.createdMs),
+    started_at: rfc3339(record.startedMs),
+    finished_at: rfc3339(record.finishedMs),
+    model: record.model,
+    provider: record.workerName,
+    worker: record.workerName,
+    tier: record.tier,
+    attempts: attemptViews(record, attempts),
+    waiting: waiting === undefined ? null : waitingView(waiting),
+    usage: usageView(record),
+    cost_micros: record.costMicros,
+    queue_ms: record.queueMs,
+    time_to_first_token_ms: record.firstTokenMs,
+    ...(output === undefined ? {} : { output }),
+    finish_reason: record.finishReason,
+    error: record.error,
+    team: record.team,
+    seed: record.seed,
+    thread: null,
+    run: null,
+    step: null,
+    trace_id: record.traceId.replaceAll('-', ''),
+  }
+}
+
+export function usageView(record: JobRecord): Record<string, unknown> | null {
+  if (record.promptTokens === null && record.completionTokens === null) return null
+  const prompt = record.promptTokens ?? 0
+  const completion = record.completionTokens ?? 0
+  return {
+    prompt_tokens: prompt,
+    completion_tokens: completion,
+    total_tokens: prompt + completion,
+    prompt_tokens_details: { cached_tokens: record.cachedTokens ?? 0 },
+  }
+}
+
+export function waitingView(waiting: Waiting): Record<string, unknown> {
+  return { reason: waiting.reason, position: waiting.position, estimate_ms: waiting.estimateMs, until: rfc3339(waiting.untilMs) }
+}
+
+/** Ended attempts, and the one that runs, which stands in the record. */
+function attemptViews(record: JobRecord, ended: AttemptRecord[]): Record<string, unknown>[] {
+  const views = ended.map((attempt) => ({
+    number: attempt.number,
+    worker: attempt.workerName,
+    provider: attempt.workerName,
+    tier: attempt.tier,
+    status: attempt.status as string,
+    started_at: rfc3339(attempt.startedMs),
+    finished_at: rfc3339(attempt.finishedMs),
+    tokens: attempt.tokens as number | null,
+    error: attempt.error,
+  }))
+  if (record.status === 'running' && !ended.some((attempt) => attempt.number === record.attempt))
+    views.push({
+      number: record.attempt,
+      worker: record.workerName,
+      provider: record.workerName,
+      tier: record.tier,
+      status: 'running',
+      started_at: rfc3339(record.attemptStartedMs),
+      finished_at: null,
+      tokens: null,
+      error: null,
+    })
+  return views
+}

@@ -1,0 +1,45 @@
+import { validate as isUuid } from 'uuid'
+import { badRequest } from '../core/fault.ts'
+
+/** Query strings: unknown parameters are an error, because a misspelt filter that is ignored shows the wrong rows. */
+export function readQuery<K extends string>(query: unknown, allowed: readonly K[]): { [P in K]?: string } {
+  const found: { [P in K]?: string } = {}
+  for (const [name, value] of Object.entries(query as Record<string, unknown>)) {
+    const known = allowed.find((item) => item === name)
+    if (known === undefined) throw badRequest('unknown_parameter', `Unknown parameter: ${name.slice(0, 100)}. Known: ${allowed.join(', ')}.`, name.slice(0, 100))
+    if (typeof value !== 'string') throw badRequest('repeated_parameter', `${name} may be given once.`, name)
+    found[known] = value
+  }
+  return found
+}
+
+export function readLimit(value: string | undefined): number {
+  if (value === undefined) return 50
+  const limit = Number(value)
+  if (!Number.isInteger(limit) || limit < 1 || limit > 200) throw badRequest('out_of_range', `limit must be a whole number from 1 to 200, not ${value.slice(0, 20)}.`, 'limit')
+  return limit
+}
+
+/** A cursor is the id of the last row seen. */
+export function readCursor(value: string | undefined): string | null {
+  if (value === undefined) return null
+  if (!isUuid(value)) throw badRequest('invalid_cursor', 'cursor must be the "next" of an earlier page.', 'cursor')
+  return value
+}
+
+export function readOneOf<T extends string>(name: string, value: string | undefined, allowed: readonly T[]): T | null {
+  if (value === undefined) return null
+  const found = allowed.find((item) => item === value)
+  if (found === undefined) throw badRequest('out_of_range', `${name} must be one of ${allowed.join(', ')}.`, name)
+  return found
+}
+
+/** One row more than asked for was read: its presence says that there is another page. */
+export function page<T extends { id: string }>(rows: T[], limit: number, view: (row: T) => unknown): { data: unknown[]; next: string | null; scope: { teams: 'all' } } {
+  const shown = rows.slice(0, limit)
+  return { data: shown.map(view), next: rows.length > limit ? (shown.at(-1)?.id ?? null) : null, scope: { teams: 'all' } }
+}
+
+export function rfc3339(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString()
+}

@@ -1,0 +1,121 @@
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { Fault } from '../core/fault.ts'
+import type { Caller } from './auth.ts'
+import { type ApiParts, registerHealth } from './health.ts'
+import { registerEvents } from './events.ts'
+import { registerJobs } from './jobs.ts'
+import { registerOpenAi } from './openai.ts'
+import { registerWorkers } from './workers.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    caller: Caller
+    beganMs: number
+  }
+}
+
+/** The HTTP door: keys, limits and one place that turns faults into the dialect of the endpoint. */
+export function buildServer(parts: ApiParts): FastifyInstance {
+  const app = fastify({
+    logger: false,
+    bodyLimit: BODY_LIMIT_BYTES,
+    routerOptions: { maxParamLength: 200 },
+    // A job waits as long as it takes; only the head and the body of a request are hurried.
+    requestTimeout: 0,
+    connectionTimeout: 0,
+    keepAliveTimeout: 75_000,
+    forceCloseConnections: true,
+    http: { maxHeaderSize: HEADER_LIMIT_BYTES, headersTimeout: 60_000 },
+    clientErrorHandler: refuseConnection,
+    frameworkErrors: (error, request, reply) => void answerError(error, request, reply as unknown as FastifyReply, parts),
+  })
+  app.decorateRequest('caller')
+  app.decorateRequest('beganMs', 0)
+  app.addHook('onRequest', (request, reply, done) => {
+    request.beganMs = performance.now()
+    reply.header('x-request-id', request.id)
+    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) request.caller = parts.keyring.identify(request.headers, request.ip)
+    done()
+  })
+  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?')[0]?.slice(0, 200) ?? ''
+    return answerError(new Fault('not_found', `There is no ${request.method} ${path} here.`, { status: 404 }), request, reply, parts)
+  })
+  registerHealth(app, parts)
+  registerOpenAi(app, parts)
+  registerJobs(app, parts)
+  registerWorkers(app, parts)
+  registerEvents(app, parts)
+  return app
+}
+
+const BODY_LIMIT_BYTES = 32 * 1024 * 1024
+const HEADER_LIMIT_BYTES = 16 * 1024
+const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics'])
+
+function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
+  const fault = asFault(error)
+  if (fault.status >= 500 && fault.status !== 503) parts.log.error(`${request.method} ${request.routeOptions.url ?? ''}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+  if (fault.retryAfterS !== null) reply.header('retry-after', String(fault.retryAfterS))
+  if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
+  if (fault.job !== null) reply.header('x-holdfast-job', fault.job)
+  return reply.code(fault.status).send(request.url.startsWith('/v1/') ? openAiError(fault) : nativeError(fault))
+}
+
+/** The error body of the OpenAI dialect, with Holdfast's own members beside the dialect's. */
+export function openAiError(fault: Fault): { error: Record<string, unknown> } {
+  return {
+    error: {
+      message: fault.message,
+      type: fault.status === 401 ? 'authentication_error' : fault.status === 429 ? 'rate_limit_error' : fault.status < 500 ? 'invalid_request_error' : 'server_error',
+      param: fault.param,
+      code: fault.code,
+      layer: fault.layer,
+      retryable: fault.retryable,
+      provider_status: null,
+      job: fault.job,
+    },
+  }
+}
+
+function nativeError(fault: Fault): { error: Record<string, unknown> } {
+  return {
+    error: {
+      code: fault.code,
+      message: fault.message,
+      layer: fault.layer,
+      retryable: fault.retryable,
+      provider_status: null,
+      param: fault.param,
+      job: fault.job,
+      hint: fault.hint,
+    },
+  }
+}
+
+function asFault(error: unknown): Fault {
+  if (error instanceof Fault) return error
+  const status = Number((error as { statusCode?: unknown })?.statusCode ?? 500)
+  const code = String((error as { code?: unknown })?.code ?? '')
+  if (status === 413) return new Fault('body_too_large', `The body is larger than ${BODY_LIMIT_BYTES / 1024 / 1024} MiB.`, { status })
+  if (status === 415) return new Fault('unsupported_media_type', 'Send the body as application/json.', { status })
+  if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError) return new Fault('invalid_json', 'The body is not valid JSON.', { status: 400 })
+  if (status >= 400 && status < 500) return new Fault('invalid_request', (error as Error).message, { status })
+  return new Fault('internal_error', 'Holdfast made a mistake; its log says which. The request was not carried out.', { status: 500, cause: error })
+}
+
+/** What is not HTTP enough to reach a route: a header bomb, a broken request line. */
+function refuseConnection(error: Error & { code?: string }, socket: import('node:net').Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const tooLarge = error.code === 'HPE_HEADER_OVERFLOW'
+  const status = tooLarge ? '431 Request Header Fields Too Large' : '400 Bad Request'
+  const fault = tooLarge
+    ? new Fault('headers_too_large', `The headers are larger than ${HEADER_LIMIT_BYTES / 1024} KiB.`, { status: 431 })
+    : new Fault('invalid_http', 'This is not a valid HTTP request.', { status: 400 })
+  const body = JSON.stringify(openAiError(fault))
+  socket.end(`HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`)
+}

@@ -1,0 +1,107 @@
+import { existsSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { Settings } from '../proto/settings.ts'
+import { Fault } from './core/fault.ts'
+
+/** The commands that ask a running coordinator over its HTTP door. */
+export async function runClient(args: string[], env: NodeJS.ProcessEnv): Promise<void> {
+  const [command = '', ...rest] = args
+  const { values, positionals } = parse(rest)
+  const settings = new Settings(env)
+  const door = { url: settings.text('HOLDFAST_URL', 'http://127.0.0.1:8080').replace(/\/$/, ''), key: keyFrom(settings) }
+  const { method, target, show } = plan(command, positionals, values)
+  const answer = await ask(door, method, target)
+  if (values.json) console.log(JSON.stringify(answer, null, 2))
+  else show(answer)
+  if (command === 'health' && (answer as { ok?: boolean }).ok !== true) process.exitCode = 1
+}
+
+type Row = Record<string, unknown>
+type Plan = { method: 'GET' | 'POST'; target: string; show(answer: unknown): void }
+type Options = ReturnType<typeof parse>['values']
+
+function parse(args: string[]) {
+  try {
+    return parseArgs({
+      args,
+      allowPositionals: true,
+      options: {
+        json: { type: 'boolean', default: false },
+        status: { type: 'string' },
+        model: { type: 'string' },
+        severity: { type: 'string' },
+        type: { type: 'string' },
+        job: { type: 'string' },
+        limit: { type: 'string' },
+        cursor: { type: 'string' },
+      },
+    })
+  } catch (error) {
+    throw usageError(error instanceof Error ? error.message : String(error))
+  }
+}
+
+function plan(command: string, positionals: string[], values: Options): Plan {
+  const query = (...names: ('status' | 'model' | 'severity' | 'type' | 'job' | 'limit' | 'cursor')[]): string => {
+    const given = names.filter((name) => values[name] !== undefined).map((name): [string, string] => [name, values[name] ?? ''])
+    return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
+  }
+  const [first, second] = positionals
+  if (command === 'jobs' && first === 'cancel' && second !== undefined) return { method: 'POST', target: `/api/jobs/${encodeURIComponent(second)}/cancel`, show: showOne }
+  if (command === 'jobs' && first === 'cancel') throw usageError('jobs cancel needs the id of a job.')
+  if (command === 'jobs' && first !== undefined) return { method: 'GET', target: `/api/jobs/${encodeURIComponent(first)}`, show: showOne }
+  if (command === 'jobs')
+    return { method: 'GET', target: `/api/jobs${query('status', 'model', 'limit', 'cursor')}`, show: table('id', 'status', 'model', 'worker', 'queue_ms', 'created_at') }
+  if (command === 'events')
+    return { method: 'GET', target: `/api/events${query('severity', 'type', 'job', 'limit', 'cursor')}`, show: table('at', 'severity', 'type', 'actor', 'job', 'worker') }
+  if (command === 'workers') return { method: 'GET', target: '/api/workers', show: showWorkers }
+  if (command === 'models') return { method: 'GET', target: '/v1/models', show: table('id') }
+  return { method: 'GET', target: '/api/health', show: showOne }
+}
+
+async function ask(door: { url: string; key: string }, method: string, target: string): Promise<unknown> {
+  let response: Response
+  try {
+    response = await fetch(door.url + target, { method, headers: { authorization: `Bearer ${door.key}` } })
+  } catch (cause) {
+    throw new Fault('unreachable', `No coordinator answers at ${door.url}: start one, or set HOLDFAST_URL.`, { cause })
+  }
+  const text = await response.text()
+  if (response.ok) return JSON.parse(text)
+  const error = (JSON.parse(text) as { error?: { message?: string; code?: string } }).error
+  throw new Fault(error?.code ?? 'refused', error?.message ?? `The coordinator answered ${response.status}.`)
+}
+
+function keyFrom(settings: Settings): string {
+  const file = path.join(path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')), 'admin.key')
+  const key = settings.secret('HOLDFAST_ADMIN_KEY') ?? (existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined)
+  if (key === undefined) throw new Fault('no_key', `No key: set HOLDFAST_ADMIN_KEY, or HOLDFAST_DATA_DIR to the folder that holds admin.key (looked in ${file}).`)
+  return key
+}
+
+function table(...columns: string[]): (answer: unknown) => void {
+  return (answer) => {
+    const { data = [], next } = answer as { data?: Row[]; next?: string | null }
+    const rows = [columns, ...data.map((row) => columns.map((column) => String(row[column] ?? '-')))]
+    const widths = columns.map((_, index) => Math.max(...rows.map((row) => row[index]?.length ?? 0)))
+    for (const row of rows) console.log(row.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join('  ').trimEnd())
+    if (next) console.log(`More: --cursor ${next}`)
+  }
+}
+
+function showWorkers(answer: unknown): void {
+  const { data = [] } = answer as { data?: Row[] }
+  const models = (row: Row): string => (row.models as Row[]).map((model) => `${String(model.name)} ${String(model.state)} ${String(model.busy)}/${String(model.slots)}`).join(', ')
+  table('name', 'state', 'last_heartbeat_at', 'models')({ data: data.map((row) => ({ ...row, models: models(row) })) })
+}
+
+function showOne(answer: unknown): void {
+  console.log(JSON.stringify(answer, null, 2))
+}
+
+function usageError(message: string): Error {
+  const error = new Error(message)
+  error.name = 'UsageError'
+  return error
+}

@@ -1,0 +1,43 @@
+import path from 'node:path'
+import { Settings } from '../proto/settings.ts'
+
+export type CoordinatorConfig = {
+  host: string
+  httpPort: number
+  grpcPort: number
+  dataDir: string
+  databaseUrl: string | undefined
+  adminKey: string | undefined
+  workerToken: string | undefined
+  queueLimit: number
+  heartbeatIntervalMs: number
+  deadAfterMs: number
+  firstTokenTimeoutMs: number
+  nextTokenTimeoutMs: number
+  drainTimeoutMs: number
+  logLevel: string
+  /** Settings that are understood but whose feature this version does not have; said at the start. */
+  unused: string[]
+}
+
+/** Parsed once; a malformed setting throws a SettingError that names it. */
+export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig {
+  const settings = new Settings(env)
+  return {
+    host: settings.text('HOLDFAST_HOST', '127.0.0.1'),
+    httpPort: settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535),
+    grpcPort: settings.integer('HOLDFAST_GRPC_PORT', 8081, 0, 65_535),
+    dataDir: path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')),
+    databaseUrl: settings.optional('DATABASE_URL'),
+    adminKey: settings.secret('HOLDFAST_ADMIN_KEY'),
+    workerToken: settings.secret('HOLDFAST_WORKER_TOKEN'),
+    queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 0, 10_000_000),
+    heartbeatIntervalMs: settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600),
+    deadAfterMs: settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000),
+    firstTokenTimeoutMs: settings.seconds('HOLDFAST_FIRST_TOKEN_TIMEOUT_S', 300, 0.1, 86_400),
+    nextTokenTimeoutMs: settings.seconds('HOLDFAST_NEXT_TOKEN_TIMEOUT_S', 60, 0.1, 86_400),
+    drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
+    logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+    unused: (['REDIS_URL', 'HOLDFAST_MASTER_KEY', 'HOLDFAST_ALLOW_PRIVATE_ADDRESSES'] as const).filter((name) => settings.optional(name) !== undefined),
+  }
+}

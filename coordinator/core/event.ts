@@ -1,0 +1,45 @@
+/** The vocabulary of the audit log: what happened, as `noun.verb_in_past`, with how much it matters. */
+export const EVENT_SEVERITY = {
+  'job.accepted': 'debug',
+  'job.started': 'debug',
+  'job.succeeded': 'debug',
+  'job.failed': 'error',
+  'job.cancelled': 'info',
+  'job.requeued': 'warning',
+  'job.parked': 'error',
+  'attempt.refused': 'info',
+  'worker.joined': 'info',
+  'worker.returned': 'info',
+  'worker.suspected': 'warning',
+  'worker.lost': 'error',
+  'worker.drain_started': 'info',
+  'worker.drained': 'info',
+  'worker.replaced': 'info',
+  'worker.refused': 'warning',
+  'model.loading': 'info',
+  'model.loaded': 'info',
+  'model.crashed': 'error',
+  'model.unloaded': 'info',
+  'key.created': 'info',
+  'key.replaced': 'warning',
+  'login.failed': 'warning',
+  'coordinator.started': 'info',
+  'coordinator.stopped': 'info',
+} as const satisfies Record<string, Severity>
+
+export type Severity = 'debug' | 'info' | 'warning' | 'error'
+export type EventType = keyof typeof EVENT_SEVERITY
+
+/** `actor` is who caused it: `key:<name>`, `worker:<name>`, `coordinator`. Details never hold prompts or secrets. */
+export type EventRecord = {
+  id: string
+  atMs: number
+  type: EventType
+  actor: string
+  team: string | null
+  job: string | null
+  provider: string | null
+  worker: string | null
+  traceId: string | null
+  details: Record<string, unknown>
+}

@@ -1,0 +1,93 @@
+import type { JobId, WorkerId } from './job.ts'
+
+/**
+ *               heard from                 silent for suspectAfterMs
+ *   offline ───────────────▶ online ◀──────────────────────────▶ suspect
+ *      ▲                        │ drain                             │
+ *      │                        ▼                                   │
+ *      ├──── closed, grace ── draining                              │
+ *      └──── silent for deadAfterMs, or closed and grace over ──────┘
+ *
+ * Only `online` gets work. `suspect` keeps what it runs; `offline` has lost it.
+ */
+export type WorkerState = 'online' | 'suspect' | 'draining' | 'offline'
+
+/** What a worker says about one of its models, in the greeting and in every heartbeat. */
+export type ModelOffer = {
+  name: string
+  engine: string
+  state: 'loading' | 'ready' | 'down'
+  detail: string
+  /** 0 unless ready: a worker whose model process died offers nothing. */
+  slots: number
+  contextTokens: number
+  maxTokenBytes: number
+  sha256: string
+}
+
+export type FleetModel = {
+  offer: ModelOffer
+  /** After a refusal nothing is sent here until then, so that a full worker is not asked in a loop. */
+  refusedUntilMs: number
+}
+
+export class FleetWorker {
+  readonly id: WorkerId
+  name: string
+  state: WorkerState = 'offline'
+  connected = false
+  draining = false
+  lastHeardMs: number
+  /** When the attempts of a worker that is not connected count as lost; null while nothing is at stake. */
+  lostAtMs: number | null = null
+  /** True while its attempts come from before the coordinator's start: losing those is nobody's fault. */
+  recovering = false
+  readonly models = new Map<string, FleetModel>()
+  /** Attempts that hold a slot here, those told to stop included until the worker confirms. */
+  readonly occupied = new Map<JobId, { attempt: number; model: string }>()
+  readonly #busyByModel = new Map<string, number>()
+
+  constructor(id: WorkerId, name: string, nowMs: number) {
+    this.id = id
+    this.name = name
+    this.lastHeardMs = nowMs
+  }
+
+  busy(model: string): number {
+    return this.#busyByModel.get(model) ?? 0
+  }
+
+  /** Slots that a new attempt may take now; 0 whenever the worker may not be given work. */
+  free(model: string, nowMs: number): number {
+    const entry = this.models.get(model)
+    if (this.state !== 'online' || entry === undefined || entry.refusedUntilMs > nowMs) return 0
+    return Math.max(0, entry.offer.slots - this.busy(model))
+  }
+
+  serves(model: string): boolean {
+    return this.state === 'online' && (this.models.get(model)?.offer.slots ?? 0) > 0
+  }
+
+  occupy(job: JobId, attempt: number, model: string): void {
+    this.vacate(job)
+    this.occupied.set(job, { attempt, model })
+    this.#busyByModel.set(model, this.busy(model) + 1)
+  }
+
+  vacate(job: JobId): void {
+    const held = this.occupied.get(job)
+    if (held === undefined) return
+    this.occupied.delete(job)
+    this.#busyByModel.set(held.model, this.busy(held.model) - 1)
+  }
+
+  /** Takes the offers of a greeting or heartbeat as they are; a model no longer named is no longer served. */
+  setOffers(offers: ModelOffer[]): void {
+    for (const name of this.models.keys()) if (!offers.some((offer) => offer.name === name)) this.models.delete(name)
+    for (const offer of offers) {
+      const known = this.models.get(offer.name)
+      if (known === undefined) this.models.set(offer.name, { offer, refusedUntilMs: 0 })
+      else known.offer = offer
+    }
+  }
+}

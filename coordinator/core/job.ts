@@ -1,0 +1,90 @@
+import type { Layer } from './fault.ts'
+
+export type JobId = string & { readonly brand: 'JobId' }
+export type WorkerId = string & { readonly brand: 'WorkerId' }
+
+/**
+ *             ┌────────────── requeue ──────────────┐
+ *             ▼                                     │
+ *  accept → queued ── start ──▶ running ── lost / failed, retryable
+ *             │                   │  └── attempts exhausted ──▶ parked ── release ──▶ queued
+ *             │                   ├── finished ──▶ succeeded
+ *             │                   └── failed, not retryable ──▶ failed
+ *             └── cancel (from queued, running, parked) ──▶ cancelled
+ */
+export type JobStatus = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled' | 'parked'
+
+export type JobError = {
+  code: string
+  message: string
+  layer: Layer
+  retryable: boolean
+}
+
+export type WaitingReason =
+  | 'no_provider_for_model'
+  | 'all_slots_busy'
+  | 'model_loading'
+  | 'over_quota'
+  | 'cooling_down'
+  | 'tier_not_open_yet'
+  | 'team_limit'
+  | 'paused'
+  | 'retry_backoff'
+
+/** `position` counts from 1 among the jobs that wait for the same model; `estimateMs` is null while nothing was measured. */
+export type Waiting = { reason: WaitingReason; position: number; estimateMs: number | null; untilMs: number | null }
+
+export type FinishReason = 'stop' | 'length' | 'cancelled'
+
+export function isFinal(status: JobStatus): boolean {
+  return status === 'succeeded' || status === 'failed' || status === 'cancelled'
+}
+
+export type Tier = 'gpu' | 'cli' | 'cloud'
+
+/** A job's row. In memory while the job is live, where it is the newest truth; times in milliseconds of PostgreSQL's clock. */
+export type JobRecord = {
+  readonly id: JobId
+  version: number
+  status: JobStatus
+  readonly type: 'chat' | 'completion'
+  readonly team: string
+  readonly model: string
+  readonly pinnedProvider: string | null
+  detached: boolean
+  readonly seed: number
+  readonly traceId: string
+  readonly createdMs: number
+  startedMs: number | null
+  finishedMs: number | null
+  attempt: number
+  attemptStartedMs: number | null
+  worker: WorkerId | null
+  workerName: string | null
+  tier: Tier | null
+  modelSha256: string | null
+  queueMs: number | null
+  firstTokenMs: number | null
+  promptTokens: number | null
+  completionTokens: number | null
+  cachedTokens: number | null
+  costMicros: number
+  finishReason: FinishReason | null
+  error: JobError | null
+}
+
+/** An attempt that ended. */
+export type AttemptRecord = {
+  job: JobId
+  number: number
+  status: 'succeeded' | 'failed' | 'lost' | 'refused' | 'cancelled'
+  worker: WorkerId | null
+  workerName: string | null
+  tier: Tier | null
+  startedMs: number
+  finishedMs: number
+  tokens: number
+  error: JobError | null
+  traceId: string
+}

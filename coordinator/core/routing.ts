@@ -1,0 +1,72 @@
+import type { FleetWorker } from './fleet.ts'
+import type { WorkerId } from './job.ts'
+import { Ordered } from './ordered.ts'
+
+/**
+ * Where a job may run. Jobs with the same route wait in one line, so a free slot looks at one head per route and never
+ * at the jobs behind it.
+ */
+export type RouteKey = {
+  model: string
+  /** A provider's name when the request was pinned to it. */
+  provider: string | null
+  /** Set once text of an answer was delivered: only the same model file continues it. */
+  sha256: string | null
+  /** Workers on which the job already failed; used again only when nobody else serves the model. */
+  avoid: readonly WorkerId[]
+}
+
+export class Route<T extends { order: number }> {
+  readonly key: RouteKey
+  readonly id: string
+  readonly queue = new Ordered<T>()
+
+  constructor(key: RouteKey) {
+    this.key = key
+    this.id = routeId(key)
+  }
+}
+
+export function routeId(key: RouteKey): string {
+  return [key.model, key.provider ?? '', key.sha256 ?? '', ...[...key.avoid].sort()].join('\u0001')
+}
+
+/** The workers that may run the route's jobs, whether or not they have a slot free. */
+export function eligibleWorkers(key: RouteKey, workers: Iterable<FleetWorker>): FleetWorker[] {
+  const able: FleetWorker[] = []
+  for (const worker of workers) if (couldRun(key, worker)) able.push(worker)
+  if (key.avoid.length === 0) return able
+  const preferred = able.filter((worker) => !key.avoid.includes(worker.id))
+  return preferred.length > 0 ? preferred : able
+}
+
+export type Choice = { worker: FleetWorker; rule: 'prefix' | 'least_busy' }
+
+/**
+ * The worker for the next attempt: the one that holds the longest prefix of the conversation, unless it is so much
+ * busier than the idlest one that waiting for its batch costs more than computing the prefix anew; else the idlest.
+ */
+export function chooseWorker(model: string, free: FleetWorker[], prefixOwner: WorkerId | undefined): Choice | undefined {
+  let idlest: FleetWorker | undefined
+  let owner: FleetWorker | undefined
+  for (const worker of free) {
+    if (worker.id === prefixOwner) owner = worker
+    if (idlest === undefined || load(worker, model) < load(idlest, model)) idlest = worker
+  }
+  if (idlest === undefined) return undefined
+  if (owner !== undefined && load(owner, model) <= load(idlest, model) + PREFIX_LOAD_MARGIN) return { worker: owner, rule: 'prefix' }
+  return { worker: idlest, rule: 'least_busy' }
+}
+
+// Half the slots of a worker: beyond that the shared batch slows the newcomer more than a cached prefix speeds it up.
+const PREFIX_LOAD_MARGIN = 0.5
+
+function load(worker: FleetWorker, model: string): number {
+  return worker.busy(model) / Math.max(1, worker.models.get(model)?.offer.slots ?? 1)
+}
+
+function couldRun(key: RouteKey, worker: FleetWorker): boolean {
+  if (!worker.serves(key.model)) return false
+  if (key.provider !== null && key.provider !== worker.name) return false
+  return key.sha256 === null || worker.models.get(key.model)?.offer.sha256 === key.sha256
+}

@@ -1,0 +1,510 @@
+import assert from 'node:assert/strict'
+import type { GenerationRequest } from '../../proto/request.ts'
+import type { EventRecord, EventType } from '../core/event.ts'
+import { Fault } from '../core/fault.ts'
+import type { ModelOffer } from '../core/fleet.ts'
+import { isFinal, type JobError, type JobId, type JobRecord, type Waiting, type WorkerId } from '../core/job.ts'
+import type { Effect, Input, Scheduler } from '../core/scheduler.ts'
+import type { Writer } from '../store/writer.ts'
+import { LiveJob } from './live-job.ts'
+
+/**
+ * The one loop that acts on what the scheduler decides: it sends attempts to workers, keeps the records of live jobs,
+ * hands every change to the writer together with its event, and tells followers. Everything happens in memory at once;
+ * PostgreSQL follows in the writer's batches.
+ */
+export class Dispatcher {
+  readonly #scheduler: Scheduler
+  readonly #writer: Writer
+  readonly #parts: DispatcherParts
+  readonly #live = new Map<JobId, LiveJob>()
+  readonly #workerNames = new Map<WorkerId, string>()
+  readonly #progressed = new Set<LiveJob>()
+  readonly #queuedAndFollowed = new Set<LiveJob>()
+  readonly #timers: NodeJS.Timeout[] = []
+  #cancelActor = 'coordinator'
+  #stopped = false
+
+  constructor(scheduler: Scheduler, writer: Writer, parts: DispatcherParts) {
+    this.#scheduler = scheduler
+    this.#writer = writer
+    this.#parts = parts
+  }
+
+  start(): void {
+    this.#timers.push(
+      setInterval(() => this.#apply({ kind: 'time-passed' }), TICK_MS),
+      setInterval(() => this.#checkpoint(), CHECKPOINT_MS),
+      setInterval(() => this.#tellWaiting(), WAITING_NOTE_MS),
+    )
+  }
+
+  /** From here on nothing is decided any more: callers that a shutdown cuts off must not cancel their jobs. */
+  stop(): void {
+    this.#stopped = true
+    for (const timer of this.#timers) clearInterval(timer)
+    this.#checkpoint()
+  }
+
+  // ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** `stored` resolves once the job is durable: nothing may be answered before. */
+  accept(job: NewJob): { live: LiveJob; stored: Promise<void> } {
+    const record = newRecord(job, this.#parts.now())
+    const live = new LiveJob(record, job.request)
+    this.#live.set(record.id, live)
+    const stored = this.#writer.insertJob(record, JSON.stringify(job.request)).catch((error: unknown) => {
+      // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
+      this.#apply({ kind: 'job-cancelled', job: record.id })
+      this.#live.delete(record.id)
+      throw error
+    })
+    this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model })
+    this.#apply({ kind: 'job-accepted', job: { id: record.id, model: record.model, provider: record.pinnedProvider, prefix: job.prefix } })
+    if (record.status === 'queued' && this.#scheduler.waitingCount > REQUESTS_IN_MEMORY) live.request = null
+    return { live, stored }
+  }
+
+  /** False when the job is not live here: final already, or unknown. */
+  cancel(id: JobId, actor: string): boolean {
+    const live = this.#live.get(id)
+    if (this.#stopped || live === undefined || isFinal(live.record.status) || live.record.status === 'parked') return false
+    this.#cancelActor = actor
+    this.#apply({ kind: 'job-cancelled', job: id })
+    return true
+  }
+
+  /** A parked job is nobody's work any more; its row says all there is. */
+  cancelParked(record: JobRecord, actor: string): LiveJob {
+    const live = new LiveJob(record, null)
+    this.#live.set(record.id, live)
+    this.#end(live, 'cancelled', 'job.cancelled', actor, {})
+    return live
+  }
+
+  find(id: JobId): LiveJob | undefined {
+    return this.#live.get(id)
+  }
+
+  /** Live jobs are newer here than in PostgreSQL. */
+  get liveJobs(): Iterable<LiveJob> {
+    return this.#live.values()
+  }
+
+  waiting(id: JobId): Waiting | undefined {
+    return this.#scheduler.waiting(this.#parts.now(), id)
+  }
+
+  /** The follower hears of every change; in a queue it hears why it waits, now and every few seconds. */
+  announceWaiting(live: LiveJob): void {
+    if (live.record.status !== 'queued') return
+    this.#queuedAndFollowed.add(live)
+    const waiting = this.waiting(live.record.id)
+    if (waiting !== undefined) live.waits(waiting)
+  }
+
+  /** Takes up a job that the last coordinator left behind. */
+  recover(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): void {
+    const live = new LiveJob(record, null, progress)
+    live.tokensAtAttemptStart = live.tokenIds.length
+    this.#live.set(record.id, live)
+    const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
+    if (worker !== null) this.#workerNames.set(worker.id, worker.name)
+    this.#apply({
+      kind: 'job-recovered',
+      job: { id: record.id, model: record.model, provider: record.pinnedProvider, prefix: [] },
+      attempt: record.attempt,
+      worker,
+      tokens: live.tokenIds.length,
+      sha256: record.modelSha256,
+    })
+  }
+
+  // ── what workers say ────────────────────────────────────────────────────────────────────────────────────────────
+
+  knowWorker(id: WorkerId, name: string, offers: ModelOffer[]): void {
+    this.#workerNames.set(id, name)
+    this.#apply({ kind: 'worker-known', worker: id, name, offers })
+  }
+
+  workerConnected(worker: WorkerId, name: string, offers: ModelOffer[], held: { job: JobId; attempt: number }[], draining: boolean): void {
+    this.#workerNames.set(worker, name)
+    this.#apply({ kind: 'worker-connected', worker, name, offers, held, draining })
+  }
+
+  workerReported(worker: WorkerId, offers: ModelOffer[]): void {
+    this.#apply({ kind: 'worker-reported', worker, offers })
+  }
+
+  workerDraining(worker: WorkerId): void {
+    this.#apply({ kind: 'worker-draining', worker })
+  }
+
+  workerDisconnected(worker: WorkerId): void {
+    this.#apply({ kind: 'worker-disconnected', worker })
+  }
+
+  attemptAccepted(worker: WorkerId, report: { job: JobId; attempt: number; promptTokens: number; cachedTokens: number }): void {
+    const live = this.#current(worker, report)
+    if (live === undefined) return
+    live.record.promptTokens = report.promptTokens
+    live.record.cachedTokens = report.cachedTokens
+  }
+
+  attemptGrew(worker: WorkerId, chunk: { job: JobId; attempt: number; first: number; tokenIds: number[]; text: string }): void {
+    const live = this.#current(worker, chunk)
+    if (live === undefined) {
+      this.#parts.onStale()
+      return
+    }
+    if (chunk.first + chunk.tokenIds.length <= live.tokenIds.length) return
+    if (chunk.first !== live.tokenIds.length) {
+      // A hole, or an overlap whose text cannot be cut at a token: ask again from where we stand.
+      this.#parts.link.resume(worker, chunk.job, chunk.attempt, live.tokenIds.length)
+      return
+    }
+    if (live.record.firstTokenMs === null) {
+      live.record.firstTokenMs = Math.round(this.#parts.now() - live.record.createdMs)
+      this.#parts.onFirstToken(live.record)
+    }
+    live.append(chunk.tokenIds, chunk.text)
+    this.#progressed.add(live)
+    this.#apply({ kind: 'attempt-progressed', job: chunk.job, attempt: chunk.attempt, worker, tokens: live.tokenIds.length })
+  }
+
+  attemptFinished(worker: WorkerId, end: AttemptEnd): void {
+    const live = this.#current(worker, end)
+    if (live !== undefined && end.finishReason === 'cancelled') {
+      this.attemptFailed(worker, end, { code: 'worker_draining', message: 'The worker gave the job back.', layer: 'provider', retryable: true })
+      return
+    }
+    if (live !== undefined && end.tokens !== live.tokenIds.length) {
+      this.#parts.link.resume(worker, end.job, end.attempt, live.tokenIds.length)
+      return
+    }
+    if (live !== undefined) {
+      live.record.finishReason = end.finishReason
+      live.record.promptTokens = end.promptTokens
+      live.record.completionTokens = end.completionTokens
+      live.record.cachedTokens = end.cachedTokens
+      live.workerMs = end.totalMs
+      if (end.text !== '') live.append([], end.text)
+    }
+    this.#apply({ kind: 'attempt-finished', job: end.job, attempt: end.attempt, worker })
+    this.#acknowledge(worker, end, live)
+  }
+
+  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError): void {
+    const live = this.#current(worker, report)
+    this.#apply({ kind: 'attempt-failed', job: report.job, attempt: report.attempt, worker, error })
+    this.#acknowledge(worker, report, live)
+  }
+
+  attemptRefused(worker: WorkerId, report: { job: JobId; attempt: number; reason: string }): void {
+    this.#apply({ kind: 'attempt-refused', ...report, worker })
+  }
+
+  /** The worker may forget an attempt once its end is durable, or at once when nobody listens to it any more. */
+  #acknowledge(worker: WorkerId, report: { job: JobId; attempt: number }, live: LiveJob | undefined): void {
+    const tell = (): void => this.#parts.link.acknowledge(worker, report.job, report.attempt)
+    if (live === undefined) tell()
+    else
+      this.#writer.updateJob(live.record, (error) => {
+        if (error === null) tell()
+      })
+  }
+
+  #current(worker: WorkerId, report: { job: JobId; attempt: number }): LiveJob | undefined {
+    const live = this.#live.get(report.job)
+    const record = live?.record
+    return record?.status === 'running' && record.attempt === report.attempt && record.worker === worker ? live : undefined
+  }
+
+  // ── acting ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #apply(input: Input): void {
+    if (this.#stopped) return
+    for (const effect of this.#scheduler.apply(this.#parts.now(), input)) this.#perform(effect)
+  }
+
+  #perform(effect: Effect): void {
+    switch (effect.kind) {
+      case 'start-attempt':
+        this.#startAttempt(effect)
+        break
+      case 'resume-attempt':
+        this.#parts.link.resume(effect.worker, effect.job, effect.attempt, this.#get(effect.job).tokenIds.length)
+        break
+      case 'stop-attempt':
+        this.#parts.link.cancel(effect.worker, effect.job, effect.attempt)
+        break
+      case 'attempt-ended':
+        this.#endAttempt(effect)
+        break
+      case 'job-requeued':
+        this.#requeue(effect.job, effect.why)
+        break
+      case 'job-succeeded':
+        this.#end(this.#get(effect.job), 'succeeded', 'job.succeeded', 'coordinator', {})
+        break
+      case 'job-failed':
+        this.#endBadly(this.#get(effect.job), 'failed', effect.error)
+        break
+      case 'job-parked':
+        this.#endBadly(this.#get(effect.job), 'parked', effect.error)
+        break
+      case 'job-cancelled':
+        this.#end(this.#get(effect.job), 'cancelled', 'job.cancelled', this.#cancelActor, {})
+        this.#cancelActor = 'coordinator'
+        break
+      case 'worker-state-changed':
+        this.#parts.onWorkerState(effect.worker, effect.from, effect.to)
+        break
+      case 'worker-replaced':
+        this.#parts.onWorkerReplaced(effect.worker)
+        break
+      case 'drop-worker':
+        this.#parts.link.drop(effect.worker)
+        break
+      case 'stale-report':
+        this.#parts.onStale()
+        break
+    }
+  }
+
+  #startAttempt(effect: Extract<Effect, { kind: 'start-attempt' }>): void {
+    const live = this.#get(effect.job)
+    const { record } = live
+    const nowMs = this.#parts.now()
+    record.status = 'running'
+    record.attempt = effect.attempt
+    record.attemptStartedMs = nowMs
+    record.worker = effect.worker
+    record.workerName = this.#workerNames.get(effect.worker) ?? null
+    record.tier = 'gpu'
+    record.modelSha256 = this.#scheduler.findWorker(effect.worker)?.models.get(record.model)?.offer.sha256 ?? null
+    if (record.startedMs === null) {
+      record.startedMs = nowMs
+      record.queueMs = Math.round(nowMs - record.createdMs)
+      this.#parts.onStarted(record)
+    }
+    live.tokensAtAttemptStart = live.tokenIds.length
+    this.#queuedAndFollowed.delete(live)
+    this.#changed(live)
+    this.#event('job.started', live, 'coordinator', { attempt: effect.attempt, rule: effect.rule, continued_tokens: live.tokenIds.length })
+    this.#send(live)
+  }
+
+  #send(live: LiveJob): void {
+    const { id, attempt, worker, model } = live.record
+    assert(worker !== null, 'a running job has a worker')
+    if (live.request !== null) {
+      this.#parts.link.start(worker, { job: id, attempt, model, request: live.request, continuation: live.tokenIds })
+      return
+    }
+    void this.#parts.readRequest(id).then(
+      (request) => {
+        live.request = request
+        // Meanwhile the attempt may have been cancelled or lost, and another one started.
+        if (this.#current(worker, { job: id, attempt }) === live) this.#send(live)
+      },
+      (cause: unknown) => {
+        const message = `The prompt could not be read back: ${cause instanceof Error ? cause.message : String(cause)}`
+        this.attemptFailed(worker, { job: id, attempt }, { code: 'request_unreadable', message, layer: 'routing', retryable: true })
+      },
+    )
+  }
+
+  #endAttempt(effect: Extract<Effect, { kind: 'attempt-ended' }>): void {
+    const live = this.#get(effect.job)
+    const { record } = live
+    const ended = {
+      job: record.id,
+      number: effect.attempt,
+      status: effect.status,
+      worker: record.worker,
+      workerName: record.workerName,
+      tier: record.tier,
+      startedMs: record.attemptStartedMs ?? record.createdMs,
+      finishedMs: this.#parts.now(),
+      tokens: live.tokenIds.length - live.tokensAtAttemptStart,
+      error: effect.error,
+      traceId: record.traceId,
+    }
+    live.endedAttempts.push(ended)
+    this.#writer.addAttempt(ended)
+    if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${record.workerName}`, { attempt: effect.attempt })
+  }
+
+  #requeue(id: JobId, why: string): void {
+    const live = this.#get(id)
+    live.record.status = 'queued'
+    this.#changed(live)
+    this.#event('job.requeued', live, 'coordinator', { why, attempt: live.record.attempt, delivered_tokens: live.tokenIds.length })
+    if (live.followed) this.announceWaiting(live)
+  }
+
+  #endBadly(live: LiveJob, status: 'failed' | 'parked', error: JobError): void {
+    live.record.error = error
+    this.#end(live, status, status === 'failed' ? 'job.failed' : 'job.parked', 'coordinator', { code: error.code, message: error.message })
+  }
+
+  #end(live: LiveJob, status: JobRecord['status'], type: EventType, actor: string, details: Record<string, unknown>): void {
+    const { record } = live
+    record.status = status
+    if (isFinal(status)) record.finishedMs = this.#parts.now()
+    if (status === 'cancelled') record.finishReason = 'cancelled'
+    record.completionTokens ??= live.tokenIds.length
+    this.#queuedAndFollowed.delete(live)
+    this.#progressed.delete(live)
+    if (isFinal(status)) {
+      this.#writer.addOutput(record.id, JSON.stringify({ text: live.text, finish_reason: record.finishReason }))
+      if (live.storedTokens > 0) this.#writer.clearProgress(record.id)
+    }
+    this.#event(type, live, actor, { ...details, attempts: record.attempt })
+    this.#changed(live, (error) => {
+      // From here on PostgreSQL knows all of it.
+      if (error === null && this.#live.get(record.id) === live) this.#live.delete(record.id)
+    })
+    this.#parts.onEnded(record)
+    live.ended()
+  }
+
+  #changed(live: LiveJob, settled?: (error: Error | null) => void): void {
+    live.record.version += 1
+    this.#writer.updateJob(live.record, settled)
+  }
+
+  #event(type: EventType, live: LiveJob, actor: string, details: Record<string, unknown>): void {
+    const { record } = live
+    this.#writer.addEvent({
+      ...this.#parts.newEvent(type, actor, details),
+      team: record.team,
+      job: record.id,
+      provider: record.workerName,
+      worker: record.workerName,
+      traceId: record.traceId,
+    })
+  }
+
+  #get(id: JobId): LiveJob {
+    const live = this.#live.get(id)
+    assert(live !== undefined, `the scheduler knows job ${id}, the dispatcher does not`)
+    return live
+  }
+
+  // ── now and then ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Bounds what a death of everything that knows the text can cost to about a second of it. */
+  #checkpoint(): void {
+    for (const live of this.#progressed) {
+      const job = live.record.id
+      const tokenIds = live.tokenIds.slice(live.storedTokens)
+      this.#writer.addProgress({ job, firstToken: live.storedTokens, tokenIds, text: live.text.slice(live.storedChars) })
+      live.storedTokens = live.tokenIds.length
+      live.storedChars = live.text.length
+    }
+    this.#progressed.clear()
+  }
+
+  #tellWaiting(): void {
+    for (const live of this.#queuedAndFollowed) {
+      const waiting = live.followed ? this.waiting(live.record.id) : undefined
+      if (waiting === undefined) this.#queuedAndFollowed.delete(live)
+      else live.waits(waiting)
+    }
+  }
+}
+
+/** What the dispatcher needs of the outside; `now` is PostgreSQL's clock in milliseconds. */
+export type DispatcherParts = {
+  now(): number
+  link: WorkerLink
+  readRequest(job: JobId): Promise<GenerationRequest>
+  newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
+  onStarted(record: JobRecord): void
+  onFirstToken(record: JobRecord): void
+  onEnded(record: JobRecord): void
+  onStale(): void
+  onWorkerState(worker: WorkerId, from: string, to: string): void
+  onWorkerReplaced(worker: WorkerId): void
+}
+
+/** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
+export interface WorkerLink {
+  start(worker: WorkerId, start: { job: JobId; attempt: number; model: string; request: GenerationRequest; continuation: number[] }): void
+  cancel(worker: WorkerId, job: JobId, attempt: number): void
+  resume(worker: WorkerId, job: JobId, attempt: number, first: number): void
+  acknowledge(worker: WorkerId, job: JobId, attempt: number): void
+  drop(worker: WorkerId): void
+}
+
+export type NewJob = {
+  id: JobId
+  type: JobRecord['type']
+  team: string
+  actor: string
+  model: string
+  pinnedProvider: string | null
+  detached: boolean
+  traceId: string
+  request: GenerationRequest
+  prefix: readonly string[]
+}
+
+type AttemptEnd = {
+  job: JobId
+  attempt: number
+  tokens: number
+  text: string
+  finishReason: 'stop' | 'length' | 'cancelled'
+  promptTokens: number
+  completionTokens: number
+  cachedTokens: number
+  totalMs: number
+}
+
+// Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
+const TICK_MS = 200
+const CHECKPOINT_MS = 1_000
+// The contract promises a note at least every five seconds.
+const WAITING_NOTE_MS = 2_000
+// With more waiting than this, a new job's prompt is read back from PostgreSQL when its turn comes.
+const REQUESTS_IN_MEMORY = 20_000
+
+function newRecord(job: NewJob, nowMs: number): JobRecord {
+  return {
+    id: job.id,
+    version: 1,
+    status: 'queued',
+    type: job.type,
+    team: job.team,
+    model: job.model,
+    pinnedProvider: job.pinnedProvider,
+    detached: job.detached,
+    seed: job.request.seed,
+    traceId: job.traceId,
+    createdMs: nowMs,
+    startedMs: null,
+    finishedMs: null,
+    attempt: 0,
+    attemptStartedMs: null,
+    worker: null,
+    workerName: null,
+    tier: null,
+    modelSha256: null,
+    queueMs: null,
+    firstTokenMs: null,
+    promptTokens: null,
+    completionTokens: null,
+    cachedTokens: null,
+    costMicros: 0,
+    finishReason: null,
+    error: null,
+  }
+}
+
+/** Cancelling what is final or unknown is refused in words a caller can act on. */
+export function notCancellable(record: JobRecord): Fault {
+  return new Fault('job_is_final', `The job is ${record.status} already and cannot be cancelled.`, { status: 409, job: record.id })
+}

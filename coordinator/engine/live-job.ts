@@ -1,0 +1,65 @@
+import type { AttemptRecord, JobRecord, Waiting } from '../core/job.ts'
+import type { GenerationRequest } from '../../proto/request.ts'
+
+/** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
+export class LiveJob {
+  readonly record: JobRecord
+  /** Null when it waits in PostgreSQL instead of memory: a long queue must not hold every prompt. */
+  request: GenerationRequest | null
+  readonly tokenIds: number[]
+  text: string
+  /** How much of the answer is checkpointed. */
+  storedTokens: number
+  storedChars: number
+  /** Attempts that ended since this process knows the job; earlier ones stand in PostgreSQL. */
+  readonly endedAttempts: AttemptRecord[] = []
+  tokensAtAttemptStart = 0
+  /** How long the worker says the last attempt took. */
+  workerMs: number | null = null
+  readonly #followers = new Set<Follower>()
+
+  constructor(record: JobRecord, request: GenerationRequest | null, progress?: { tokenIds: number[]; text: string }) {
+    this.record = record
+    this.request = request
+    this.tokenIds = progress?.tokenIds ?? []
+    this.text = progress?.text ?? ''
+    this.storedTokens = this.tokenIds.length
+    this.storedChars = this.text.length
+  }
+
+  get followed(): boolean {
+    return this.#followers.size > 0
+  }
+
+  follow(follower: Follower): void {
+    this.#followers.add(follower)
+  }
+
+  unfollow(follower: Follower): void {
+    this.#followers.delete(follower)
+  }
+
+  append(tokenIds: number[], text: string): void {
+    for (const id of tokenIds) this.tokenIds.push(id)
+    if (text === '') return
+    this.text += text
+    for (const follower of this.#followers) follower.grown()
+  }
+
+  ended(): void {
+    for (const follower of this.#followers) follower.ended()
+  }
+
+  waits(waiting: Waiting): void {
+    for (const follower of this.#followers) follower.waits(waiting)
+  }
+}
+
+/** A client's view of one job. It reads `text` from where it stands; nobody queues text on its behalf. */
+export interface Follower {
+  /** There is more in `text`. */
+  grown(): void
+  /** The record is final (or parked) and `text` complete. */
+  ended(): void
+  waits(waiting: Waiting): void
+}

@@ -1,0 +1,51 @@
+import type { ToldHello, ToldHost, ToldModel } from '../proto/link.ts'
+import type { WorkerId } from './core/job.ts'
+
+/** What workers told about themselves that no decision depends on: for people, metrics and the model events. */
+export class FleetFacts {
+  readonly #facts = new Map<WorkerId, WorkerFacts>()
+  readonly #onModelChange: ModelListener
+
+  constructor(onModelChange: ModelListener) {
+    this.#onModelChange = onModelChange
+  }
+
+  find(worker: WorkerId): WorkerFacts | undefined {
+    return this.#facts.get(worker)
+  }
+
+  restore(worker: WorkerId, facts: Partial<WorkerFacts> & { version: string; heardMs: number }): void {
+    this.#facts.set(worker, { models: [], host: null, ...facts })
+  }
+
+  hello(worker: WorkerId, hello: ToldHello, nowMs: number): void {
+    const before = this.#facts.get(worker)?.models ?? []
+    this.#facts.set(worker, { version: hello.version, models: hello.models, host: hello.host ?? null, heardMs: nowMs })
+    this.#compare(worker, before, hello.models)
+  }
+
+  heartbeat(worker: WorkerId, models: ToldModel[], host: ToldHost | null, nowMs: number): void {
+    const known = this.#facts.get(worker)
+    if (known === undefined) return
+    const before = known.models
+    known.models = models
+    known.host = host ?? known.host
+    known.heardMs = nowMs
+    this.#compare(worker, before, models)
+  }
+
+  forget(worker: WorkerId): void {
+    this.#facts.delete(worker)
+  }
+
+  #compare(worker: WorkerId, before: ToldModel[], after: ToldModel[]): void {
+    for (const model of after) {
+      const was = before.find((other) => other.name === model.name)?.state
+      if (was !== model.state) this.#onModelChange(worker, model, was)
+    }
+  }
+}
+
+export type WorkerFacts = { version: string; models: ToldModel[]; host: ToldHost | null; heardMs: number }
+
+type ModelListener = (worker: WorkerId, model: ToldModel, was: string | undefined) => void

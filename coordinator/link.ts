@@ -1,0 +1,205 @@
+import { type CoordinatorEnd, PROTOCOL_MAJOR, PROTOCOL_MINOR, refusals, refuse, type ToldByWorker, type ToldHello, type ToldHost, type ToldModel } from '../proto/link.ts'
+import { validate as isUuid } from 'uuid'
+import type { Dispatcher, WorkerLink } from './engine/dispatcher.ts'
+import type { ModelOffer } from './core/fleet.ts'
+import type { Layer } from './core/fault.ts'
+import type { JobId, WorkerId } from './core/job.ts'
+
+/**
+ * The coordinator's end of every worker session: greets, checks what comes in, and hands it to the dispatcher. A worker
+ * that speaks another protocol or garbage is refused with a status and a sentence, and touches nothing.
+ */
+export class WorkerSessions implements WorkerLink {
+  readonly #sessions = new Map<WorkerId, Session>()
+  readonly #options: SessionOptions
+  #dispatcher: Dispatcher | undefined
+
+  constructor(options: SessionOptions) {
+    this.#options = options
+  }
+
+  /** The dispatcher and its link need each other; this closes the circle before the first session. */
+  serve(dispatcher: Dispatcher): void {
+    this.#dispatcher = dispatcher
+  }
+
+  open(end: CoordinatorEnd): void {
+    let session: Session | undefined
+    end.on('data', (told: ToldByWorker) => {
+      if (session !== undefined) {
+        if (this.#sessions.get(session.worker) === session) this.#hear(session, told)
+        return
+      }
+      session = this.#greet(end, told)
+    })
+    const closed = (): void => {
+      if (session === undefined || this.#sessions.get(session.worker) !== session) return
+      this.#sessions.delete(session.worker)
+      this.#dispatcher?.workerDisconnected(session.worker)
+    }
+    end.on('error', closed)
+    end.on('cancelled', closed)
+    end.on('end', () => {
+      end.end()
+      closed()
+    })
+  }
+
+  closeAll(): void {
+    for (const { end } of this.#sessions.values()) end.end()
+  }
+
+  start: WorkerLink['start'] = (worker, { job, attempt, model, request, continuation }) => {
+    this.#sessions.get(worker)?.end.write({ start: { job, attempt, model, request: JSON.stringify(request), continuation } })
+  }
+
+  cancel: WorkerLink['cancel'] = (worker, job, attempt) => {
+    this.#sessions.get(worker)?.end.write({ cancel: { job, attempt } })
+  }
+
+  resume: WorkerLink['resume'] = (worker, job, attempt, first) => {
+    this.#sessions.get(worker)?.end.write({ resume: { job, attempt, first } })
+  }
+
+  acknowledge: WorkerLink['acknowledge'] = (worker, job, attempt) => {
+    this.#sessions.get(worker)?.end.write({ acknowledge: { job, attempt } })
+  }
+
+  drop: WorkerLink['drop'] = (worker) => {
+    const session = this.#sessions.get(worker)
+    if (session === undefined) return
+    this.#sessions.delete(worker)
+    session.end.end()
+  }
+
+  #greet(end: CoordinatorEnd, told: ToldByWorker): Session | undefined {
+    const hello = told.hello
+    if (hello === null || hello === undefined) {
+      this.#refuse(end, refusals.garbage, 'The first message of a session must be Hello.', null)
+      return undefined
+    }
+    const problem = problemWith(hello)
+    if (problem !== undefined) {
+      this.#refuse(end, hello.protocolMajor === PROTOCOL_MAJOR ? refusals.garbage : refusals.protocol, problem, hello.name)
+      return undefined
+    }
+    const worker = hello.worker as WorkerId
+    const namesake = [...this.#sessions.values()].find((other) => other.name === hello.name && other.worker !== worker)
+    if (namesake !== undefined) {
+      this.#refuse(end, refusals.nameTaken, `Another worker named "${hello.name}" is connected: set HOLDFAST_WORKER_NAME to a name of its own.`, hello.name)
+      return undefined
+    }
+    // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
+    this.#sessions.get(worker)?.end.end()
+    const session: Session = { worker, name: hello.name, end, chunksTaken: 0, process: hello.session }
+    this.#sessions.set(worker, session)
+    end.write({
+      welcome: {
+        protocolMajor: PROTOCOL_MAJOR,
+        protocolMinor: PROTOCOL_MINOR,
+        coordinator: this.#options.coordinator,
+        heartbeatIntervalMs: this.#options.heartbeatIntervalMs,
+        deadAfterMs: this.#options.deadAfterMs,
+      },
+    })
+    this.#options.onHello(worker, hello)
+    const held = hello.held.map(({ job, attempt }) => ({ job: job as JobId, attempt }))
+    this.#dispatcher?.workerConnected(worker, hello.name, hello.models.map(offerOf), held, hello.draining)
+    return session
+  }
+
+  #refuse(end: CoordinatorEnd, code: number, why: string, name: string | null): void {
+    this.#options.onRefused(name, why)
+    refuse(end, code, why)
+  }
+
+  #hear(session: Session, told: ToldByWorker): void {
+    const { worker } = session
+    const dispatcher = this.#dispatcher
+    if (dispatcher === undefined) return
+    switch (told.message) {
+      case 'chunks':
+        for (const { job, attempt, first, tokenIds, text } of told.chunks?.chunks ?? [])
+          dispatcher.attemptGrew(worker, { job: job as JobId, attempt, first, tokenIds, text })
+        session.chunksTaken += 1
+        if (session.chunksTaken % RECEIPT_EVERY === 0) session.end.write({ received: { chunks: session.chunksTaken } })
+        break
+      case 'finished':
+        if (told.finished) dispatcher.attemptFinished(worker, { ...told.finished, job: told.finished.job as JobId, finishReason: finishReason(told.finished.finishReason) })
+        break
+      case 'failed':
+        if (told.failed) {
+          const { job, attempt, code, message, retryable } = told.failed
+          const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.failed.layer), retryable }
+          dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error)
+        }
+        break
+      case 'accepted':
+        if (told.accepted) dispatcher.attemptAccepted(worker, { ...told.accepted, job: told.accepted.job as JobId })
+        break
+      case 'refused':
+        if (told.refused) dispatcher.attemptRefused(worker, { ...told.refused, job: told.refused.job as JobId })
+        break
+      case 'heartbeat':
+        if (told.heartbeat) {
+          this.#options.onHeartbeat(worker, told.heartbeat.models, told.heartbeat.host ?? null)
+          dispatcher.workerReported(worker, told.heartbeat.models.map(offerOf))
+        }
+        break
+      case 'draining':
+        dispatcher.workerDraining(worker)
+        break
+      default:
+        // A message of a newer minor version: it may be ignored, that is what minor means.
+        break
+    }
+  }
+}
+
+export type SessionOptions = {
+  coordinator: string
+  heartbeatIntervalMs: number
+  deadAfterMs: number
+  onHello(worker: WorkerId, hello: ToldHello): void
+  onHeartbeat(worker: WorkerId, models: ToldModel[], host: ToldHost | null): void
+  onRefused(name: string | null, why: string): void
+}
+
+type Session = { worker: WorkerId; name: string; end: CoordinatorEnd; chunksTaken: number; process: string }
+
+// The worker keeps at most 256 chunk messages on the way (worker/link.ts); receipts come well before that.
+const RECEIPT_EVERY = 32
+const MODELS_MAX = 64
+const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._:@/-]{0,127}$/u
+
+export function offerOf(model: ToldModel): ModelOffer {
+  const state = model.state === 'ready' || model.state === 'loading' ? model.state : 'down'
+  return {
+    name: model.name,
+    engine: model.engine,
+    state,
+    detail: model.detail,
+    slots: state === 'ready' ? model.slots : 0,
+    contextTokens: model.contextTokens,
+    maxTokenBytes: model.maxTokenBytes,
+    sha256: model.sha256,
+  }
+}
+
+function problemWith(hello: ToldHello): string | undefined {
+  if (hello.protocolMajor !== PROTOCOL_MAJOR)
+    return `This coordinator speaks protocol ${PROTOCOL_MAJOR}.${PROTOCOL_MINOR}, the worker ${hello.protocolMajor}.${hello.protocolMinor}: upgrade the older one.`
+  if (!isUuid(hello.worker)) return 'Hello.worker must be a UUID.'
+  if (!NAME.test(hello.name)) return 'Hello.name must be 1 to 128 letters, digits, spaces or . _ : @ / -, beginning with a letter or digit.'
+  if (hello.models.length > MODELS_MAX) return `A worker may offer at most ${MODELS_MAX} models, not ${hello.models.length}.`
+  const odd = hello.models.find((model) => model.name === '' || model.name.length > 200)
+  return odd === undefined ? undefined : 'A model needs a name of 1 to 200 characters.'
+}
+
+function finishReason(value: string): 'stop' | 'length' | 'cancelled' {
+  return value === 'stop' || value === 'length' ? value : 'cancelled'
+}
+
+function layer(value: string): Layer {
+  return value === 'ingress' || value === 'model' ? value : 'provider'
+}

@@ -1,0 +1,279 @@
+import { mkdirSync } from 'node:fs'
+import { pino } from 'pino'
+import { v7 as uuidv7 } from 'uuid'
+import { type LinkServer, serveLink } from '../proto/link.ts'
+import type { GenerationRequest } from '../proto/request.ts'
+import type { ApiParts } from './api/health.ts'
+import { Keyring } from './api/auth.ts'
+import { buildServer } from './api/server.ts'
+import { type CoordinatorConfig, readCoordinatorConfig } from './config.ts'
+import type { EventRecord, EventType } from './core/event.ts'
+import { Fault } from './core/fault.ts'
+import { Scheduler } from './core/scheduler.ts'
+import { Dispatcher } from './engine/dispatcher.ts'
+import { FleetFacts } from './fleet-facts.ts'
+import { FleetLog } from './fleet-log.ts'
+import { WorkerSessions } from './link.ts'
+import { Metrics } from './metrics.ts'
+import { secretFrom, sha256 } from './secrets.ts'
+import { DatabaseClock } from './store/clock.ts'
+import { Db } from './store/db.ts'
+import { EmbeddedPostgres } from './store/embedded.ts'
+import { liveJobs, readProgress, readRequest } from './store/jobs.ts'
+import { activeKeys, saveBootstrapKey } from './store/keys.ts'
+import { ensurePartitions, migrate } from './store/migrate.ts'
+import { Ownership } from './store/ownership.ts'
+import { listWorkers } from './store/workers.ts'
+import { Writer } from './store/writer.ts'
+import { timingSafeEqual } from 'node:crypto'
+
+/**
+ * Runs a coordinator until it is told to stop, then drains: nothing new, running answers get the drain timeout, what is
+ * left stays in PostgreSQL and goes on after the next start. The only file that puts the parts together.
+ */
+export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): Promise<void> {
+  const config = readCoordinatorConfig(env)
+  const log = pino({ level: config.logLevel, base: { process: 'coordinator' } })
+  for (const name of config.unused) log.warn(`${name} is set, but what it configures is not part of this version.`)
+  const closing: (() => Promise<void> | void)[] = []
+  try {
+    const coordinator = await startCoordinator(config, version, log, closing)
+    const why = await stopRequested(coordinator.lost)
+    log.info(`Stopping: ${why}.`)
+    await coordinator.drain()
+  } finally {
+    for (const close of closing.reverse()) await close()
+    log.info('Stopped.')
+  }
+}
+
+type Log = pino.Logger
+type Coordinator = { drain(): Promise<void>; lost: Promise<string> }
+
+async function startCoordinator(config: CoordinatorConfig, version: string, log: Log, closing: (() => Promise<void> | void)[]): Promise<Coordinator> {
+  mkdirSync(config.dataDir, { recursive: true, mode: 0o700 })
+  const db = await openDatabase(config, log, closing)
+  let reportLost: (why: string) => void = () => {}
+  const lost = new Promise<string>((resolve) => {
+    reportLost = resolve
+  })
+  const ownership = new Ownership(db, () => reportLost('another coordinator took over the database'))
+  await ownership.acquire()
+  closing.push(() => ownership.release())
+  const applied = await migrate(db)
+  if (applied.length > 0) log.info(`Migrated the database: ${applied.join(', ')}.`)
+  const clock = await DatabaseClock.start(db, (message) => log.warn(message))
+  closing.push(() => clock.stop())
+  await keepPartitions(db, clock, log, closing)
+
+  const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
+  const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
+
+  const scheduler = new Scheduler(rulesFrom(config))
+  let metrics: Metrics | undefined
+  const writer = new Writer(db, {
+    onFlush: (tookMs, rows) => metrics?.commit(tookMs, rows),
+    onDropped: (error, what) => log.error({ err: error }, `PostgreSQL refused rows: ${what}`),
+  })
+  closing.push(() => closeWriter(writer, log))
+  const coordinatorId = uuidv7()
+  const newEvent = (type: EventType, actor: string, details: Record<string, unknown>): EventRecord => ({
+    id: uuidv7(),
+    atMs: clock.now(),
+    type,
+    actor,
+    team: null,
+    job: null,
+    provider: null,
+    worker: null,
+    traceId: null,
+    details,
+  })
+  const addEvent = (type: EventType, actor: string, details: Record<string, unknown>): void => writer.addEvent(newEvent(type, actor, details))
+
+  const known = await listWorkers(db)
+  const fleetLog = new FleetLog({ db, writer, scheduler, newEvent, log, known: known.map((worker) => worker.id) })
+  const facts = new FleetFacts((worker, model, was) => fleetLog.modelChanged(worker, model, was))
+  fleetLog.describe((worker) => facts.find(worker))
+  metrics = new Metrics(scheduler, facts, () => clock.now())
+  const sessions = new WorkerSessions({
+    coordinator: coordinatorId,
+    heartbeatIntervalMs: config.heartbeatIntervalMs,
+    deadAfterMs: config.deadAfterMs,
+    onHello: (worker, hello) => facts.hello(worker, hello, clock.now()),
+    onHeartbeat: (worker, models, host) => facts.heartbeat(worker, models, host, clock.now()),
+    onRefused: (name, why) => {
+      log.warn(`Refused a worker${name === null ? '' : ` named "${name}"`}: ${why}`)
+      addEvent('worker.refused', name === null ? 'worker' : `worker:${name.slice(0, 128)}`, { why })
+    },
+  })
+  const counters = metrics
+  const dispatcher = new Dispatcher(scheduler, writer, {
+    now: () => clock.now(),
+    link: sessions,
+    readRequest: async (job) => {
+      const text = await readRequest(db, job)
+      if (text === undefined) throw new Fault('request_missing', `The prompt of job ${job} is not in the database.`)
+      return JSON.parse(text) as GenerationRequest
+    },
+    newEvent,
+    onStarted: (record) => counters.started(record),
+    onFirstToken: (record) => counters.firstToken(record),
+    onEnded: (record) => counters.ended(record),
+    onStale: () => counters.staleReport(),
+    onWorkerState: (worker, from, to) => fleetLog.stateChanged(worker, from, to),
+    onWorkerReplaced: (worker) => {
+      fleetLog.replaced(worker)
+      facts.forget(worker)
+    },
+  })
+  sessions.serve(dispatcher)
+
+  for (const worker of known) {
+    facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
+    dispatcher.knowWorker(worker.id, worker.name, worker.models)
+  }
+  await recoverJobs(db, dispatcher, log)
+
+  let refusedLogins = 0
+  const keyring = new Keyring(() => {
+    refusedLogins += 1
+    counters.keyRefused()
+  })
+  // One row for a whole flood: wrong keys must not be a way to fill the disk.
+  const loginTimer = setInterval(() => {
+    if (refusedLogins > 0) addEvent('login.failed', 'http', { count: refusedLogins, in_seconds: LOGIN_REPORT_MS / 1000 })
+    refusedLogins = 0
+  }, LOGIN_REPORT_MS)
+  closing.push(() => clearInterval(loginTimer))
+  const saved = await saveBootstrapKey(db, { id: uuidv7(), teamId: uuidv7(), hash: sha256(adminKey.value) })
+  if (saved.created) addEvent('key.created', 'coordinator', { name: 'admin', kind: 'bootstrap' })
+  if (saved.replaced) addEvent('key.replaced', 'coordinator', { name: 'admin', kind: 'bootstrap' })
+  keyring.replace(await activeKeys(db))
+
+  let draining = false
+  const parts: ApiParts = {
+    db,
+    dispatcher,
+    scheduler,
+    facts,
+    keyring,
+    metrics,
+    queueLimit: config.queueLimit,
+    version,
+    now: () => clock.now(),
+    notReady: () => (draining ? 'the coordinator is stopping' : db.down ? 'PostgreSQL cannot be reached' : null),
+    log: { error: (text) => log.error(text) },
+  }
+  dispatcher.start()
+  closing.push(() => dispatcher.stop())
+  const grpc = await listenForWorkers(config, workerToken, sessions, closing)
+  const app = buildServer(parts)
+  const url = await app.listen({ host: config.host, port: config.httpPort }).catch((cause: unknown) => {
+    throw portFault(cause, 'HOLDFAST_HTTP_PORT', config.httpPort)
+  })
+  closing.push(() => app.close())
+  addEvent('coordinator.started', 'coordinator', { version, coordinator: coordinatorId })
+  log.info({ url, grpc: grpc.port }, `Ready: HTTP at ${url}, workers at ${config.host}:${grpc.port}.${adminKey.file === null ? '' : ` Admin key in ${adminKey.file}.`}`)
+
+  return {
+    lost,
+    drain: async () => {
+      draining = true
+      const endMs = Date.now() + config.drainTimeoutMs
+      while (scheduler.runningCount > 0 && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
+      addEvent('coordinator.stopped', 'coordinator', { running: scheduler.runningCount, waiting: scheduler.waitingCount })
+    },
+  }
+}
+
+const LOGIN_REPORT_MS = 10_000
+const PARTITION_CHECK_MS = 6 * 3_600_000
+const WRITER_CLOSE_MS = 5_000
+
+function rulesFrom(config: CoordinatorConfig): ConstructorParameters<typeof Scheduler>[0] {
+  return {
+    suspectAfterMs: Math.round((config.deadAfterMs * 2) / 3),
+    deadAfterMs: config.deadAfterMs,
+    // A worker whose network blinked redials within 0.1 s. Longer than a second, and a killed one would be missed late.
+    returnGraceMs: 800,
+    recoveryGraceMs: 5_000,
+    firstTokenTimeoutMs: config.firstTokenTimeoutMs,
+    nextTokenTimeoutMs: config.nextTokenTimeoutMs,
+    attemptsMax: 3,
+    retryBackoffMs: 1_000,
+    refusalPauseMs: 500,
+  }
+}
+
+async function openDatabase(config: CoordinatorConfig, log: Log, closing: (() => Promise<void> | void)[]): Promise<Db> {
+  if (config.databaseUrl !== undefined) {
+    const db = new Db({ url: config.databaseUrl })
+    closing.push(() => db.close())
+    await db.query('select 1').catch((cause: unknown) => {
+      throw new Fault('database_unavailable', `DATABASE_URL: PostgreSQL cannot be reached: ${cause instanceof Fault && cause.cause instanceof Error ? cause.cause.message : String(cause)}`, { cause })
+    })
+    return db
+  }
+  log.info(`Starting the embedded PostgreSQL in ${config.dataDir}.`)
+  const embedded = await EmbeddedPostgres.start(config.dataDir, {
+    info: (text) => log.info(text),
+    warn: (text) => log.warn(text),
+    error: (text) => log.error(text),
+    debug: (text) => log.debug(text),
+  })
+  closing.push(() => embedded.stop())
+  const db = new Db({ socketDir: embedded.socketDir })
+  closing.push(() => db.close())
+  return db
+}
+
+async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (() => Promise<void> | void)[]): Promise<void> {
+  await ensurePartitions(db, clock.now())
+  const timer = setInterval(() => {
+    ensurePartitions(db, clock.now()).catch((error: unknown) => log.error({ err: error }, 'The partitions of the coming days could not be made; trying again in six hours.'))
+  }, PARTITION_CHECK_MS)
+  closing.push(() => clearInterval(timer))
+}
+
+async function recoverJobs(db: Db, dispatcher: Dispatcher, log: Log): Promise<void> {
+  const progress = await readProgress(db)
+  const jobs = await liveJobs(db)
+  for (const record of jobs) dispatcher.recover(record, progress.get(record.id))
+  if (jobs.length > 0) log.info(`Took up ${jobs.length} jobs that the last run had left.`)
+}
+
+async function listenForWorkers(config: CoordinatorConfig, tokenHash: Buffer, sessions: WorkerSessions, closing: (() => Promise<void> | void)[]): Promise<LinkServer> {
+  const admit = (token: string | undefined): boolean => token !== undefined && timingSafeEqual(sha256(token), tokenHash)
+  const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end) => sessions.open(end)).catch((cause: unknown) => {
+    throw portFault(cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
+  })
+  closing.push(async () => {
+    sessions.closeAll()
+    await server.close()
+  })
+  return server
+}
+
+function portFault(cause: unknown, setting: string, port: number): Fault {
+  const said = cause instanceof Error ? cause.message : String(cause)
+  if (/EADDRINUSE|address already in use|No address added/i.test(said))
+    return new Fault('port_taken', `Port ${port} is taken: another Holdfast may be running. Stop it, or set ${setting} to a free port.`, { cause })
+  return new Fault('port_unusable', `Port ${port} cannot be used (${said}). Change ${setting} or HOLDFAST_HOST.`, { cause })
+}
+
+/** What was answered is durable already; what is left are ends that a worker would hand over again. */
+async function closeWriter(writer: Writer, log: Log): Promise<void> {
+  const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), WRITER_CLOSE_MS).unref())
+  if ((await Promise.race([writer.close(), late])) === 'late') log.warn('PostgreSQL did not take the last rows in time; the next start takes those jobs up again.')
+}
+
+/** SIGTERM and SIGINT ask once; `up` and a terminal's Ctrl-C may both deliver the same wish. */
+function stopRequested(lost: Promise<string>): Promise<string> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal))
+    process.on('disconnect', () => resolve('its parent process is gone'))
+    void lost.then(resolve)
+  })
+}
+

@@ -1,0 +1,148 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { JobRecord } from './core/job.ts'
+import type { Scheduler } from './core/scheduler.ts'
+import type { FleetFacts } from './fleet-facts.ts'
+
+/**
+ * The only door to prom-client. Gauges of the fleet and the queue are read from the scheduler when Prometheus asks;
+ * only what happens once is counted as it happens. Labels are names of small sets, never ids of jobs.
+ */
+export class Metrics {
+  readonly #registry = new Registry()
+  readonly #finished = this.#counter('jobs_finished_total', 'Jobs that ended, parked ones included.', ['status', 'model', 'tier'])
+  readonly #tokens = this.#counter('tokens_total', 'Tokens of succeeded jobs, prompt (in) and answer (out).', ['direction', 'model'])
+  readonly #stale = this.#counter('stale_reports_total', 'Reports of workers about attempts nobody listens to any more.', [])
+  readonly #refusedKeys = this.#counter('keys_refused_total', 'Requests with a missing or wrong key.', [])
+  readonly #queueWait = this.#histogram('queue_wait_seconds', 'From acceptance to the first attempt.', ['model'], WAIT_BUCKETS)
+  readonly #firstToken = this.#histogram('time_to_first_token_seconds', 'From acceptance to the first token.', ['model', 'tier'], WAIT_BUCKETS)
+  readonly #interToken = this.#histogram('inter_token_seconds', 'Mean gap between the tokens of one answer.', ['model', 'tier'], FAST_BUCKETS)
+  readonly #overhead = this.#histogram('coordinator_overhead_seconds', 'What the coordinator adds to an unstreamed answer.', [], FAST_BUCKETS)
+  readonly #commit = this.#histogram('database_commit_seconds', 'One batch of the writer, from sending to durable.', [], FAST_BUCKETS)
+  readonly #rows = this.#counter('database_rows_written_total', 'Rows written by the writer.', [])
+
+  constructor(scheduler: Scheduler, facts: FleetFacts, now: () => number) {
+    collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
+    this.#fleetGauges(scheduler, facts, now)
+    this.#queueGauges(scheduler)
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics()
+  }
+
+  started(record: JobRecord): void {
+    this.#queueWait.observe({ model: record.model }, (record.queueMs ?? 0) / 1000)
+  }
+
+  firstToken(record: JobRecord): void {
+    this.#firstToken.observe({ model: record.model, tier: record.tier ?? 'none' }, (record.firstTokenMs ?? 0) / 1000)
+  }
+
+  ended(record: JobRecord): void {
+    const { model, status } = record
+    const tier = record.tier ?? 'none'
+    this.#finished.inc({ status, model, tier })
+    if (status !== 'succeeded') return
+    const completion = record.completionTokens ?? 0
+    this.#tokens.inc({ direction: 'in', model }, record.promptTokens ?? 0)
+    this.#tokens.inc({ direction: 'out', model }, completion)
+    const generationMs = (record.finishedMs ?? 0) - record.createdMs - (record.firstTokenMs ?? 0)
+    if (completion > 1) this.#interToken.observe({ model, tier }, Math.max(0, generationMs) / 1000 / (completion - 1))
+  }
+
+  overhead(ms: number): void {
+    this.#overhead.observe(ms / 1000)
+  }
+
+  commit(ms: number, rows: number): void {
+    this.#commit.observe(ms / 1000)
+    this.#rows.inc(rows)
+  }
+
+  staleReport(): void {
+    this.#stale.inc()
+  }
+
+  keyRefused(): void {
+    this.#refusedKeys.inc()
+  }
+
+  #queueGauges(scheduler: Scheduler): void {
+    this.#gauge('jobs_waiting', 'Jobs that wait, by why.', ['model', 'reason'], (gauge) => {
+      for (const { model, reason, count } of scheduler.waitingByReason()) gauge.inc({ model, reason }, count)
+    })
+    this.#gauge('jobs_running', 'Attempts that hold a slot.', ['model', 'tier'], (gauge) => {
+      for (const worker of scheduler.workers) for (const model of worker.models.keys()) gauge.inc({ model, tier: 'gpu' }, worker.busy(model))
+    })
+  }
+
+  #fleetGauges(scheduler: Scheduler, facts: FleetFacts, now: () => number): void {
+    this.#gauge('worker_up', '1 while the worker can be given work.', ['worker'], (gauge) => {
+      for (const worker of scheduler.workers) gauge.set({ worker: worker.name }, worker.state === 'online' ? 1 : 0)
+    })
+    this.#gauge('worker_heartbeat_age_seconds', 'Since the worker was last heard.', ['worker'], (gauge) => {
+      for (const worker of scheduler.workers) gauge.set({ worker: worker.name }, Math.max(0, now() - worker.lastHeardMs) / 1000)
+    })
+    this.#gauge('worker_slots', 'Slots of a model on a worker.', ['worker', 'model', 'state'], (gauge) => {
+      for (const worker of scheduler.workers)
+        for (const [model, { offer }] of worker.models) {
+          const busy = worker.busy(model)
+          gauge.set({ worker: worker.name, model, state: 'busy' }, busy)
+          gauge.set({ worker: worker.name, model, state: 'free' }, worker.state === 'offline' ? 0 : Math.max(0, offer.slots - busy))
+        }
+    })
+    this.#gauge('model_tokens_per_second', 'Generated by a model on a worker, last heartbeat interval.', ['worker', 'model'], (gauge) => {
+      for (const worker of scheduler.workers)
+        if (worker.connected) for (const model of facts.find(worker.id)?.models ?? []) gauge.set({ worker: worker.name, model: model.name }, model.tokensPerSecond)
+    })
+    this.#gauge('model_restarts', 'Times the process of a model was started again since its worker started.', ['worker', 'model'], (gauge) => {
+      for (const worker of scheduler.workers) for (const model of facts.find(worker.id)?.models ?? []) gauge.set({ worker: worker.name, model: model.name }, model.restarts)
+    })
+    this.#gpuGauge('gpu_utilization_ratio', 'Load of a GPU.', scheduler, facts, (gpu) => gpu.utilizationRatio)
+    this.#gpuGauge('gpu_memory_used_bytes', 'Memory in use on a GPU.', scheduler, facts, (gpu) => gpu.memoryUsedBytes)
+    this.#gpuGauge('gpu_memory_bytes', 'Memory of a GPU.', scheduler, facts, (gpu) => gpu.memoryBytes)
+    this.#gauge('worker_memory_used_bytes', 'Memory in use on the host.', ['worker'], (gauge) => {
+      for (const worker of scheduler.workers) if (worker.connected) gauge.set({ worker: worker.name }, facts.find(worker.id)?.host?.memoryUsedBytes ?? 0)
+    })
+    this.#gauge('worker_cpu_ratio', 'Load of the host.', ['worker'], (gauge) => {
+      for (const worker of scheduler.workers) if (worker.connected) gauge.set({ worker: worker.name }, facts.find(worker.id)?.host?.cpuRatio ?? 0)
+    })
+  }
+
+  #gpuGauge(name: string, help: string, scheduler: Scheduler, facts: FleetFacts, value: (gpu: GpuFacts) => number): void {
+    this.#gauge(name, help, ['worker', 'gpu'], (gauge) => {
+      for (const worker of scheduler.workers)
+        if (worker.connected) for (const [index, gpu] of (facts.find(worker.id)?.host?.gpus ?? []).entries()) gauge.set({ worker: worker.name, gpu: String(index) }, value(gpu))
+    })
+  }
+
+  #gauge(name: string, help: string, labelNames: string[], collect: (gauge: Gauge) => void): void {
+    const gauge: Gauge = new Gauge({
+      name: `holdfast_${name}`,
+      help,
+      labelNames,
+      registers: [this.#registry],
+      collect: () => {
+        gauge.reset()
+        collect(gauge)
+      },
+    })
+  }
+
+  #counter(name: string, help: string, labelNames: string[]): Counter {
+    return new Counter({ name: `holdfast_${name}`, help, labelNames, registers: [this.#registry] })
+  }
+
+  #histogram(name: string, help: string, labelNames: string[], buckets: number[]): Histogram {
+    return new Histogram({ name: `holdfast_${name}`, help, labelNames, buckets, registers: [this.#registry] })
+  }
+}
+
+type GpuFacts = NonNullable<NonNullable<ReturnType<FleetFacts['find']>>['host']>['gpus'][number]
+
+const WAIT_BUCKETS = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800]
+const FAST_BUCKETS = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2]

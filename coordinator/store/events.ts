@@ -1,0 +1,39 @@
+import type { EventRecord, EventType, Severity } from '../core/event.ts'
+import type { Db } from './db.ts'
+import { milliseconds, text, textOrNull } from './rows.ts'
+
+export type EventFilter = {
+  severity: Severity | null
+  type: string | null
+  /** Events of one job share its trace: the only index that history needs. */
+  traceId: string | null
+  job: string | null
+  before: string | null
+  limit: number
+}
+
+export type StoredEvent = EventRecord & { severity: Severity }
+
+/** Newest first. */
+export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEvent[]> {
+  const rows = await db.query(
+    `select * from events
+      where ($1::uuid is null or id < $1) and ($2::text is null or severity = $2) and ($3::text is null or type = $3)
+        and ($4::uuid is null or trace_id = $4) and ($5::uuid is null or job = $5)
+      order by id desc limit $6`,
+    [filter.before, filter.severity, filter.type, filter.traceId, filter.job, filter.limit],
+  )
+  return rows.map((row) => ({
+    id: text(row.id),
+    atMs: milliseconds(row.at),
+    severity: text(row.severity) as Severity,
+    type: text(row.type) as EventType,
+    actor: text(row.actor),
+    team: textOrNull(row.team),
+    job: textOrNull(row.job),
+    provider: textOrNull(row.provider),
+    worker: textOrNull(row.worker),
+    traceId: textOrNull(row.trace_id),
+    details: row.details as Record<string, unknown>,
+  }))
+}

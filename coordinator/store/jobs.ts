@@ -1,0 +1,105 @@
+import type { AttemptRecord, JobError, JobId, JobRecord, JobStatus, WorkerId } from '../core/job.ts'
+import type { Db } from './db.ts'
+import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNull } from './rows.ts'
+
+/** Reads of jobs; all writes of them go through the writer. */
+
+export async function findJob(db: Db, id: JobId): Promise<JobRecord | undefined> {
+  const row = await db.maybeOne('select * from jobs where id = $1', [id])
+  return row === undefined ? undefined : parseJob(row)
+}
+
+export type JobFilter = { status: JobStatus | null; model: string | null; before: string | null; limit: number }
+
+/** Newest first; `before` is the id the page starts behind. */
+export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> {
+  const rows = await db.query(
+    `select * from jobs
+      where ($1::uuid is null or id < $1) and ($2::text is null or status = $2) and ($3::text is null or model = $3)
+      order by id desc limit $4`,
+    [filter.before, filter.status, filter.model, filter.limit],
+  )
+  return rows.map(parseJob)
+}
+
+/** Everything a starting coordinator has to pick up, oldest first. */
+export async function liveJobs(db: Db): Promise<JobRecord[]> {
+  const rows = await db.query(`select * from jobs where status in ('queued', 'running') order by id`)
+  return rows.map(parseJob)
+}
+
+export async function readRequest(db: Db, id: JobId): Promise<string | undefined> {
+  const row = await db.maybeOne('select request::text from job_requests where job = $1', [id])
+  return row === undefined ? undefined : text(row.request)
+}
+
+export async function readOutput(db: Db, id: JobId): Promise<unknown> {
+  const row = await db.maybeOne('select output from job_outputs where job = $1', [id])
+  return row?.output ?? null
+}
+
+/** What was delivered of jobs that had not ended, put together from its pieces. */
+export async function readProgress(db: Db): Promise<Map<JobId, { tokenIds: number[]; text: string }>> {
+  const rows = await db.query('select job, first_token, token_ids, text from job_progress order by job, first_token')
+  const found = new Map<JobId, { tokenIds: number[]; text: string }>()
+  for (const row of rows) {
+    const id = text(row.job) as JobId
+    const known = found.get(id) ?? { tokenIds: [], text: '' }
+    // A hole would put words together that never stood together: what comes after it does not count.
+    if (number(row.first_token) !== known.tokenIds.length) continue
+    known.tokenIds.push(...(row.token_ids as number[]))
+    known.text += text(row.text)
+    found.set(id, known)
+  }
+  return found
+}
+
+export async function readAttempts(db: Db, jobs: JobId[]): Promise<AttemptRecord[]> {
+  if (jobs.length === 0) return []
+  const rows = await db.query('select * from attempts where job = any($1) order by job, number', [jobs])
+  return rows.map((row) => ({
+    job: text(row.job) as JobId,
+    number: number(row.number),
+    status: text(row.status) as AttemptRecord['status'],
+    worker: textOrNull(row.worker) as WorkerId | null,
+    workerName: textOrNull(row.worker_name),
+    tier: textOrNull(row.tier) as AttemptRecord['tier'],
+    startedMs: milliseconds(row.started_at),
+    finishedMs: milliseconds(row.finished_at),
+    tokens: number(row.tokens),
+    error: (row.error ?? null) as JobError | null,
+    traceId: text(row.trace_id),
+  }))
+}
+
+function parseJob(row: Record<string, unknown>): JobRecord {
+  return {
+    id: text(row.id) as JobId,
+    version: number(row.version),
+    status: text(row.status) as JobStatus,
+    type: text(row.type) as JobRecord['type'],
+    team: text(row.team),
+    model: text(row.model),
+    pinnedProvider: textOrNull(row.pinned_provider),
+    detached: row.detached === true,
+    seed: number(row.seed),
+    traceId: text(row.trace_id),
+    createdMs: milliseconds(row.created_at),
+    startedMs: millisecondsOrNull(row.started_at),
+    finishedMs: millisecondsOrNull(row.finished_at),
+    attempt: number(row.attempt),
+    attemptStartedMs: millisecondsOrNull(row.attempt_started_at),
+    worker: textOrNull(row.worker) as WorkerId | null,
+    workerName: textOrNull(row.worker_name),
+    tier: textOrNull(row.tier) as JobRecord['tier'],
+    modelSha256: textOrNull(row.model_sha256),
+    queueMs: numberOrNull(row.queue_ms),
+    firstTokenMs: numberOrNull(row.first_token_ms),
+    promptTokens: numberOrNull(row.prompt_tokens),
+    completionTokens: numberOrNull(row.completion_tokens),
+    cachedTokens: numberOrNull(row.cached_tokens),
+    costMicros: number(row.cost_micros),
+    finishReason: textOrNull(row.finish_reason) as JobRecord['finishReason'],
+    error: (row.error ?? null) as JobError | null,
+  }
+}

@@ -1,0 +1,57 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { Fault } from '../core/fault.ts'
+import type { Db } from './db.ts'
+
+/**
+ * Brings the schema up to date: numbered files, forward only, each in one transaction, one coordinator at a time.
+ * Answers the numbers applied now. A database that a newer Holdfast has migrated is refused.
+ */
+export async function migrate(db: Db): Promise<number[]> {
+  const files = readdirSync(FOLDER)
+    .filter((name) => /^\d{4}_\w+\.sql$/.test(name))
+    .sort()
+  return db.transaction(async (query) => {
+    await query('select pg_advisory_xact_lock($1)', [MIGRATION_LOCK])
+    await query(`create table if not exists holdfast_migrations (
+      number integer primary key, name text not null, applied_at timestamptz not null default now())`)
+    const applied = new Set((await query('select number from holdfast_migrations')).map((row) => Number(row.number)))
+    const newest = Number(files.at(-1)?.slice(0, 4) ?? 0)
+    const beyond = [...applied].find((number) => number > newest)
+    if (beyond !== undefined)
+      throw new Fault('database_too_new', `The database is at migration ${beyond}, this Holdfast knows ${newest}: start the newer version.`)
+    const pending = files.filter((name) => !applied.has(Number(name.slice(0, 4))))
+    for (const name of pending) {
+      await query(readFileSync(new URL(name, FOLDER), 'utf8'))
+      await query('insert into holdfast_migrations (number, name) values ($1, $2)', [Number(name.slice(0, 4)), name])
+    }
+    return pending.map((name) => Number(name.slice(0, 4)))
+  })
+}
+
+/**
+ * Makes sure that the history tables have a partition for today and the days ahead. Called at start and then every few
+ * hours; rows of a day without one would land in the default partition, which is never dropped.
+ */
+export async function ensurePartitions(db: Db, todayMs: number): Promise<void> {
+  for (let day = 0; day <= DAYS_AHEAD; day++) {
+    const from = Math.floor(todayMs / DAY_MS) * DAY_MS + day * DAY_MS
+    const suffix = new Date(from).toISOString().slice(0, 10).replaceAll('-', '')
+    for (const table of PARTITIONED) {
+      await db.query(
+        `create table if not exists ${table}_${suffix} partition of ${table} for values from ('${firstUuidOf(from)}') to ('${firstUuidOf(from + DAY_MS)}')`,
+      )
+    }
+  }
+}
+
+/** The smallest UUIDv7 of a millisecond: its first 48 bits are the time. */
+export function firstUuidOf(ms: number): string {
+  const hex = Math.max(0, ms).toString(16).padStart(12, '0')
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-0000-0000-000000000000`
+}
+
+const FOLDER = new URL('migrations/', import.meta.url)
+const PARTITIONED = ['jobs', 'job_requests', 'job_outputs', 'attempts', 'events']
+const DAYS_AHEAD = 3
+const DAY_MS = 86_400_000
+const MIGRATION_LOCK = 4_865_123

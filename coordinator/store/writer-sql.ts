@@ -1,0 +1,174 @@
+import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
+import type { AttemptRecord, JobRecord } from '../core/job.ts'
+import { statementName } from './db.ts'
+import type { Batch } from './writer.ts'
+
+/**
+ * One statement for a whole batch: a common table expression per kind of row that the batch holds. Batches hold few
+ * combinations of kinds, so each combination is one prepared statement, planned once.
+ */
+export function statementFor(batch: Batch): { name: string; text: string; values: unknown[] } {
+  const inserted: { record: JobRecord; request: string }[] = []
+  const updated: JobRecord[] = []
+  for (const { record, request } of batch.jobs.values()) {
+    if (request === null) updated.push(record)
+    else inserted.push({ record, request })
+  }
+  const parts: Part[] = []
+  if (inserted.length > 0) {
+    parts.push(insertPart('jobs', JOB, inserted.map((item) => item.record)))
+    parts.push(insertPart('job_requests', REQUEST, inserted.map(({ record, request }) => ({ job: record.id, request }))))
+  }
+  if (updated.length > 0) parts.push(updatePart(updated))
+  if (batch.attempts.length > 0) parts.push(insertPart('attempts', ATTEMPT, batch.attempts))
+  if (batch.events.length > 0) parts.push(insertPart('events', EVENT, batch.events))
+  if (batch.outputs.length > 0) parts.push(insertPart('job_outputs', OUTPUT, batch.outputs))
+  if (batch.progress.length > 0) parts.push(progressPart(batch))
+  if (batch.cleared.length > 0) parts.push({ key: 'cleared', types: ['uuid'], columns: [batch.cleared], sql: (p) => `delete from job_progress where job = any(${p[0]})` })
+  return assemble(parts)
+}
+
+type Part = { key: string; types: string[]; columns: unknown[][]; sql: (parameters: string[]) => string }
+
+type Column<T> = [name: string, type: string, value: (row: T) => unknown]
+
+const texts = new Map<string, { name: string; text: string }>()
+
+function assemble(parts: Part[]): { name: string; text: string; values: unknown[] } {
+  const key = parts.map((part) => part.key).join()
+  let statement = texts.get(key)
+  if (statement === undefined) {
+    let number = 0
+    const clauses = parts.map((part) => {
+      const parameters = part.types.map((type) => `$${++number}::${type}[]`)
+      return `${part.key.replaceAll('-', '_')} as (${part.sql(parameters)} returning 1)`
+    })
+    const text = `with ${clauses.join(', ')} select 1`
+    statement = { name: statementName(text), text }
+    texts.set(key, statement)
+  }
+  return { ...statement, values: parts.flatMap((part) => part.columns) }
+}
+
+function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
+  return {
+    key: `new-${table}`,
+    types: columns.map(([, type]) => type),
+    columns: columns.map(([, , value]) => rows.map(value)),
+    sql: (parameters) =>
+      `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select * from unnest(${parameters.join(', ')}) on conflict do nothing`,
+  }
+}
+
+/** A record only ever replaces an older version of itself: a batch sent twice, or late, changes nothing. */
+function updatePart(rows: JobRecord[]): Part {
+  const columns = JOB.filter(([name]) => name === 'id' || CHANGING.has(name))
+  const names = columns.map(([name]) => name)
+  return {
+    key: 'changed-jobs',
+    types: columns.map(([, type]) => type),
+    columns: columns.map(([, , value]) => rows.map(value)),
+    sql: (parameters) => `update jobs j set ${names
+      .filter((name) => name !== 'id')
+      .map((name) => `${name} = x.${name}`)
+      .join(', ')}
+      from unnest(${parameters.join(', ')}) as x(${names.join(', ')}) where j.id = x.id and j.version < x.version`,
+  }
+}
+
+/** Arrays of unequal length do not fit in unnest: token ids travel as text and are parsed there. */
+function progressPart(batch: Batch): Part {
+  const rows = batch.progress
+  return {
+    key: 'new-progress',
+    types: ['uuid', 'integer', 'text', 'text'],
+    columns: [rows.map((r) => r.job), rows.map((r) => r.firstToken), rows.map((r) => `{${r.tokenIds.join()}}`), rows.map((r) => storable(r.text))],
+    sql: (parameters) => `insert into job_progress (job, first_token, token_ids, text)
+      select a, b, c::integer[], d from unnest(${parameters.join(', ')}) as x(a, b, c, d) on conflict do nothing`,
+  }
+}
+
+const JOB: Column<JobRecord>[] = [
+  ['id', 'uuid', (r) => r.id],
+  ['version', 'integer', (r) => r.version],
+  ['status', 'text', (r) => r.status],
+  ['type', 'text', (r) => r.type],
+  ['team', 'text', (r) => r.team],
+  ['model', 'text', (r) => r.model],
+  ['pinned_provider', 'text', (r) => r.pinnedProvider],
+  ['detached', 'boolean', (r) => r.detached],
+  ['seed', 'bigint', (r) => r.seed],
+  ['trace_id', 'uuid', (r) => r.traceId],
+  ['created_at', 'timestamptz', (r) => timestamp(r.createdMs)],
+  ['started_at', 'timestamptz', (r) => timestamp(r.startedMs)],
+  ['finished_at', 'timestamptz', (r) => timestamp(r.finishedMs)],
+  ['attempt', 'integer', (r) => r.attempt],
+  ['attempt_started_at', 'timestamptz', (r) => timestamp(r.attemptStartedMs)],
+  ['worker', 'uuid', (r) => r.worker],
+  ['worker_name', 'text', (r) => r.workerName],
+  ['tier', 'text', (r) => r.tier],
+  ['model_sha256', 'text', (r) => r.modelSha256],
+  ['queue_ms', 'integer', (r) => r.queueMs],
+  ['first_token_ms', 'integer', (r) => r.firstTokenMs],
+  ['prompt_tokens', 'integer', (r) => r.promptTokens],
+  ['completion_tokens', 'integer', (r) => r.completionTokens],
+  ['cached_tokens', 'integer', (r) => r.cachedTokens],
+  ['cost_micros', 'bigint', (r) => r.costMicros],
+  ['finish_reason', 'text', (r) => r.finishReason],
+  ['error', 'json', (r) => json(r.error)],
+]
+
+const CHANGING = new Set(
+  'version status detached started_at finished_at attempt attempt_started_at worker worker_name tier model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(' '),
+)
+
+const REQUEST: Column<{ job: string; request: string }>[] = [
+  ['job', 'uuid', (r) => r.job],
+  ['request', 'json', (r) => r.request],
+]
+
+const OUTPUT: Column<{ job: string; output: string }>[] = [
+  ['job', 'uuid', (r) => r.job],
+  ['output', 'json', (r) => r.output],
+]
+
+const ATTEMPT: Column<AttemptRecord>[] = [
+  ['job', 'uuid', (r) => r.job],
+  ['number', 'integer', (r) => r.number],
+  ['status', 'text', (r) => r.status],
+  ['worker', 'uuid', (r) => r.worker],
+  ['worker_name', 'text', (r) => r.workerName],
+  ['tier', 'text', (r) => r.tier],
+  ['started_at', 'timestamptz', (r) => timestamp(r.startedMs)],
+  ['finished_at', 'timestamptz', (r) => timestamp(r.finishedMs)],
+  ['tokens', 'integer', (r) => r.tokens],
+  ['error', 'json', (r) => json(r.error)],
+  ['trace_id', 'uuid', (r) => r.traceId],
+]
+
+const EVENT: Column<EventRecord>[] = [
+  ['id', 'uuid', (r) => r.id],
+  ['at', 'timestamptz', (r) => timestamp(r.atMs)],
+  ['severity', 'text', (r) => EVENT_SEVERITY[r.type]],
+  ['type', 'text', (r) => r.type],
+  ['actor', 'text', (r) => storable(r.actor)],
+  ['team', 'text', (r) => r.team],
+  ['job', 'uuid', (r) => r.job],
+  ['provider', 'text', (r) => r.provider],
+  ['worker', 'text', (r) => r.worker],
+  ['trace_id', 'uuid', (r) => r.traceId],
+  ['details', 'json', (r) => json(r.details)],
+]
+
+function timestamp(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString()
+}
+
+function json(value: unknown): string | null {
+  return value === null ? null : JSON.stringify(value)
+}
+
+/** PostgreSQL text holds no NUL and no half surrogate. JSON columns need no such care: JSON.stringify escapes both. */
+function storable(text: string): string {
+  return text.includes('\u0000') || !text.isWellFormed() ? text.replaceAll('\u0000', '\uFFFD').toWellFormed() : text
+}

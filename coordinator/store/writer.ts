@@ -1,0 +1,220 @@
+import type { EventRecord } from '../core/event.ts'
+import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
+import { Fault } from '../core/fault.ts'
+import { type Db, isUnavailable, type Session } from './db.ts'
+import { statementFor } from './writer-sql.ts'
+
+/**
+ * The one writer of the hot tables. It keeps one multi-row statement in flight; whatever is asked meanwhile gathers and
+ * goes as the next, so a thousand jobs a second share a few hundred commits and no timer is needed. Rows are read from
+ * their records when the statement is made: a job accepted and finished within one batch is written once, finished.
+ *
+ * Every row is safe to send twice (ids are ours, versions only grow), so after a broken connection the same batch is
+ * simply sent again until PostgreSQL has it. Nothing is dropped and nothing is applied twice.
+ */
+export class Writer {
+  readonly #db: Db
+  readonly #onFlush: (tookMs: number, rows: number) => void
+  readonly #onDropped: (error: unknown, what: string) => void
+  #gathering = emptyBatch()
+  #session: Session | undefined
+  #flushing = false
+  #scheduled = false
+  #closed = false
+  #idle: (() => void)[] = []
+
+  constructor(db: Db, listeners: { onFlush(tookMs: number, rows: number): void; onDropped(error: unknown, what: string): void }) {
+    this.#db = db
+    this.#onFlush = listeners.onFlush
+    this.#onDropped = listeners.onDropped
+  }
+
+  /** Resolves when the job is durable; rejects when PostgreSQL refuses its row. */
+  insertJob(record: JobRecord, request: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#gathering.jobs.set(record.id, { record, request, settled: [(error) => (error === null ? resolve() : reject(error))] })
+      this.#soon()
+    })
+  }
+
+  /** The record's present state, whatever changed; `settled` hears when it is durable. */
+  updateJob(record: JobRecord, settled?: Settled): void {
+    const gathered = this.#gathering.jobs.get(record.id)
+    if (gathered === undefined) this.#gathering.jobs.set(record.id, { record, request: null, settled: settled === undefined ? [] : [settled] })
+    else if (settled !== undefined) gathered.settled.push(settled)
+    this.#soon()
+  }
+
+  addAttempt(attempt: AttemptRecord): void {
+    this.#gathering.attempts.push(attempt)
+    this.#soon()
+  }
+
+  addEvent(event: EventRecord): void {
+    this.#gathering.events.push(event)
+    this.#soon()
+  }
+
+  addOutput(job: JobId, output: string): void {
+    this.#gathering.outputs.push({ job, output })
+    this.#soon()
+  }
+
+  addProgress(progress: Progress): void {
+    this.#gathering.progress.push(progress)
+    this.#soon()
+  }
+
+  clearProgress(job: JobId): void {
+    // One statement sees one snapshot: its delete would miss what its insert adds.
+    this.#gathering.progress = this.#gathering.progress.filter((progress) => progress.job !== job)
+    this.#gathering.cleared.push(job)
+    this.#soon()
+  }
+
+  /** Rows asked for and not yet durable. */
+  get backlog(): number {
+    return rowsIn(this.#gathering)
+  }
+
+  /** Resolves when everything asked so far is durable. */
+  async drained(): Promise<void> {
+    if (!this.#flushing && rowsIn(this.#gathering) === 0) return
+    await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  async close(): Promise<void> {
+    await this.drained()
+    this.#closed = true
+    await this.#session?.end().catch(() => {})
+  }
+
+  #soon(): void {
+    if (this.#flushing || this.#scheduled) return
+    this.#scheduled = true
+    // The end of this turn of the event loop: what arrives together is written together.
+    setImmediate(() => {
+      this.#scheduled = false
+      void this.#flushAll()
+    })
+  }
+
+  async #flushAll(): Promise<void> {
+    this.#flushing = true
+    while (rowsIn(this.#gathering) > 0) {
+      const batch = this.#gathering
+      this.#gathering = emptyBatch()
+      await this.#flush(batch)
+    }
+    this.#flushing = false
+    for (const resolve of this.#idle.splice(0)) resolve()
+  }
+
+  async #flush(batch: Batch): Promise<void> {
+    const began = performance.now()
+    const { text, name, values } = statementFor(batch)
+    try {
+      await this.#send(name, text, values)
+    } catch (error) {
+      await this.#flushOneByOne(batch, error)
+      return
+    }
+    this.#onFlush(performance.now() - began, rowsIn(batch))
+    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)
+  }
+
+  /** Sends until PostgreSQL answers, through its restarts; throws only when it refuses the statement itself. */
+  async #send(name: string, text: string, values: unknown[]): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        this.#session ??= await this.#connect()
+        await this.#session.run(name, text, values)
+        this.#db.markDown(false)
+        return
+      } catch (error) {
+        if (!isUnavailable(error) || this.#closed) throw error
+        this.#db.markDown(true)
+        const broken = this.#session
+        this.#session = undefined
+        await broken?.end().catch(() => {})
+        await new Promise((resolve) => setTimeout(resolve, Math.min(1_000, 20 * 2 ** Math.min(attempt, 6))))
+      }
+    }
+  }
+
+  async #connect(): Promise<Session> {
+    const session = await this.#db.dedicated(() => {
+      if (this.#session === session) this.#session = undefined
+    })
+    // A plan first made on an empty table would keep scanning it whole when it is not empty any more.
+    for (const setting of ['enable_seqscan = off', 'enable_hashjoin = off', 'enable_mergejoin = off', 'plan_cache_mode = force_generic_plan'])
+      await session.run(undefined, `set ${setting}`, [])
+    return session
+  }
+
+  /** One bad row fails its batch: then each row goes alone, the good ones are kept and the bad one is told. */
+  async #flushOneByOne(batch: Batch, cause: unknown): Promise<void> {
+    const singles = split(batch)
+    if (singles.length <= 1) {
+      this.#refuse(batch, cause)
+      return
+    }
+    for (const single of singles) {
+      const { text, name, values } = statementFor(single)
+      try {
+        await this.#send(name, text, values)
+        for (const job of single.jobs.values()) for (const settle of job.settled) settle(null)
+      } catch (error) {
+        this.#refuse(single, error)
+      }
+    }
+  }
+
+  #refuse(batch: Batch, cause: unknown): void {
+    for (const [id, job] of batch.jobs)
+      for (const settle of job.settled)
+        settle(new Fault('not_stored', 'PostgreSQL refused the job: it was not accepted.', { status: 500, job: id, cause }))
+    this.#onDropped(cause, describe(batch))
+  }
+}
+
+export type Settled = (error: Error | null) => void
+export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string }
+
+export type Batch = {
+  /** `request` is null for a job that exists already. */
+  jobs: Map<JobId, { record: JobRecord; request: string | null; settled: Settled[] }>
+  attempts: AttemptRecord[]
+  events: EventRecord[]
+  outputs: { job: JobId; output: string }[]
+  progress: Progress[]
+  cleared: JobId[]
+}
+
+function emptyBatch(): Batch {
+  return { jobs: new Map(), attempts: [], events: [], outputs: [], progress: [], cleared: [] }
+}
+
+function rowsIn(batch: Batch): number {
+  return batch.jobs.size + batch.attempts.length + batch.events.length + batch.outputs.length + batch.progress.length + batch.cleared.length
+}
+
+function split(batch: Batch): Batch[] {
+  const singles: Batch[] = []
+  for (const [id, job] of batch.jobs) singles.push({ ...emptyBatch(), jobs: new Map([[id, job]]) })
+  for (const attempt of batch.attempts) singles.push({ ...emptyBatch(), attempts: [attempt] })
+  for (const event of batch.events) singles.push({ ...emptyBatch(), events: [event] })
+  for (const output of batch.outputs) singles.push({ ...emptyBatch(), outputs: [output] })
+  for (const progress of batch.progress) singles.push({ ...emptyBatch(), progress: [progress] })
+  for (const cleared of batch.cleared) singles.push({ ...emptyBatch(), cleared: [cleared] })
+  return singles
+}
+
+function describe(batch: Batch): string {
+  const parts = [...batch.jobs.keys()].map((id) => `job ${id}`)
+  for (const event of batch.events) parts.push(`event ${event.type} ${event.id}`)
+  for (const attempt of batch.attempts) parts.push(`attempt ${attempt.number} of ${attempt.job}`)
+  for (const { job } of batch.outputs) parts.push(`output of ${job}`)
+  for (const { job } of batch.progress) parts.push(`progress of ${job}`)
+  return parts.join(', ')
+}

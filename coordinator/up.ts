@@ -1,0 +1,102 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import path from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { readCoordinatorConfig } from './config.ts'
+import { Fault } from './core/fault.ts'
+
+/**
+ * `npm start`: a coordinator and one worker as child processes, their output told to a person, until SIGTERM or Ctrl-C.
+ * Both children also stop when this process dies, because the channel to it closes.
+ */
+export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
+  const config = readCoordinatorConfig(env)
+  const url = `http://${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${config.httpPort}`
+  console.log(`Starting Holdfast in ${config.dataDir}.`)
+  const children = new Map<string, ChildProcess>()
+  let stopping = false
+  const stop = (): void => {
+    stopping = true
+    for (const child of children.values()) child.kill('SIGTERM')
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, stop)
+
+  const ended = new Promise<string | null>((resolve) => {
+    const launch = (name: string): void => {
+      const child = startChild(name, env)
+      children.set(name, child)
+      child.once('exit', (code, signal) => {
+        children.delete(name)
+        // One without the other serves nobody: what ends by itself ends both, and says so.
+        if (!stopping) {
+          resolve(`The ${name} ended (${signal ?? `exit status ${code}`}).`)
+          stop()
+        }
+        if (children.size === 0) resolve(null)
+      })
+    }
+    launch('coordinator')
+    void ready(`${url}/readyz`, () => stopping).then((isReady) => {
+      if (isReady && !stopping) launch('worker')
+    })
+  })
+  void announce(url, config, env, () => stopping)
+  const why = await ended
+  await Promise.all([...children.values()].map((child) => new Promise((resolve) => child.once('exit', resolve))))
+  if (why !== null) throw new Fault('ended', why)
+  console.log('Stopped.')
+}
+
+function startChild(name: string, env: NodeJS.ProcessEnv): ChildProcess {
+  const cli = fileURLToPath(new URL('cli.ts', import.meta.url))
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', cli, name], { env, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
+  for (const stream of [child.stdout, child.stderr]) if (stream !== null) createInterface({ input: stream }).on('line', (line) => console.log(`[${name}] ${readable(line)}`))
+  return child
+}
+
+/** The message of a log line; anything else as it is. */
+function readable(line: string): string {
+  if (!line.startsWith('{')) return line
+  try {
+    const { msg, level } = JSON.parse(line) as { msg?: string; level?: number }
+    return `${(level ?? 30) >= 40 ? 'WARNING: ' : ''}${msg ?? line}`
+  } catch {
+    // Cut short by a crash: still worth reading.
+    return line
+  }
+}
+
+async function ready(url: string, stopped: () => boolean): Promise<boolean> {
+  while (!stopped()) {
+    const ok = await fetch(url).then(
+      (response) => response.ok,
+      // Refused connections are what waiting for a start looks like.
+      () => false,
+    )
+    if (ok) return true
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  return false
+}
+
+async function announce(url: string, config: ReturnType<typeof readCoordinatorConfig>, env: NodeJS.ProcessEnv, stopped: () => boolean): Promise<void> {
+  if (!(await ready(`${url}/readyz`, stopped))) return
+  const keyFile = path.join(config.dataDir, 'admin.key')
+  const fromSetting = env.HOLDFAST_ADMIN_KEY !== undefined
+  const model = /^\s*([^=\s]+)=/.exec(env.HOLDFAST_MODELS ?? '')?.[1] ?? 'tiny'
+  const key = fromSetting ? '$HOLDFAST_ADMIN_KEY' : `$(cat '${keyFile}')`
+  const body = JSON.stringify({ model, messages: [{ role: 'user', content: 'Tell me about the queue.' }] })
+  console.log(`
+Holdfast is ready at ${url}
+The admin key ${fromSetting ? 'is the one in HOLDFAST_ADMIN_KEY' : `lies in ${keyFile}`}
+Try it:
+
+  curl ${url}/v1/chat/completions -H "authorization: Bearer ${key}" -H 'content-type: application/json' -d '${body}'
+
+The built-in model "tiny" is a toy that tries the plumbing. To serve a real one:
+
+  HOLDFAST_MODELS="qwen=/path/to/model.gguf?slots=4" npm start
+
+Ctrl-C stops everything.
+`)
+}

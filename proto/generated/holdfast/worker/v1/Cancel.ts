@@ -1,0 +1,12 @@
+// Original file: proto/worker.proto
+
+
+export interface Cancel {
+  'job'?: (string);
+  'attempt'?: (number);
+}
+
+export interface Cancel__Output {
+  'job': (string);
+  'attempt': (number);
+}

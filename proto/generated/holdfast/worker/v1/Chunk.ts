@@ -1,0 +1,18 @@
+// Original file: proto/worker.proto
+
+
+export interface Chunk {
+  'job'?: (string);
+  'attempt'?: (number);
+  'first'?: (number);
+  'tokenIds'?: (number)[];
+  'text'?: (string);
+}
+
+export interface Chunk__Output {
+  'job': (string);
+  'attempt': (number);
+  'first': (number);
+  'tokenIds': (number)[];
+  'text': (string);
+}

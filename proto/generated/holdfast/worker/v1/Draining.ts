@@ -1,0 +1,8 @@
+// Original file: proto/worker.proto
+
+
+export interface Draining {
+}
+
+export interface Draining__Output {
+}

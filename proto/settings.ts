@@ -1,0 +1,103 @@
+/**
+ * Settings are environment variables, parsed once. Coordinator and worker each read their own, but either may find the
+ * other's in its environment, so what counts as unknown is decided here for both.
+ */
+export class Settings {
+  readonly #env: NodeJS.ProcessEnv
+
+  constructor(env: NodeJS.ProcessEnv) {
+    this.#env = env
+    for (const name of Object.keys(env))
+      if (name.startsWith('HOLDFAST_') && !KNOWN.has(name)) throw new SettingError(name, `is not a setting.${didYouMean(name)}`)
+  }
+
+  text(name: SettingName, fallback: string): string {
+    return this.optional(name) ?? fallback
+  }
+
+  optional(name: SettingName): string | undefined {
+    const value = this.#env[name]?.trim()
+    return value === undefined || value === '' ? undefined : value
+  }
+
+  integer(name: SettingName, fallback: number, least: number, most: number): number {
+    const value = this.optional(name)
+    if (value === undefined) return fallback
+    const number = Number(value)
+    if (!Number.isInteger(number) || number < least || number > most)
+      throw new SettingError(name, `must be a whole number from ${least} to ${most}, not "${value}".`)
+    return number
+  }
+
+  /** Seconds, fractions allowed; answered in milliseconds. */
+  seconds(name: SettingName, fallbackS: number, leastS: number, mostS: number): number {
+    const value = this.optional(name)
+    if (value === undefined) return fallbackS * 1000
+    const number = Number(value)
+    if (!Number.isFinite(number) || number < leastS || number > mostS)
+      throw new SettingError(name, `must be seconds from ${leastS} to ${mostS}, not "${value}".`)
+    return Math.round(number * 1000)
+  }
+
+  oneOf<T extends string>(name: SettingName, fallback: T, allowed: readonly T[]): T {
+    const value = this.optional(name)
+    if (value === undefined) return fallback
+    const found = allowed.find((item) => item === value)
+    if (found === undefined) throw new SettingError(name, `must be one of ${allowed.join(', ')}, not "${value}".`)
+    return found
+  }
+
+  /** A key or token: long enough not to be guessed, and fit for a header. */
+  secret(name: SettingName): string | undefined {
+    const value = this.optional(name)
+    if (value === undefined) return undefined
+    if (value.length < 16 || !/^[\x21-\x7e]+$/.test(value))
+      throw new SettingError(name, 'must be at least 16 characters, printable and without spaces.')
+    return value
+  }
+}
+
+/** Stops the start; its message names the setting. */
+export class SettingError extends Error {
+  constructor(name: string, problem: string) {
+    super(`${name} ${problem}`)
+    this.name = 'SettingError'
+  }
+}
+
+export type SettingName = (typeof NAMES)[number]
+
+const NAMES = [
+  'DATABASE_URL',
+  'REDIS_URL',
+  'HOLDFAST_ADMIN_KEY',
+  'HOLDFAST_ALLOW_PRIVATE_ADDRESSES',
+  'HOLDFAST_COORDINATOR',
+  'HOLDFAST_DATA_DIR',
+  'HOLDFAST_DEAD_AFTER_S',
+  'HOLDFAST_DRAIN_TIMEOUT_S',
+  'HOLDFAST_FIRST_TOKEN_TIMEOUT_S',
+  'HOLDFAST_GRPC_PORT',
+  'HOLDFAST_HEARTBEAT_S',
+  'HOLDFAST_HOST',
+  'HOLDFAST_HTTP_PORT',
+  'HOLDFAST_LOG_LEVEL',
+  'HOLDFAST_MASTER_KEY',
+  'HOLDFAST_MODELS',
+  'HOLDFAST_NEXT_TOKEN_TIMEOUT_S',
+  'HOLDFAST_QUEUE_LIMIT',
+  'HOLDFAST_URL',
+  'HOLDFAST_WORKER_NAME',
+  'HOLDFAST_WORKER_TOKEN',
+] as const
+
+// Read by the project's own tests and benches, never by the product.
+const FOR_TESTS = ['HOLDFAST_TEST_MODEL', 'HOLDFAST_TEST_DATABASE_URL', 'HOLDFAST_BENCH_LLAMA_SERVER']
+
+const KNOWN = new Set<string>([...NAMES, ...FOR_TESTS])
+
+function didYouMean(name: string): string {
+  const words = name.split('_')
+  const near = NAMES.filter((known) => known.startsWith('HOLDFAST_') && known.split('_').filter((word) => words.includes(word)).length >= 2)
+  return near.length > 0 && near.length < 6 ? ` Did you mean ${near.join(' or ')}?` : ` Known: ${NAMES.join(', ')}.`
+}

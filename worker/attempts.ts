@@ -1,0 +1,113 @@
+import type { ChunkMessage, FailedMessage, FinishedMessage } from '../proto/link.ts'
+import type { Generation, GenerationEnd, GenerationFailure } from './engines/engine.ts'
+
+/**
+ * One attempt and its whole output, kept until the coordinator says that its end is durable. Output goes out from where
+ * the last chunk ended, so a slow or absent coordinator gets fewer, larger chunks and a returning one any part again.
+ */
+export class Attempt {
+  readonly job: string
+  readonly number: number
+  readonly model: string
+  generation: Generation | undefined
+  /** Nobody wants the rest: once it ends there is nothing to keep. */
+  unwanted = false
+  readonly #forced: number
+  readonly #tokenIds: number[] = []
+  /** Text that each token released; joined over any run of tokens it is the text of that run. */
+  readonly #texts: string[] = []
+  #sent = 0
+  #end: { finished: FinishedMessage } | { failed: FailedMessage } | undefined
+  #endSent = false
+  #beganMs = performance.now()
+  #firstTokenMs = 0
+
+  constructor(job: string, number: number, model: string, forced: number) {
+    this.job = job
+    this.number = number
+    this.model = model
+    this.#forced = forced
+  }
+
+  get key(): string {
+    return attemptKey(this.job, this.number)
+  }
+
+  get ended(): boolean {
+    return this.#end !== undefined
+  }
+
+  get firstTokenMs(): number {
+    return this.#firstTokenMs
+  }
+
+  add(tokenIds: number[], text: string): void {
+    if (this.#tokenIds.length === 0) this.#firstTokenMs = performance.now() - this.#beganMs
+    for (const id of tokenIds) {
+      this.#tokenIds.push(id)
+      this.#texts.push('')
+    }
+    if (this.#texts.length > 0) this.#texts[this.#texts.length - 1] += text
+  }
+
+  finish(end: GenerationEnd): void {
+    this.#end ??= {
+      finished: {
+        job: this.job,
+        attempt: this.number,
+        tokens: this.#forced + this.#tokenIds.length,
+        text: end.text,
+        finishReason: end.reason,
+        promptTokens: end.promptTokens,
+        completionTokens: end.completionTokens,
+        cachedTokens: end.cachedTokens,
+        firstTokenMs: this.#firstTokenMs,
+        totalMs: performance.now() - this.#beganMs,
+      },
+    }
+  }
+
+  fail(failure: GenerationFailure): void {
+    this.#end ??= { failed: { job: this.job, attempt: this.number, ...failure } }
+  }
+
+  /** Everything from this token of the answer on is to be sent (again). */
+  rewind(first: number): void {
+    this.#sent = Math.min(this.#tokenIds.length, Math.max(0, first - this.#forced))
+    this.#endSent = false
+  }
+
+  /** There is output, or an end, that was not sent. */
+  get hasMore(): boolean {
+    return this.#sent < this.#tokenIds.length || (this.#end !== undefined && !this.#endSent)
+  }
+
+  /** What was not sent yet, marked as sent. */
+  takeChunk(): ChunkMessage | undefined {
+    const from = this.#sent
+    const to = Math.min(this.#tokenIds.length, from + CHUNK_TOKENS_MAX)
+    if (from >= to) return undefined
+    this.#sent = to
+    return {
+      job: this.job,
+      attempt: this.number,
+      first: this.#forced + from,
+      tokenIds: this.#tokenIds.slice(from, to),
+      text: to - from === 1 ? (this.#texts[from] ?? '') : this.#texts.slice(from, to).join(''),
+    }
+  }
+
+  /** The end, once everything before it was sent. */
+  takeEnd(): { finished: FinishedMessage } | { failed: FailedMessage } | undefined {
+    if (this.#end === undefined || this.#endSent || this.#sent < this.#tokenIds.length) return undefined
+    this.#endSent = true
+    return this.#end
+  }
+}
+
+export function attemptKey(job: string, number: number): string {
+  return `${job}/${number}`
+}
+
+// Far below the message limit, and a coordinator that is behind gets its output in digestible pieces.
+const CHUNK_TOKENS_MAX = 4_096

@@ -1,0 +1,36 @@
+import os from 'node:os'
+import path from 'node:path'
+import { Settings, SettingError } from '../proto/settings.ts'
+import { type ModelSpec, parseModels } from './models.ts'
+
+export type WorkerConfig = {
+  coordinators: string[]
+  dataDir: string
+  name: string
+  token: string | undefined
+  models: ModelSpec[]
+  drainTimeoutMs: number
+  logLevel: string
+}
+
+/** Parsed once; a malformed setting throws a SettingError that names it. */
+export function readWorkerConfig(env: NodeJS.ProcessEnv): WorkerConfig {
+  const settings = new Settings(env)
+  return {
+    coordinators: coordinators(settings.text('HOLDFAST_COORDINATOR', '127.0.0.1:8081')),
+    dataDir: path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')),
+    name: settings.text('HOLDFAST_WORKER_NAME', os.hostname()),
+    token: settings.secret('HOLDFAST_WORKER_TOKEN'),
+    models: parseModels(settings.text('HOLDFAST_MODELS', 'tiny=builtin:tiny')),
+    drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
+    logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+  }
+}
+
+function coordinators(value: string): string[] {
+  const addresses = value.split(',').map((part) => part.trim())
+  for (const address of addresses)
+    if (!/^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$/.test(address))
+      throw new SettingError('HOLDFAST_COORDINATOR', `must be host:port, several separated by commas; "${address}" is not.`)
+  return addresses
+}

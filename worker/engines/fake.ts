@@ -1,0 +1,227 @@
+import { createHash } from 'node:crypto'
+import type { GenerationRequest } from '../../proto/request.ts'
+import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
+import { TextAssembler } from './text.ts'
+
+/**
+ * An engine without a model, for trying and measuring everything around one. Its text is a pure function of model name,
+ * prompt, seed and position (at temperature 0 the seed does not count, as for a real model), one word per token, paced
+ * like a real one. Words in the prompt bring on the faults a real one has: its process dies, it falls silent, it fails.
+ */
+export function openFakeEngine(options: FakeOptions, onState: StateListener): Engine {
+  return new FakeEngine(options, onState)
+}
+
+export type FakeOptions = {
+  name: string
+  slots: number
+  /** 0 = no limit. */
+  contextTokens: number
+  /** Tokens a second per slot; 0 = as fast as possible. */
+  rate: number
+  firstTokenMs: number
+  crashOn?: string
+  stallOn?: string
+  failOn?: string
+}
+
+class FakeEngine implements Engine {
+  readonly #options: FakeOptions
+  readonly #onState: StateListener
+  readonly #running = new Set<FakeGeneration>()
+  #phase: EngineState['phase'] = 'ready'
+  #detail = ''
+  #restarts = 0
+  #restart: NodeJS.Timeout | undefined
+
+  constructor(options: FakeOptions, onState: StateListener) {
+    this.#options = options
+    this.#onState = onState
+  }
+
+  state(): EngineState {
+    return {
+      phase: this.#phase,
+      detail: this.#detail,
+      slots: this.#phase === 'ready' ? this.#options.slots : 0,
+      contextTokens: this.#options.contextTokens,
+      maxTokenBytes: 0,
+      sha256: createHash('sha256').update(`fake:${this.#options.name}`).digest('hex'),
+      sizeBytes: 0,
+      restarts: this.#restarts,
+    }
+  }
+
+  generate(_key: string, request: GenerationRequest, continuation: readonly number[], sink: GenerationSink): Generation {
+    const generation = new FakeGeneration(this.#options, request, continuation, sink, () => this.#running.delete(generation))
+    this.#running.add(generation)
+    const prompt = promptText(request)
+    // A real engine answers later too: the caller has its handle before the first word.
+    setImmediate(() => {
+      if (says(prompt, this.#options.crashOn)) this.#crash()
+      else if (says(prompt, this.#options.failOn)) generation.fail({ layer: 'model', code: 'generation_failed', message: 'The fake engine was told to fail.', retryable: false })
+      else generation.begin(says(prompt, this.#options.stallOn))
+    })
+    return generation
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#restart)
+    this.#phase = 'down'
+    this.#failAll('engine_closed', 'The engine was closed.')
+  }
+
+  #crash(): void {
+    if (this.#phase !== 'ready') return
+    this.#phase = 'down'
+    this.#restarts += 1
+    const delayMs = Math.min(5_000, 250 * 2 ** Math.min(this.#restarts - 1, 5))
+    this.#detail = `restarts in ${delayMs} ms: the fake process died`
+    this.#failAll('model_process_died', 'The process of the model died.')
+    this.#onState()
+    this.#restart = setTimeout(() => {
+      this.#phase = 'ready'
+      this.#detail = ''
+      this.#onState()
+    }, delayMs)
+  }
+
+  #failAll(code: string, message: string): void {
+    for (const generation of [...this.#running]) generation.fail({ layer: 'model', code, message, retryable: true })
+  }
+}
+
+class FakeGeneration implements Generation {
+  readonly #options: FakeOptions
+  readonly #request: GenerationRequest
+  readonly #sink: GenerationSink
+  readonly #onEnd: () => void
+  readonly #assembler: TextAssembler
+  readonly #promptTokens: number
+  readonly #limit: number
+  readonly #words: (position: number) => string
+  #position = 0
+  #firstDueMs = 0
+  #forced: number
+  #ended = false
+  #timer: NodeJS.Timeout | undefined
+  #turn: NodeJS.Immediate | undefined
+
+  constructor(options: FakeOptions, request: GenerationRequest, continuation: readonly number[], sink: GenerationSink, onEnd: () => void) {
+    this.#options = options
+    this.#request = request
+    this.#sink = sink
+    this.#onEnd = onEnd
+    this.#forced = continuation.length
+    this.#assembler = new TextAssembler(request.stop)
+    this.#promptTokens = countWords(promptText(request))
+    this.#limit = Math.min(request.maxTokens ?? DEFAULT_TOKENS, options.contextTokens === 0 ? Number.POSITIVE_INFINITY : options.contextTokens - this.#promptTokens)
+    this.#words = vocabularyOf(options.name, request)
+  }
+
+  begin(stalled: boolean): void {
+    if (this.#ended) return
+    const { contextTokens } = this.#options
+    if (contextTokens > 0 && this.#promptTokens >= contextTokens) {
+      this.fail({ layer: 'ingress', code: 'context_length_exceeded', message: `The prompt has ${this.#promptTokens} tokens, the context of the model ${contextTokens}.`, retryable: false })
+      return
+    }
+    this.#sink.accepted(this.#promptTokens, 0)
+    if (stalled) return
+    while (this.#position < this.#forced && !this.#assembler.stopped) this.#next()
+    this.#firstDueMs = performance.now() + this.#options.firstTokenMs
+    this.#later(this.#options.firstTokenMs)
+  }
+
+  cancel(): void {
+    if (!this.#ended) setImmediate(() => this.#end('cancelled'))
+  }
+
+  fail(failure: Parameters<GenerationSink['failed']>[0]): void {
+    if (this.#ended) return
+    this.#close()
+    this.#sink.failed(failure)
+  }
+
+  #later(ms: number): void {
+    if (ms < 1) this.#turn = setImmediate(() => this.#produce())
+    else this.#timer = setTimeout(() => this.#produce(), ms)
+  }
+
+  #produce(): void {
+    if (this.#ended) return
+    const { rate } = this.#options
+    const passedMs = performance.now() - this.#firstDueMs
+    const due = rate === 0 ? this.#position + BURST : this.#forced + 1 + Math.floor((passedMs * rate) / 1000)
+    const ids: number[] = []
+    let text = ''
+    while (this.#position < due && this.#position < this.#limit && !this.#assembler.stopped) {
+      ids.push(this.#position)
+      text += this.#next()
+    }
+    if (ids.length > 0) this.#sink.tokens(ids, text)
+    if (this.#assembler.stopped) this.#end('stop')
+    else if (this.#position >= this.#limit) this.#end('length')
+    else this.#later(rate === 0 ? 0 : Math.max(1, ((this.#position - this.#forced) * 1000) / rate - passedMs))
+  }
+
+  #next(): string {
+    const word = this.#words(this.#position)
+    this.#position += 1
+    return this.#assembler.feed(Buffer.from(this.#position === 1 ? word : ` ${word}`))
+  }
+
+  #end(reason: 'stop' | 'length' | 'cancelled'): void {
+    if (this.#ended) return
+    this.#close()
+    this.#sink.finished({
+      reason,
+      text: this.#assembler.end(),
+      promptTokens: this.#promptTokens,
+      completionTokens: Math.max(this.#position, this.#forced),
+      cachedTokens: 0,
+    })
+  }
+
+  #close(): void {
+    this.#ended = true
+    clearTimeout(this.#timer)
+    clearImmediate(this.#turn)
+    this.#onEnd()
+  }
+}
+
+const DEFAULT_TOKENS = 16
+// Tokens of one turn of the event loop at full speed: enough to be fast, few enough that 64 streams take turns.
+const BURST = 16
+
+const WORDS =
+  'amber anchor apple arrow autumn basin beacon birch bridge candle canyon cedar chapel cinder cliff clover cobalt copper coral cotton crater crystal dawn delta desert ember fable falcon feather fern field flame forest fossil garden glacier granite grove harbor hazel heron hollow island ivory jasper juniper kettle lantern laurel lemon linen lotus maple marble meadow mirror morning mountain nectar north ocean olive onyx opal orchard otter pebble pepper pine planet plume prairie quartz quiet rain raven reef ribbon river saddle saffron sage sail sand shadow silver sky snow sparrow spruce stone storm summer thistle thunder timber topaz tulip valley velvet violet walnut water willow winter wool yarrow zephyr'.split(
+    ' ',
+  )
+
+function vocabularyOf(name: string, request: GenerationRequest): (position: number) => string {
+  const seed = request.sampling.temperature === 0 ? '' : String(request.seed)
+  const start = createHash('sha256').update(`${name}\u0000${JSON.stringify(request.prompt)}\u0000${seed}`).digest().readUInt32LE(0)
+  return (position) => WORDS[mix(start + Math.imul(position, 0x9e37_79b9)) % WORDS.length] ?? 'word'
+}
+
+/** A finaliser that spreads neighbouring numbers over 32 bits. */
+function mix(value: number): number {
+  let x = value >>> 0
+  x = Math.imul(x ^ (x >>> 16), 0x21f0_aaad)
+  x = Math.imul(x ^ (x >>> 15), 0x735a_2d97)
+  return (x ^ (x >>> 15)) >>> 0
+}
+
+function promptText(request: GenerationRequest): string {
+  return request.prompt.kind === 'text' ? request.prompt.text : request.prompt.messages.map((message) => message.content).join('\n')
+}
+
+function countWords(text: string): number {
+  return Math.max(1, text.split(/\s+/).filter((word) => word !== '').length)
+}
+
+function says(prompt: string, word: string | undefined): boolean {
+  return word !== undefined && word !== '' && prompt.includes(word)
+}

@@ -1,0 +1,31 @@
+import { randomUUID } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+
+/**
+ * Who this worker is: a UUID in its data directory, so that it is recognised after a restart, under any name and
+ * address. Two processes with one identity would push each other out for ever, so the second one is refused.
+ */
+export function claimIdentity(dataDir: string): string {
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  const lock = path.join(dataDir, 'worker.pid')
+  const holder = existsSync(lock) ? Number(readFileSync(lock, 'utf8')) : Number.NaN
+  if (Number.isInteger(holder) && holder !== process.pid && isWorker(holder))
+    throw new Error(`Another worker (process ${holder}) runs on ${dataDir}. Stop it, or set HOLDFAST_DATA_DIR to a folder of its own.`)
+  writeFileSync(lock, String(process.pid))
+  const file = path.join(dataDir, 'worker.id')
+  if (!existsSync(file)) writeFileSync(file, randomUUID(), { mode: 0o600, flag: 'wx' })
+  return readFileSync(file, 'utf8').trim()
+}
+
+/** True when the process lives and is a worker; the number may have been given to a stranger since. */
+function isWorker(pid: number): boolean {
+  try {
+    const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+    const state = /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+    return state !== 'Z' && command.some((part) => part.endsWith('coordinator/cli.ts')) && command.includes('worker')
+  } catch {
+    // No such process, or a system without /proc, where the identity file alone has to do.
+    return false
+  }
+}

@@ -1,0 +1,264 @@
+import { dialLink, type LinkDialler, type ModelMessage, needsPerson, type HostMessage, PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldByCoordinator, type WorkerEnd } from '../proto/link.ts'
+import type { GenerationRequest } from '../proto/request.ts'
+import { Attempt, attemptKey } from './attempts.ts'
+import type { Slots } from './slots.ts'
+
+/**
+ * The session with one coordinator: dials out, introduces the worker and what it still holds, runs what it is given and
+ * sends what comes of it. When the connection breaks, generation goes on; the next greeting offers the output again.
+ */
+export class CoordinatorLink {
+  readonly #address: string
+  readonly #slots: Slots
+  readonly #facts: WorkerFacts
+  readonly #dialler: LinkDialler
+  readonly #attempts = new Map<string, Attempt>()
+  readonly #dirty = new Set<Attempt>()
+  #end: WorkerEnd | undefined
+  #welcomed = false
+  #heartbeat: NodeJS.Timeout | undefined
+  #heartbeats = 0
+  #redial: NodeJS.Timeout | undefined
+  #failures = 0
+  #chunksSent = 0
+  #chunksReceived = 0
+  #flushing = false
+  #closed = false
+  #onQuiet: (() => void)[] = []
+
+  constructor(address: string, token: string, slots: Slots, facts: WorkerFacts) {
+    this.#address = address
+    this.#slots = slots
+    this.#facts = facts
+    this.#dialler = dialLink(address, token)
+  }
+
+  open(): void {
+    if (this.#closed) return
+    const end = this.#dialler.open()
+    this.#end = end
+    this.#chunksSent = 0
+    this.#chunksReceived = 0
+    end.on('data', (told: ToldByCoordinator) => this.#hear(told))
+    end.on('error', (error: Error & { code?: number; details?: string }) => this.#broken(end, error.code, error.details ?? error.message))
+    end.on('end', () => this.#broken(end, undefined, 'closed by the coordinator'))
+    const { id, name, session, version } = this.#facts
+    const held = [...this.#attempts.values()].map((attempt) => ({ job: attempt.job, attempt: attempt.number }))
+    end.write({
+      hello: {
+        protocolMajor: PROTOCOL_MAJOR,
+        protocolMinor: PROTOCOL_MINOR,
+        worker: id,
+        name,
+        session,
+        version,
+        host: this.#facts.host(),
+        models: this.#facts.models(),
+        held,
+        draining: this.#slots.draining,
+      },
+    })
+  }
+
+  /** Tells the coordinator at once what the models offer now. */
+  report(): void {
+    if (this.#welcomed) this.#beat()
+  }
+
+  drain(): void {
+    if (this.#welcomed) this.#end?.write({ draining: {} })
+  }
+
+  /** Resolves when nothing is held any more, or at once when there is nobody to hand it to. */
+  async quiet(): Promise<void> {
+    if (this.#attempts.size === 0 || !this.#welcomed) return
+    await new Promise<void>((resolve) => this.#onQuiet.push(resolve))
+  }
+
+  /** Gives back what still runs: another worker goes on from the next token. */
+  handBack(): void {
+    for (const attempt of [...this.#attempts.values()]) {
+      if (attempt.ended) continue
+      attempt.fail({ layer: 'provider', code: 'worker_draining', message: 'The worker was stopped and gave the job back.', retryable: true })
+      attempt.generation?.cancel()
+      this.#dirty.add(attempt)
+    }
+    this.#flush()
+  }
+
+  close(): void {
+    this.#closed = true
+    clearTimeout(this.#redial)
+    clearInterval(this.#heartbeat)
+    this.#end?.end()
+    this.#dialler.close()
+  }
+
+  #hear(told: ToldByCoordinator): void {
+    if (told.welcome) this.#welcome(told.welcome.heartbeatIntervalMs)
+    else if (told.start) this.#start(told.start)
+    else if (told.cancel) this.#cancel(told.cancel.job, told.cancel.attempt)
+    else if (told.acknowledge) this.#forget(attemptKey(told.acknowledge.job, told.acknowledge.attempt))
+    else if (told.resume) this.#resume(told.resume.job, told.resume.attempt, told.resume.first)
+    else if (told.received) this.#received(told.received.chunks)
+    else if (told.drain) this.#facts.onDrain()
+  }
+
+  #welcome(heartbeatIntervalMs: number): void {
+    this.#welcomed = true
+    this.#failures = 0
+    this.#facts.log.info(`Connected to the coordinator at ${this.#address}.`)
+    clearInterval(this.#heartbeat)
+    this.#heartbeat = setInterval(() => this.#beat(), Math.max(100, heartbeatIntervalMs))
+    // Models may have changed between the greeting and now.
+    this.#beat()
+  }
+
+  #beat(): void {
+    this.#heartbeats += 1
+    this.#end?.write({ heartbeat: { count: this.#heartbeats, models: this.#facts.models(), host: this.#facts.host() } })
+  }
+
+  #start(start: NonNullable<ToldByCoordinator['start']>): void {
+    const refusal = this.#slots.refusal(start.model)
+    if (refusal !== undefined) {
+      this.#end?.write({ refused: { job: start.job, attempt: start.attempt, reason: refusal } })
+      return
+    }
+    const attempt = new Attempt(start.job, start.attempt, start.model, start.continuation.length)
+    this.#attempts.set(attempt.key, attempt)
+    const changed = (): void => this.#changed(attempt)
+    attempt.generation = this.#slots.generate(start.model, attempt.key, JSON.parse(start.request) as GenerationRequest, start.continuation, {
+      accepted: (promptTokens, cachedTokens) => {
+        this.#end?.write({ accepted: { job: attempt.job, attempt: attempt.number, promptTokens, cachedTokens } })
+      },
+      tokens: (ids, text) => {
+        // A job handed back goes on elsewhere from what was sent: nothing may be added to it here.
+        if (attempt.ended) return
+        attempt.add(ids, text)
+        changed()
+      },
+      finished: (end) => {
+        attempt.finish(end)
+        changed()
+      },
+      failed: (failure) => {
+        attempt.fail(failure)
+        changed()
+      },
+    })
+  }
+
+  #cancel(job: string, number: number): void {
+    const attempt = this.#attempts.get(attemptKey(job, number))
+    if (attempt === undefined) {
+      // Confirm all the same, or the coordinator would hold the slot as taken.
+      this.#end?.write({ failed: { job, attempt: number, layer: 'provider', code: 'unknown_attempt', message: 'The worker does not hold this attempt.', retryable: true } })
+      return
+    }
+    attempt.unwanted = true
+    if (attempt.ended) {
+      attempt.rewind(Number.MAX_SAFE_INTEGER)
+      this.#changed(attempt)
+    } else attempt.generation?.cancel()
+  }
+
+  #resume(job: string, number: number, first: number): void {
+    const attempt = this.#attempts.get(attemptKey(job, number))
+    if (attempt === undefined) return
+    attempt.rewind(first)
+    this.#changed(attempt)
+  }
+
+  #received(chunks: number): void {
+    this.#chunksReceived = chunks
+    this.#soon()
+  }
+
+  #changed(attempt: Attempt): void {
+    this.#dirty.add(attempt)
+    this.#soon()
+  }
+
+  #soon(): void {
+    if (this.#flushing) return
+    this.#flushing = true
+    // What the engines produce in one turn of the event loop, for all jobs, leaves in one message.
+    setImmediate(() => {
+      this.#flushing = false
+      this.#flush()
+    })
+  }
+
+  #flush(): void {
+    const end = this.#end
+    if (end === undefined || !this.#welcomed) return
+    // gRPC queues without bound; beyond the window output waits here and leaves later in larger chunks.
+    while (this.#dirty.size > 0 && this.#chunksSent - this.#chunksReceived < CHUNKS_ON_THE_WAY) {
+      const chunks = []
+      const attempts = [...this.#dirty]
+      for (const attempt of attempts) {
+        const chunk = attempt.unwanted ? undefined : attempt.takeChunk()
+        if (chunk !== undefined) chunks.push(chunk)
+      }
+      if (chunks.length > 0) {
+        end.write({ chunks: { chunks } })
+        this.#chunksSent += 1
+      }
+      for (const attempt of attempts) this.#settle(end, attempt)
+    }
+  }
+
+  #settle(end: WorkerEnd, attempt: Attempt): void {
+    if (attempt.unwanted && attempt.ended) attempt.rewind(Number.MAX_SAFE_INTEGER)
+    const last = attempt.takeEnd()
+    if (last !== undefined) {
+      end.write(last)
+      if (attempt.unwanted) this.#forget(attempt.key)
+    }
+    if (!attempt.hasMore) this.#dirty.delete(attempt)
+  }
+
+  #forget(key: string): void {
+    const attempt = this.#attempts.get(key)
+    if (attempt === undefined) return
+    attempt.generation?.cancel()
+    this.#dirty.delete(attempt)
+    this.#attempts.delete(key)
+    if (this.#attempts.size === 0) for (const resolve of this.#onQuiet.splice(0)) resolve()
+  }
+
+  #broken(end: WorkerEnd, code: number | undefined, why: string): void {
+    if (this.#end !== end) return
+    this.#end = undefined
+    clearInterval(this.#heartbeat)
+    const was = this.#welcomed
+    this.#welcomed = false
+    for (const resolve of this.#onQuiet.splice(0)) resolve()
+    if (this.#closed) return
+    const person = needsPerson(code)
+    const delayMs = person ? REDIAL_PERSON_MS : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
+    // Said once per outage, not once per try; what a person has to change is said every time.
+    if (was || person || this.#failures === 0) this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why}. Trying again.`)
+    this.#failures += 1
+    // Jitter keeps a fleet from coming back in step.
+    this.#redial = setTimeout(() => this.open(), delayMs * (0.5 + Math.random()))
+  }
+}
+
+export type WorkerFacts = {
+  id: string
+  name: string
+  session: string
+  version: string
+  log: { info(text: string): void; warn(text: string): void }
+  models(): ModelMessage[]
+  host(): HostMessage
+  onDrain(): void
+}
+
+// With receipts every 32 messages (coordinator/link.ts) the window never closes on a coordinator that keeps up.
+const CHUNKS_ON_THE_WAY = 256
+const REDIAL_MIN_MS = 50
+const REDIAL_MAX_MS = 2_000
+const REDIAL_PERSON_MS = 10_000

@@ -1,0 +1,117 @@
+import { createHash } from 'node:crypto'
+import { createReadStream, existsSync, mkdirSync, statSync } from 'node:fs'
+import path from 'node:path'
+import { SettingError } from '../proto/settings.ts'
+import type { Engine, StateListener } from './engines/engine.ts'
+import { openFakeEngine } from './engines/fake.ts'
+
+/** One entry of HOLDFAST_MODELS: `name=source[?option=value&…]`. */
+export type ModelSpec = {
+  name: string
+  source: { kind: 'builtin' } | { kind: 'file'; path: string } | { kind: 'fake' }
+  slots?: number
+  contextTokens?: number
+  threads?: number
+  gpuLayers?: number
+  sha256?: string
+  fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string }
+}
+
+export function parseModels(text: string): ModelSpec[] {
+  const specs = text.split(/\s+/).filter((part) => part !== '').map(parseModel)
+  const twice = specs.find((spec, index) => specs.findIndex((other) => other.name === spec.name) !== index)
+  if (twice !== undefined) throw wrong(`names "${twice.name}" twice.`)
+  return specs
+}
+
+export type OpenedModel = { name: string; kind: string; engine: Engine }
+
+type ModelLog = Record<'info' | 'warn' | 'error' | 'debug', (text: string) => void>
+
+/** Resolves when the engine exists; it may still be loading. A file that is missing or altered throws. */
+export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog, onState: StateListener): Promise<OpenedModel> {
+  if (spec.source.kind === 'fake') return { name: spec.name, kind: 'fake', engine: openFakeEngine(fakeOptions(spec), onState) }
+  const file = spec.source.kind === 'builtin' ? await builtinModel(dataDir, log) : spec.source.path
+  if (!existsSync(file)) throw wrong(`: the file of model "${spec.name}" does not exist: ${file}`)
+  const sha256 = await hashOf(file, log)
+  if (spec.sha256 !== undefined && spec.sha256.toLowerCase() !== sha256)
+    throw wrong(`: ${file} of model "${spec.name}" has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
+  // Only hosts that serve a real model need node-llama-cpp installed.
+  const { openLlamaEngine } = await import('./engines/llama.ts')
+  const { slots, contextTokens, threads, gpuLayers } = spec
+  const options = { name: spec.name, path: file, sha256, log, ...given({ slots, contextTokens, threads, gpuLayers }) }
+  return { name: spec.name, kind: 'llama', engine: openLlamaEngine(options, onState) }
+}
+
+function parseModel(text: string): ModelSpec {
+  const match = /^([^=\s]{1,200})=([^?\s]+)(?:\?(\S*))?$/.exec(text)
+  const [, name, source, query] = match ?? []
+  if (name === undefined || source === undefined) throw wrong(`holds "${text}", which is not name=source[?option=value&…].`)
+  const spec: ModelSpec = { name, source: parseSource(name, source), fake: { rate: 0, firstTokenMs: 0 } }
+  for (const [option, value] of new URLSearchParams(query ?? '')) setOption(spec, option, value)
+  return spec
+}
+
+function parseSource(name: string, source: string): ModelSpec['source'] {
+  if (source === 'builtin:tiny') return { kind: 'builtin' }
+  if (source === 'fake:') return { kind: 'fake' }
+  if (/^[a-z][a-z0-9+.-]*:/i.test(source)) throw wrong(`gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake: and paths of GGUF files.`)
+  if (!source.endsWith('.gguf')) throw wrong(`gives "${name}" the path "${source}", which does not end in .gguf.`)
+  return { kind: 'file', path: path.resolve(source) }
+}
+
+function setOption(spec: ModelSpec, option: string, value: string): void {
+  const fake = spec.source.kind === 'fake'
+  if (option === 'slots') spec.slots = whole(spec, option, value, 1, 4_096)
+  else if (option === 'context') spec.contextTokens = whole(spec, option, value, 16, 10_000_000)
+  else if (option === 'threads' && !fake) spec.threads = whole(spec, option, value, 1, 1_024)
+  else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec, option, value, 0, 10_000)
+  else if (option === 'sha256' && !fake && /^[0-9a-f]{64}$/i.test(value)) spec.sha256 = value
+  else if (option === 'rate' && fake) spec.fake.rate = whole(spec, option, value, 0, 1_000_000)
+  else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec, option, value, 0, 3_600_000)
+  else if (option === 'crash_on' && fake) spec.fake.crashOn = value
+  else if (option === 'stall_on' && fake) spec.fake.stallOn = value
+  else if (option === 'fail_on' && fake) spec.fake.failOn = value
+  else throw wrong(`gives "${spec.name}" the option "${option}=${value}", which its kind of model does not have.`)
+}
+
+function whole(spec: ModelSpec, option: string, value: string, least: number, most: number): number {
+  const number = Number(value)
+  if (!Number.isInteger(number) || number < least || number > most || value.trim() === '')
+    throw wrong(`gives "${spec.name}" ${option}=${value}, which is not a whole number from ${least} to ${most}.`)
+  return number
+}
+
+function wrong(problem: string): SettingError {
+  return new SettingError('HOLDFAST_MODELS', problem)
+}
+
+function fakeOptions(spec: ModelSpec): Parameters<typeof openFakeEngine>[0] {
+  return { name: spec.name, slots: spec.slots ?? 4, contextTokens: spec.contextTokens ?? 0, ...spec.fake }
+}
+
+function given<T extends Record<string, unknown>>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> }
+}
+
+async function builtinModel(dataDir: string, log: ModelLog): Promise<string> {
+  const file = path.join(dataDir, 'models', 'tiny.gguf')
+  if (!existsSync(file)) {
+    log.info('Making the built-in model "tiny": a toy of half a megabyte to try the plumbing with, not to talk to. For a real one set HOLDFAST_MODELS, for example HOLDFAST_MODELS=qwen=/models/qwen.gguf?slots=4')
+    mkdirSync(path.dirname(file), { recursive: true })
+    const { writeTinyModel } = await import('./tiny-model.ts')
+    await writeTinyModel(file)
+  }
+  return file
+}
+
+/** What a continued answer relies on: the same bytes on both workers. */
+async function hashOf(file: string, log: ModelLog): Promise<string> {
+  const size = statSync(file).size
+  if (size > LARGE_BYTES) log.info(`Hashing ${file} (${Math.round(size / 1e6)} MB).`)
+  const hash = createHash('sha256')
+  for await (const part of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(part as Buffer)
+  return hash.digest('hex')
+}
+
+const LARGE_BYTES = 500_000_000

@@ -1,0 +1,107 @@
+import type { ModelMessage } from '../proto/link.ts'
+import type { GenerationRequest } from '../proto/request.ts'
+import type { Generation, GenerationSink } from './engines/engine.ts'
+import type { OpenedModel } from './models.ts'
+
+/** The worker's models and their slots. The worker owns them: it refuses what does not fit, whoever asks. */
+export class Slots {
+  readonly #models = new Map<string, ServedModel>()
+  draining = false
+
+  add(opened: OpenedModel): void {
+    this.#models.set(opened.name, { opened, busy: 0, promptTokens: 0, cachedTokens: 0, generatedTokens: 0, reported: { tokens: 0, atMs: performance.now() }, firstTokens: [] })
+  }
+
+  /** Why a job for the model cannot begin now; undefined when it can. */
+  refusal(model: string): 'draining' | 'unknown_model' | 'not_ready' | 'full' | undefined {
+    const served = this.#models.get(model)
+    if (this.draining) return 'draining'
+    if (served === undefined) return 'unknown_model'
+    const { phase, slots } = served.opened.engine.state()
+    if (phase !== 'ready') return 'not_ready'
+    return served.busy >= slots ? 'full' : undefined
+  }
+
+  /** Runs one generation in a slot, which is free again when the sink hears its end. */
+  generate(model: string, key: string, request: GenerationRequest, continuation: readonly number[], sink: GenerationSink): Generation {
+    const served = this.#models.get(model)
+    if (served === undefined) throw new Error(`model ${model} is not served here`)
+    served.busy += 1
+    const beganMs = performance.now()
+    let first = true
+    return served.opened.engine.generate(key, request, continuation, {
+      accepted: (promptTokens, cachedTokens) => {
+        served.promptTokens += promptTokens
+        served.cachedTokens += cachedTokens
+        sink.accepted(promptTokens, cachedTokens)
+      },
+      tokens: (ids, text) => {
+        served.generatedTokens += ids.length
+        if (first) served.firstTokens.push(performance.now() - beganMs)
+        first = false
+        sink.tokens(ids, text)
+      },
+      finished: (end) => {
+        served.busy -= 1
+        sink.finished(end)
+      },
+      failed: (failure) => {
+        served.busy -= 1
+        sink.failed(failure)
+      },
+    })
+  }
+
+  get busy(): number {
+    let busy = 0
+    for (const served of this.#models.values()) busy += served.busy
+    return busy
+  }
+
+  /** What goes into greeting and heartbeat; rates are those since the last call. */
+  models(): ModelMessage[] {
+    return [...this.#models.values()].map((served) => {
+      const state = served.opened.engine.state()
+      return {
+        name: served.opened.name,
+        engine: served.opened.kind,
+        state: state.phase,
+        detail: state.detail,
+        slots: state.slots,
+        busy: served.busy,
+        contextTokens: state.contextTokens,
+        maxTokenBytes: state.maxTokenBytes,
+        sha256: state.sha256,
+        sizeBytes: state.sizeBytes,
+        restarts: state.restarts,
+        promptTokens: served.promptTokens,
+        cachedTokens: served.cachedTokens,
+        generatedTokens: served.generatedTokens,
+        ...ratesOf(served),
+      }
+    })
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#models.values()].map((served) => served.opened.engine.close()))
+  }
+}
+
+type ServedModel = {
+  opened: OpenedModel
+  busy: number
+  promptTokens: number
+  cachedTokens: number
+  generatedTokens: number
+  reported: { tokens: number; atMs: number }
+  firstTokens: number[]
+}
+
+function ratesOf(served: ServedModel): { tokensPerSecond: number; firstTokenMs: number } {
+  const nowMs = performance.now()
+  const seconds = Math.max(0.001, (nowMs - served.reported.atMs) / 1000)
+  const tokensPerSecond = (served.generatedTokens - served.reported.tokens) / seconds
+  const firsts = served.firstTokens.splice(0)
+  served.reported = { tokens: served.generatedTokens, atMs: nowMs }
+  return { tokensPerSecond, firstTokenMs: firsts.length === 0 ? 0 : firsts.reduce((sum, ms) => sum + ms, 0) / firsts.length }
+}
