@@ -62,7 +62,12 @@ export class WorkerSessions implements WorkerLink {
   }
 
   acknowledge: WorkerLink['acknowledge'] = (worker, job, attempt) => {
-    this.#sessions.get(worker)?.end.write({ acknowledge: { job, attempt } })
+    const session = this.#sessions.get(worker)
+    if (session === undefined) return
+    session.acknowledged.push({ job, attempt })
+    if (session.acknowledged.length > 1) return
+    // A batch of the writer makes many ends durable at once; they leave in one message.
+    setImmediate(() => session.end.write({ acknowledge: { attempts: session.acknowledged.splice(0) } }))
   }
 
   drop: WorkerLink['drop'] = (worker) => {
@@ -91,7 +96,7 @@ export class WorkerSessions implements WorkerLink {
     }
     // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
     this.#sessions.get(worker)?.end.end()
-    const session: Session = { worker, name: hello.name, end, chunksTaken: 0, process: hello.session }
+    const session: Session = { worker, name: hello.name, end, outputsTaken: 0, acknowledged: [] }
     this.#sessions.set(worker, session)
     end.write({
       welcome: {
@@ -113,29 +118,25 @@ export class WorkerSessions implements WorkerLink {
     refuse(end, code, why)
   }
 
+  #takeOutput(session: Session, dispatcher: Dispatcher, output: NonNullable<ToldByWorker['output']>): void {
+    const { worker } = session
+    for (const chunk of output.chunks) dispatcher.attemptGrew(worker, { ...chunk, job: chunk.job as JobId })
+    for (const end of output.finished) dispatcher.attemptFinished(worker, { ...end, job: end.job as JobId, finishReason: finishReason(end.finishReason) })
+    for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
+      const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable }
+      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error)
+    }
+    session.outputsTaken += 1
+    if (session.outputsTaken % RECEIPT_EVERY === 0) session.end.write({ received: { outputs: session.outputsTaken } })
+  }
+
   #hear(session: Session, told: ToldByWorker): void {
     const { worker } = session
     const dispatcher = this.#dispatcher
     if (dispatcher === undefined) return
     switch (told.message) {
-      case 'chunks':
-        for (const { job, attempt, first, tokenIds, text } of told.chunks?.chunks ?? [])
-          dispatcher.attemptGrew(worker, { job: job as JobId, attempt, first, tokenIds, text })
-        session.chunksTaken += 1
-        if (session.chunksTaken % RECEIPT_EVERY === 0) session.end.write({ received: { chunks: session.chunksTaken } })
-        break
-      case 'finished':
-        if (told.finished) dispatcher.attemptFinished(worker, { ...told.finished, job: told.finished.job as JobId, finishReason: finishReason(told.finished.finishReason) })
-        break
-      case 'failed':
-        if (told.failed) {
-          const { job, attempt, code, message, retryable } = told.failed
-          const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.failed.layer), retryable }
-          dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error)
-        }
-        break
-      case 'accepted':
-        if (told.accepted) dispatcher.attemptAccepted(worker, { ...told.accepted, job: told.accepted.job as JobId })
+      case 'output':
+        if (told.output) this.#takeOutput(session, dispatcher, told.output)
         break
       case 'refused':
         if (told.refused) dispatcher.attemptRefused(worker, { ...told.refused, job: told.refused.job as JobId })
@@ -165,9 +166,9 @@ export type SessionOptions = {
   onRefused(name: string | null, why: string): void
 }
 
-type Session = { worker: WorkerId; name: string; end: CoordinatorEnd; chunksTaken: number; process: string }
+type Session = { worker: WorkerId; name: string; end: CoordinatorEnd; outputsTaken: number; acknowledged: { job: JobId; attempt: number }[] }
 
-// The worker keeps at most 256 chunk messages on the way (worker/link.ts); receipts come well before that.
+// The worker keeps at most 256 output messages on the way (worker/link.ts); receipts come well before that.
 const RECEIPT_EVERY = 32
 const MODELS_MAX = 64
 const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._:@/-]{0,127}$/u

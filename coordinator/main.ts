@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs'
 import { pino } from 'pino'
-import { v7 as uuidv7 } from 'uuid'
+import { newId } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import type { ApiParts } from './api/health.ts'
@@ -76,9 +76,9 @@ async function startCoordinator(config: CoordinatorConfig, version: string, log:
     onDropped: (error, what) => log.error({ err: error }, `PostgreSQL refused rows: ${what}`),
   })
   closing.push(() => closeWriter(writer, log))
-  const coordinatorId = uuidv7()
+  const coordinatorId = newId()
   const newEvent = (type: EventType, actor: string, details: Record<string, unknown>): EventRecord => ({
-    id: uuidv7(),
+    id: newId(),
     atMs: clock.now(),
     type,
     actor,
@@ -146,7 +146,7 @@ async function startCoordinator(config: CoordinatorConfig, version: string, log:
     refusedLogins = 0
   }, LOGIN_REPORT_MS)
   closing.push(() => clearInterval(loginTimer))
-  const saved = await saveBootstrapKey(db, { id: uuidv7(), teamId: uuidv7(), hash: sha256(adminKey.value) })
+  const saved = await saveBootstrapKey(db, { id: newId(), teamId: newId(), hash: sha256(adminKey.value) })
   if (saved.created) addEvent('key.created', 'coordinator', { name: 'admin', kind: 'bootstrap' })
   if (saved.replaced) addEvent('key.replaced', 'coordinator', { name: 'admin', kind: 'bootstrap' })
   keyring.replace(await activeKeys(db))

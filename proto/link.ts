@@ -26,9 +26,8 @@ export type { Host__Output as ToldHost } from './generated/holdfast/worker/v1/Ho
 export type { Model as ModelMessage } from './generated/holdfast/worker/v1/Model.ts'
 export type { Host as HostMessage } from './generated/holdfast/worker/v1/Host.ts'
 export type { Chunk as ChunkMessage } from './generated/holdfast/worker/v1/Chunk.ts'
-export type { Chunk__Output as ToldChunk } from './generated/holdfast/worker/v1/Chunk.ts'
 export type { Finished as FinishedMessage } from './generated/holdfast/worker/v1/Finished.ts'
-export type { Finished__Output as ToldFinished } from './generated/holdfast/worker/v1/Finished.ts'
+export type { Output as OutputMessage } from './generated/holdfast/worker/v1/Output.ts'
 export type { Failed as FailedMessage } from './generated/holdfast/worker/v1/Failed.ts'
 export type { Hello__Output as ToldHello } from './generated/holdfast/worker/v1/Hello.ts'
 

@@ -19,7 +19,9 @@ export class Attempt {
   #sent = 0
   #end: { finished: FinishedMessage } | { failed: FailedMessage } | undefined
   #endSent = false
-  #beganMs = performance.now()
+  #promptTokens = 0
+  #cachedTokens = 0
+  readonly #beganMs = performance.now()
   #firstTokenMs = 0
 
   constructor(job: string, number: number, model: string, forced: number) {
@@ -37,8 +39,9 @@ export class Attempt {
     return this.#end !== undefined
   }
 
-  get firstTokenMs(): number {
-    return this.#firstTokenMs
+  accept(promptTokens: number, cachedTokens: number): void {
+    this.#promptTokens = promptTokens
+    this.#cachedTokens = cachedTokens
   }
 
   add(tokenIds: number[], text: string): void {
@@ -77,6 +80,11 @@ export class Attempt {
     this.#endSent = false
   }
 
+  /** Nothing of the text is to be sent any more. */
+  skipToEnd(): void {
+    this.#sent = this.#tokenIds.length
+  }
+
   /** There is output, or an end, that was not sent. */
   get hasMore(): boolean {
     return this.#sent < this.#tokenIds.length || (this.#end !== undefined && !this.#endSent)
@@ -94,6 +102,8 @@ export class Attempt {
       first: this.#forced + from,
       tokenIds: this.#tokenIds.slice(from, to),
       text: to - from === 1 ? (this.#texts[from] ?? '') : this.#texts.slice(from, to).join(''),
+      promptTokens: this.#promptTokens,
+      cachedTokens: this.#cachedTokens,
     }
   }
 

@@ -1,4 +1,4 @@
-import { dialLink, type LinkDialler, type ModelMessage, needsPerson, type HostMessage, PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldByCoordinator, type WorkerEnd } from '../proto/link.ts'
+import { type ChunkMessage, dialLink, type FailedMessage, type FinishedMessage, type HostMessage, type LinkDialler, type ModelMessage, needsPerson, type OutputMessage, PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldByCoordinator, type WorkerEnd } from '../proto/link.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { Attempt, attemptKey } from './attempts.ts'
 import type { Slots } from './slots.ts'
@@ -20,8 +20,8 @@ export class CoordinatorLink {
   #heartbeats = 0
   #redial: NodeJS.Timeout | undefined
   #failures = 0
-  #chunksSent = 0
-  #chunksReceived = 0
+  #outputsSent = 0
+  #outputsReceived = 0
   #flushing = false
   #closed = false
   #onQuiet: (() => void)[] = []
@@ -37,8 +37,8 @@ export class CoordinatorLink {
     if (this.#closed) return
     const end = this.#dialler.open()
     this.#end = end
-    this.#chunksSent = 0
-    this.#chunksReceived = 0
+    this.#outputsSent = 0
+    this.#outputsReceived = 0
     end.on('data', (told: ToldByCoordinator) => this.#hear(told))
     end.on('error', (error: Error & { code?: number; details?: string }) => this.#broken(end, error.code, error.details ?? error.message))
     end.on('end', () => this.#broken(end, undefined, 'closed by the coordinator'))
@@ -98,9 +98,9 @@ export class CoordinatorLink {
     if (told.welcome) this.#welcome(told.welcome.heartbeatIntervalMs)
     else if (told.start) this.#start(told.start)
     else if (told.cancel) this.#cancel(told.cancel.job, told.cancel.attempt)
-    else if (told.acknowledge) this.#forget(attemptKey(told.acknowledge.job, told.acknowledge.attempt))
+    else if (told.acknowledge) for (const { job, attempt } of told.acknowledge.attempts) this.#forget(attemptKey(job, attempt))
     else if (told.resume) this.#resume(told.resume.job, told.resume.attempt, told.resume.first)
-    else if (told.received) this.#received(told.received.chunks)
+    else if (told.received) this.#received(told.received.outputs)
     else if (told.drain) this.#facts.onDrain()
   }
 
@@ -129,9 +129,7 @@ export class CoordinatorLink {
     this.#attempts.set(attempt.key, attempt)
     const changed = (): void => this.#changed(attempt)
     attempt.generation = this.#slots.generate(start.model, attempt.key, JSON.parse(start.request) as GenerationRequest, start.continuation, {
-      accepted: (promptTokens, cachedTokens) => {
-        this.#end?.write({ accepted: { job: attempt.job, attempt: attempt.number, promptTokens, cachedTokens } })
-      },
+      accepted: (promptTokens, cachedTokens) => attempt.accept(promptTokens, cachedTokens),
       tokens: (ids, text) => {
         // A job handed back goes on elsewhere from what was sent: nothing may be added to it here.
         if (attempt.ended) return
@@ -153,12 +151,13 @@ export class CoordinatorLink {
     const attempt = this.#attempts.get(attemptKey(job, number))
     if (attempt === undefined) {
       // Confirm all the same, or the coordinator would hold the slot as taken.
-      this.#end?.write({ failed: { job, attempt: number, layer: 'provider', code: 'unknown_attempt', message: 'The worker does not hold this attempt.', retryable: true } })
+      const failed = { job, attempt: number, layer: 'provider', code: 'unknown_attempt', message: 'The worker does not hold this attempt.', retryable: true }
+      this.#end?.write({ output: { failed: [failed] } })
       return
     }
     attempt.unwanted = true
     if (attempt.ended) {
-      attempt.rewind(Number.MAX_SAFE_INTEGER)
+      attempt.rewind(0)
       this.#changed(attempt)
     } else attempt.generation?.cancel()
   }
@@ -170,8 +169,8 @@ export class CoordinatorLink {
     this.#changed(attempt)
   }
 
-  #received(chunks: number): void {
-    this.#chunksReceived = chunks
+  #received(outputs: number): void {
+    this.#outputsReceived = outputs
     this.#soon()
   }
 
@@ -194,29 +193,28 @@ export class CoordinatorLink {
     const end = this.#end
     if (end === undefined || !this.#welcomed) return
     // gRPC queues without bound; beyond the window output waits here and leaves later in larger chunks.
-    while (this.#dirty.size > 0 && this.#chunksSent - this.#chunksReceived < CHUNKS_ON_THE_WAY) {
-      const chunks = []
-      const attempts = [...this.#dirty]
-      for (const attempt of attempts) {
-        const chunk = attempt.unwanted ? undefined : attempt.takeChunk()
-        if (chunk !== undefined) chunks.push(chunk)
-      }
-      if (chunks.length > 0) {
-        end.write({ chunks: { chunks } })
-        this.#chunksSent += 1
-      }
-      for (const attempt of attempts) this.#settle(end, attempt)
+    while (this.#dirty.size > 0 && this.#outputsSent - this.#outputsReceived < OUTPUTS_ON_THE_WAY) {
+      end.write({ output: this.#takeOutput() })
+      this.#outputsSent += 1
     }
   }
 
-  #settle(end: WorkerEnd, attempt: Attempt): void {
-    if (attempt.unwanted && attempt.ended) attempt.rewind(Number.MAX_SAFE_INTEGER)
-    const last = attempt.takeEnd()
-    if (last !== undefined) {
-      end.write(last)
-      if (attempt.unwanted) this.#forget(attempt.key)
+  #takeOutput(): OutputMessage {
+    const chunks: ChunkMessage[] = []
+    const finished: FinishedMessage[] = []
+    const failed: FailedMessage[] = []
+    for (const attempt of this.#dirty) {
+      // Of what nobody wants only the end is news: it says that the slot is free.
+      if (attempt.unwanted) attempt.skipToEnd()
+      const chunk = attempt.takeChunk()
+      if (chunk !== undefined) chunks.push(chunk)
+      const last = attempt.takeEnd()
+      if (last !== undefined && 'finished' in last) finished.push(last.finished)
+      if (last !== undefined && 'failed' in last) failed.push(last.failed)
+      if (attempt.unwanted && last !== undefined) this.#forget(attempt.key)
+      else if (!attempt.hasMore) this.#dirty.delete(attempt)
     }
-    if (!attempt.hasMore) this.#dirty.delete(attempt)
+    return { chunks, finished, failed }
   }
 
   #forget(key: string): void {
@@ -258,7 +256,7 @@ export type WorkerFacts = {
 }
 
 // With receipts every 32 messages (coordinator/link.ts) the window never closes on a coordinator that keeps up.
-const CHUNKS_ON_THE_WAY = 256
+const OUTPUTS_ON_THE_WAY = 256
 const REDIAL_MIN_MS = 50
 const REDIAL_MAX_MS = 2_000
 const REDIAL_PERSON_MS = 10_000

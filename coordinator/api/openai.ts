@@ -1,6 +1,6 @@
 import { createHash, randomInt } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { v7 as uuidv7 } from 'uuid'
+import { newId } from '../ids.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
@@ -63,7 +63,7 @@ function accept(parts: ApiParts, request: FastifyRequest, type: JobRecord['type'
   refuseWhenTooLong(parsed.generation.prompt, offers)
   const seed = parsed.seed ?? randomInt(2 ** 32)
   return parts.dispatcher.accept({
-    id: uuidv7() as JobId,
+    id: newId() as JobId,
     type,
     team: request.caller.team,
     actor: request.caller.actor,
@@ -97,7 +97,7 @@ const NOT_YET = ['idempotency-key', 'x-holdfast-priority', 'x-holdfast-max-wait'
 /** The caller's trace when it sent a valid one (W3C trace context), else a new one that sorts by time. */
 function traceIdOf(traceparent: string | undefined): string {
   const hex = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}/.exec(traceparent ?? '')?.[1]
-  if (hex === undefined || /^0+$/.test(hex)) return uuidv7()
+  if (hex === undefined || /^0+$/.test(hex)) return newId()
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 }
 

@@ -144,14 +144,7 @@ export class Dispatcher {
     this.#apply({ kind: 'worker-disconnected', worker })
   }
 
-  attemptAccepted(worker: WorkerId, report: { job: JobId; attempt: number; promptTokens: number; cachedTokens: number }): void {
-    const live = this.#current(worker, report)
-    if (live === undefined) return
-    live.record.promptTokens = report.promptTokens
-    live.record.cachedTokens = report.cachedTokens
-  }
-
-  attemptGrew(worker: WorkerId, chunk: { job: JobId; attempt: number; first: number; tokenIds: number[]; text: string }): void {
+  attemptGrew(worker: WorkerId, chunk: AttemptOutput): void {
     const live = this.#current(worker, chunk)
     if (live === undefined) {
       this.#parts.onStale()
@@ -162,6 +155,10 @@ export class Dispatcher {
       // A hole, or an overlap whose text cannot be cut at a token: ask again from where we stand.
       this.#parts.link.resume(worker, chunk.job, chunk.attempt, live.tokenIds.length)
       return
+    }
+    if (chunk.promptTokens > 0) {
+      live.record.promptTokens = chunk.promptTokens
+      live.record.cachedTokens = chunk.cachedTokens
     }
     if (live.record.firstTokenMs === null) {
       live.record.firstTokenMs = Math.round(this.#parts.now() - live.record.createdMs)
@@ -450,6 +447,17 @@ export type NewJob = {
   traceId: string
   request: GenerationRequest
   prefix: readonly string[]
+}
+
+type AttemptOutput = {
+  job: JobId
+  attempt: number
+  /** Place in the answer of the first token here. */
+  first: number
+  tokenIds: number[]
+  text: string
+  promptTokens: number
+  cachedTokens: number
 }
 
 type AttemptEnd = {

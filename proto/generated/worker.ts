@@ -1,11 +1,9 @@
 import type * as grpc from '@grpc/grpc-js';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 
-import type { Accepted as _holdfast_worker_v1_Accepted, Accepted__Output as _holdfast_worker_v1_Accepted__Output } from './holdfast/worker/v1/Accepted.ts';
 import type { Acknowledge as _holdfast_worker_v1_Acknowledge, Acknowledge__Output as _holdfast_worker_v1_Acknowledge__Output } from './holdfast/worker/v1/Acknowledge.ts';
 import type { Cancel as _holdfast_worker_v1_Cancel, Cancel__Output as _holdfast_worker_v1_Cancel__Output } from './holdfast/worker/v1/Cancel.ts';
 import type { Chunk as _holdfast_worker_v1_Chunk, Chunk__Output as _holdfast_worker_v1_Chunk__Output } from './holdfast/worker/v1/Chunk.ts';
-import type { Chunks as _holdfast_worker_v1_Chunks, Chunks__Output as _holdfast_worker_v1_Chunks__Output } from './holdfast/worker/v1/Chunks.ts';
 import type { Drain as _holdfast_worker_v1_Drain, Drain__Output as _holdfast_worker_v1_Drain__Output } from './holdfast/worker/v1/Drain.ts';
 import type { Draining as _holdfast_worker_v1_Draining, Draining__Output as _holdfast_worker_v1_Draining__Output } from './holdfast/worker/v1/Draining.ts';
 import type { Failed as _holdfast_worker_v1_Failed, Failed__Output as _holdfast_worker_v1_Failed__Output } from './holdfast/worker/v1/Failed.ts';
@@ -19,6 +17,7 @@ import type { Hello as _holdfast_worker_v1_Hello, Hello__Output as _holdfast_wor
 import type { Host as _holdfast_worker_v1_Host, Host__Output as _holdfast_worker_v1_Host__Output } from './holdfast/worker/v1/Host.ts';
 import type { LinkClient as _holdfast_worker_v1_LinkClient, LinkDefinition as _holdfast_worker_v1_LinkDefinition } from './holdfast/worker/v1/Link.ts';
 import type { Model as _holdfast_worker_v1_Model, Model__Output as _holdfast_worker_v1_Model__Output } from './holdfast/worker/v1/Model.ts';
+import type { Output as _holdfast_worker_v1_Output, Output__Output as _holdfast_worker_v1_Output__Output } from './holdfast/worker/v1/Output.ts';
 import type { Received as _holdfast_worker_v1_Received, Received__Output as _holdfast_worker_v1_Received__Output } from './holdfast/worker/v1/Received.ts';
 import type { Refused as _holdfast_worker_v1_Refused, Refused__Output as _holdfast_worker_v1_Refused__Output } from './holdfast/worker/v1/Refused.ts';
 import type { Resume as _holdfast_worker_v1_Resume, Resume__Output as _holdfast_worker_v1_Resume__Output } from './holdfast/worker/v1/Resume.ts';
@@ -33,11 +32,9 @@ export interface ProtoGrpcType {
   holdfast: {
     worker: {
       v1: {
-        Accepted: MessageTypeDefinition<_holdfast_worker_v1_Accepted, _holdfast_worker_v1_Accepted__Output>
         Acknowledge: MessageTypeDefinition<_holdfast_worker_v1_Acknowledge, _holdfast_worker_v1_Acknowledge__Output>
         Cancel: MessageTypeDefinition<_holdfast_worker_v1_Cancel, _holdfast_worker_v1_Cancel__Output>
         Chunk: MessageTypeDefinition<_holdfast_worker_v1_Chunk, _holdfast_worker_v1_Chunk__Output>
-        Chunks: MessageTypeDefinition<_holdfast_worker_v1_Chunks, _holdfast_worker_v1_Chunks__Output>
         Drain: MessageTypeDefinition<_holdfast_worker_v1_Drain, _holdfast_worker_v1_Drain__Output>
         Draining: MessageTypeDefinition<_holdfast_worker_v1_Draining, _holdfast_worker_v1_Draining__Output>
         Failed: MessageTypeDefinition<_holdfast_worker_v1_Failed, _holdfast_worker_v1_Failed__Output>
@@ -51,6 +48,7 @@ export interface ProtoGrpcType {
         Host: MessageTypeDefinition<_holdfast_worker_v1_Host, _holdfast_worker_v1_Host__Output>
         Link: SubtypeConstructor<typeof grpc.Client, _holdfast_worker_v1_LinkClient> & { service: _holdfast_worker_v1_LinkDefinition }
         Model: MessageTypeDefinition<_holdfast_worker_v1_Model, _holdfast_worker_v1_Model__Output>
+        Output: MessageTypeDefinition<_holdfast_worker_v1_Output, _holdfast_worker_v1_Output__Output>
         Received: MessageTypeDefinition<_holdfast_worker_v1_Received, _holdfast_worker_v1_Received__Output>
         Refused: MessageTypeDefinition<_holdfast_worker_v1_Refused, _holdfast_worker_v1_Refused__Output>
         Resume: MessageTypeDefinition<_holdfast_worker_v1_Resume, _holdfast_worker_v1_Resume__Output>

@@ -12,6 +12,8 @@ const llama = await getLlama({ gpu: false, build: 'never', maxThreads: 0, logLev
 const model = await llama.loadModel({ modelPath })
 const context = await model.createContext({ sequences: slots, contextSize: contextTokens, threads })
 const sequences = Array.from({ length: slots }, () => context.getSequence())
+/** Cleared when a stream ends and not when the next begins: waiting for the context's lock beside running streams can take for ever. */
+const cleared = sequences.map(() => Promise.resolve())
 const cancelled = new Set<number>()
 let news: PeerNews[] = []
 
@@ -23,7 +25,7 @@ setInterval(() => {
 process.on('disconnect', () => process.exit())
 process.on('message', (order: PeerOrder) => {
   if (order.kind === 'cancel') cancelled.add(order.id)
-  else void generate(order, sequences[order.slot]!, model)
+  else cleared[order.slot] = cleared[order.slot]!.then(() => generate(order, sequences[order.slot]!, model))
 })
 process.send?.([])
 
@@ -33,7 +35,6 @@ async function generate(
   model: LlamaModel,
 ): Promise<void> {
   const tokens = [...(model.tokens.shouldPrependBosToken ? [model.tokens.bos!] : []), ...model.tokenize(prompt, true)]
-  await sequence.clearHistory()
   let count = 0
   for await (const _ of sequence.evaluate(tokens, { temperature: 0 })) {
     if (cancelled.has(id)) break
@@ -41,4 +42,5 @@ async function generate(
     if (++count === maxTokens) break
   }
   news.push({ id, at: performance.timeOrigin + performance.now(), end: tokens.length })
+  await sequence.clearHistory()
 }

@@ -29,31 +29,33 @@ const COMMON_TOKENS = 1000
 
 async function rowsOf(model: string, settings: ContenderSettings, answerTokens: number): Promise<Row[]> {
   const rows: Row[] = []
-  // One contender at a time has the machine, or idle ones would be measured by their neighbours' noise.
-  for (const open of contenders()) {
-    const contender = await open(settings)
-    const prompts = await calibratedPrompts(contender)
-    const note = (name: string, what: string, unit: string, better: Row['better'], figure: number): void => {
-      const row = rows.find((row) => row.case === name && row.what === what) ?? {
-        model,
-        case: name,
-        what,
-        unit,
-        better,
-        figures: new Map(),
-      }
-      if (!rows.includes(row)) rows.push(row)
-      row.figures.set(contender.name, figure)
-      console.error(`${model} · ${name} · ${what} · ${contender.name}: ${figure.toFixed(2)} ${unit}`)
-    }
-    for (const count of STREAM_COUNTS) await measureStreams(contender, count, answerTokens, prompts, note)
-    await measureScattered(contender, answerTokens, prompts, note)
-    await measureNewcomer(contender, prompts, note)
-    await measureClientGone(contender, prompts, note)
-    await measureCommonPrompt(contender, prompts, note)
-    await contender.close()
-  }
+  const all = await Promise.all(contenders().map((open) => open(settings)))
+  // One after the other in every case, so that a machine whose speed changes changes it for all.
+  for (const measure of casesOf(answerTokens))
+    for (const contender of all) await measure(contender, await calibratedPrompts(contender), noteIn(rows, model, contender))
+  for (const contender of all) await contender.close()
   return rows
+}
+
+type Case = (contender: Contender, prompts: Prompts, note: Note) => Promise<void>
+
+function casesOf(answerTokens: number): Case[] {
+  const streams = STREAM_COUNTS.map(
+    (count): Case =>
+      (contender, prompts, note) =>
+        measureStreams(contender, count, answerTokens, prompts, note),
+  )
+  const scattered: Case = (contender, prompts, note) => measureScattered(contender, answerTokens, prompts, note)
+  return [...streams, scattered, measureNewcomer, measureClientGone, measureCommonPrompt]
+}
+
+function noteIn(rows: Row[], model: string, contender: Contender): Note {
+  return (name, what, unit, better, figure) => {
+    const row = rows.find((row) => row.case === name && row.what === what) ?? { model, case: name, what, unit, better, figures: new Map() }
+    if (!rows.includes(row)) rows.push(row)
+    row.figures.set(contender.name, figure)
+    console.error(`${model} · ${name} · ${what} · ${contender.name}: ${figure.toFixed(2)} ${unit}`)
+  }
 }
 
 function contenders(): ((settings: ContenderSettings) => Promise<Contender>)[] {
@@ -107,7 +109,7 @@ async function measureScattered(contender: Contender, answerTokens: number, prom
 }
 
 async function measureNewcomer(contender: Contender, prompts: Prompts, note: Note): Promise<void> {
-  const busy = Array.from({ length: 15 }, (_, slot) => new Stream(contender, prompts(PROMPT_TOKENS), 1500, slot))
+  const busy = Array.from({ length: 15 }, (_, slot) => new Stream(contender, prompts(PROMPT_TOKENS), 400, slot))
   await Promise.all(busy.map((stream) => stream.reaches(4)))
   const newcomer = new Stream(contender, prompts(NEWCOMER_TOKENS), 4, 15)
   await newcomer.ended

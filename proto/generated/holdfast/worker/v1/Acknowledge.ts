@@ -1,12 +1,11 @@
 // Original file: proto/worker.proto
 
+import type { Held as _holdfast_worker_v1_Held, Held__Output as _holdfast_worker_v1_Held__Output } from '../../../holdfast/worker/v1/Held.ts';
 
 export interface Acknowledge {
-  'job'?: (string);
-  'attempt'?: (number);
+  'attempts'?: (_holdfast_worker_v1_Held)[];
 }
 
 export interface Acknowledge__Output {
-  'job': (string);
-  'attempt': (number);
+  'attempts': (_holdfast_worker_v1_Held__Output)[];
 }

@@ -7,6 +7,8 @@ export interface Chunk {
   'first'?: (number);
   'tokenIds'?: (number)[];
   'text'?: (string);
+  'promptTokens'?: (number);
+  'cachedTokens'?: (number);
 }
 
 export interface Chunk__Output {
@@ -15,4 +17,6 @@ export interface Chunk__Output {
   'first': (number);
   'tokenIds': (number)[];
   'text': (string);
+  'promptTokens': (number);
+  'cachedTokens': (number);
 }

@@ -3,9 +3,9 @@
 import type { Long } from '@grpc/proto-loader';
 
 export interface Received {
-  'chunks'?: (number | string | Long);
+  'outputs'?: (number | string | Long);
 }
 
 export interface Received__Output {
-  'chunks': (number);
+  'outputs': (number);
 }

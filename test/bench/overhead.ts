@@ -1,0 +1,58 @@
+import { spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import path from 'node:path'
+import { ADMIN_KEY, freePorts, World } from '../support/world.ts'
+import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable } from './measure.ts'
+
+/**
+ * What coordinator, worker and PostgreSQL together add to an answer that costs nothing, with every job durable, beside a
+ * bare Fastify route and the commits of the same PostgreSQL, in one run.
+ */
+export async function run(): Promise<void> {
+  await using world = await World.open()
+  const coordinator = await world.coordinator()
+  const worker = await world.worker('bench', 'fake=fake:?slots=256 slow=fake:?slots=256&first_token_ms=20')
+  const dataDir = path.join(world.dir, 'coordinator', 'postgres')
+  const [port = 0] = await freePorts(1)
+  const floor = spawn(process.execPath, [fileURLToPath(new URL('floor.ts', import.meta.url)), String(port)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await new Promise((resolve) => floor.stdout.once('data', resolve))
+
+  const url = `${world.url}/v1/chat/completions`
+  const floorUrl = `http://127.0.0.1:${port}/v1/chat/completions`
+  const headers = { authorization: `Bearer ${ADMIN_KEY}` }
+  const body = JSON.stringify({ model: 'fake', max_tokens: 16, messages: [{ role: 'system', content: 'You are a helpful assistant.' }, { role: 'user', content: `Say hello. ${'lorem ipsum dolor sit amet '.repeat(8)}` }] })
+  await loadRequests(url, headers, body, 32, 2)
+  await loadRequests(floorUrl, {}, body, 32, 1)
+
+  const r1 = await commitsPerSecond(dataDir, 2)
+  const rows: Record<string, string | number>[] = []
+  const results = new Map<number, { ours: Load; floor: Load }>()
+  for (const connections of [1, 32, 128]) {
+    const bare = await loadRequests(floorUrl, {}, body, connections, 3)
+    const postgres = postgresOf(coordinator.pid)
+    const before = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
+    const ours = await loadRequests(url, headers, body, connections, 4)
+    const after = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
+    const per1000 = after.map((seconds, index) => ((seconds - (before[index] ?? 0)) * 1000) / ours.count)
+    const cpu = per1000.reduce((sum, seconds) => sum + seconds, 0)
+    results.set(connections, { ours, floor: bare })
+    rows.push({
+      connections,
+      'floor req/s': bare.requestsPerSecond,
+      'holdfast req/s': ours.requestsPerSecond,
+      'of floor': ours.requestsPerSecond / bare.requestsPerSecond,
+      'p50 ms': ours.p50Ms,
+      'p99 ms': ours.p99Ms,
+      'added p50 ms': ours.p50Ms - bare.p50Ms,
+      'CPU s per 1,000': cpu,
+      'coordinator, worker, PostgreSQL': per1000.map((seconds) => seconds.toFixed(2)).join(', '),
+    })
+  }
+  printTable(`overhead: fake engine, 16 tokens, durable; R1 = ${Math.round(r1)} commits/s (${(1000 / r1).toFixed(2)} ms each)`, rows)
+  const one = results.get(1)
+  console.log(`\nTargets: added p50 at one connection ≤ 0.6 ms + commits waited for (1): ${((one?.ours.p50Ms ?? 0) - (one?.floor.p50Ms ?? 0)).toFixed(2)} against ${(0.6 + 1000 / r1).toFixed(2)} ms; ≥ 0.25 of the floor at 32; ≥ 0.4 at 128; ≤ 0.35 CPU s per 1,000 at 32.`)
+  const slow = await loadRequests(url, headers, body.replace('"fake"', '"slow"'), 1, 3)
+  console.log(`With a 20 ms first token: p50 ${slow.p50Ms.toFixed(2)} ms at one connection, added ${(slow.p50Ms - 20 - (one?.floor.p50Ms ?? 0)).toFixed(2)} ms over 20 ms + the floor.`)
+  console.log(`Peak RSS of the coordinator: ${peakRssMiB(coordinator.pid).toFixed(0)} MiB.`)
+  floor.kill()
+}

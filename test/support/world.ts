@@ -1,0 +1,233 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { createServer, type Server } from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** Real coordinators and workers as processes on private ports and folders, for tests, benches and chaos. */
+export class World implements AsyncDisposable {
+  readonly dir: string
+  readonly httpPort: number
+  readonly grpcPort: number
+  readonly #running: Running[] = []
+
+  private constructor(dir: string, httpPort: number, grpcPort: number) {
+    this.dir = dir
+    this.httpPort = httpPort
+    this.grpcPort = grpcPort
+  }
+
+  static async open(): Promise<World> {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-test-'))
+    const [http, grpc] = await freePorts(2)
+    return new World(dir, http ?? 0, grpc ?? 0)
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.httpPort}`
+  }
+
+  env(extra: Record<string, string> = {}): Record<string, string> {
+    const external = process.env.HOLDFAST_TEST_DATABASE_URL
+    return {
+      PATH: process.env.PATH ?? '',
+      HOME: process.env.HOME ?? this.dir,
+      HOLDFAST_HTTP_PORT: String(this.httpPort),
+      HOLDFAST_GRPC_PORT: String(this.grpcPort),
+      HOLDFAST_COORDINATOR: `127.0.0.1:${this.grpcPort}`,
+      HOLDFAST_URL: this.url,
+      HOLDFAST_ADMIN_KEY: ADMIN_KEY,
+      HOLDFAST_WORKER_TOKEN: WORKER_TOKEN,
+      ...(external === undefined ? {} : { DATABASE_URL: external }),
+      ...extra,
+    }
+  }
+
+  /** Resolves once it accepts work. */
+  async coordinator(extra: Record<string, string> = {}): Promise<Running> {
+    const running = this.start('coordinator', ['coordinator'], { HOLDFAST_DATA_DIR: path.join(this.dir, 'coordinator'), ...extra })
+    await this.until('the coordinator is ready', async () => {
+      if (running.ended !== null) throw new Failed(`the coordinator ended: ${running.output}`)
+      return (await fetch(`${this.url}/readyz`)).ok
+    })
+    return running
+  }
+
+  /** Resolves once its models are ready. */
+  async worker(name: string, models: string, extra: Record<string, string> = {}): Promise<Running> {
+    const running = this.start(name, ['worker'], { HOLDFAST_DATA_DIR: path.join(this.dir, name), HOLDFAST_WORKER_NAME: name, HOLDFAST_MODELS: models, ...extra })
+    await this.until(`worker ${name} serves`, async () => {
+      if (running.ended !== null) throw new Failed(`worker ${name} ended: ${running.output}`)
+      const found = await this.findWorker(name)
+      return found?.state === 'online' && found.models.every((model) => model.slots > 0)
+    })
+    return running
+  }
+
+  start(name: string, args: string[], extra: Record<string, string>): Running {
+    const running = new Running(name, args, this.env(extra), this.dir)
+    this.#running.push(running)
+    return running
+  }
+
+  async findWorker(name: string): Promise<WorkerView | undefined> {
+    const { data } = (await this.get('/api/workers')) as { data: WorkerView[] }
+    return data.find((worker) => worker.name === name)
+  }
+
+  async job(id: string): Promise<JobView> {
+    return (await this.get(`/api/jobs/${id}`)) as JobView
+  }
+
+  async events(query = ''): Promise<EventView[]> {
+    return ((await this.get(`/api/events?limit=200${query}`)) as { data: EventView[] }).data
+  }
+
+  async get(target: string): Promise<unknown> {
+    const response = await this.request('GET', target)
+    const text = await response.text()
+    if (!response.ok) throw new Error(`GET ${target}: ${response.status} ${text.slice(0, 300)}`)
+    return JSON.parse(text)
+  }
+
+  request(method: string, target: string, body?: unknown, headers: Record<string, string> = {}, signal?: AbortSignal): Promise<Response> {
+    const content = body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }
+    return fetch(this.url + target, {
+      method,
+      headers: { authorization: `Bearer ${ADMIN_KEY}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+      ...content,
+      ...(signal === undefined ? {} : { signal }),
+    })
+  }
+
+  /** Asks again until the probe answers something truthy; a condition, not a time, is what is waited for. */
+  async until<T>(what: string, probe: () => Promise<T | undefined | false | null> | T | undefined | false | null, withinMs = 60_000): Promise<T> {
+    const endMs = Date.now() + withinMs
+    let last: unknown
+    while (Date.now() < endMs) {
+      try {
+        const found = await probe()
+        if (found) return found
+        last = found
+      } catch (error) {
+        if (error instanceof Failed) throw error
+        last = error instanceof Error ? error.message : error
+      }
+      await new Promise((resolve) => setTimeout(resolve, 15))
+    }
+    throw new Error(`never came: ${what} (last: ${JSON.stringify(last)})`)
+  }
+
+  async close(): Promise<void> {
+    for (const running of this.#running.toReversed()) await running.stop()
+    rmSync(this.dir, { recursive: true, force: true })
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+export const ADMIN_KEY = 'test-admin-key-0123456789abcdef'
+export const WORKER_TOKEN = 'test-worker-token-0123456789abcdef'
+const LAUNCHER = fileURLToPath(new URL('../../coordinator/holdfast', import.meta.url))
+
+export type WorkerView = { id: string; name: string; state: string; models: { name: string; state: string; slots: number; busy: number; sha256: string; restarts: number }[] }
+export type JobView = {
+  id: string
+  status: string
+  attempts: { number: number; status: string; worker: string; error: { code: string } | null }[]
+  waiting: { reason: string; position: number; estimate_ms: number | null } | null
+  output: { text: string } | null
+  error: { code: string; message: string } | null
+  usage: { prompt_tokens: number; completion_tokens: number } | null
+  finish_reason: string | null
+  worker: string | null
+  trace_id: string
+  seed: number
+}
+export type EventView = { id: string; type: string; job: string | null; worker: string | null; trace_id: string | null; severity: string; details: Record<string, unknown> }
+
+/** A probe that can never succeed any more. */
+class Failed extends Error {}
+
+/** One process leading its own group. `kill` reaches the group, as a dying host would. */
+export class Running {
+  readonly name: string
+  readonly child: ChildProcess
+  output = ''
+  ended: { code: number | null; signal: string | null } | null = null
+  readonly exited: Promise<void>
+
+  constructor(name: string, args: string[], env: Record<string, string>, cwd: string) {
+    this.name = name
+    this.child = spawn(LAUNCHER, args, { cwd, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+    for (const stream of [this.child.stdout, this.child.stderr])
+      stream?.on('data', (data: Buffer) => {
+        this.output = (this.output + data.toString()).slice(-20_000)
+      })
+    this.exited = new Promise((resolve) => {
+      this.child.once('exit', (code, signal) => {
+        this.ended = { code, signal }
+        resolve()
+      })
+    })
+  }
+
+  get pid(): number {
+    return this.child.pid ?? 0
+  }
+
+  kill(signal: NodeJS.Signals = 'SIGKILL'): void {
+    try {
+      process.kill(-this.pid, signal)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    if (this.ended !== null) return
+    this.kill('SIGCONT')
+    this.kill('SIGTERM')
+    const late = setTimeout(() => this.kill('SIGKILL'), 25_000)
+    await this.exited
+    clearTimeout(late)
+  }
+}
+
+export async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(Array.from({ length: count }, () => new Promise<Server>((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => resolve(server))
+  })))
+  const ports = servers.map((server) => {
+    const address = server.address()
+    return address !== null && typeof address === 'object' ? address.port : 0
+  })
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))))
+  return ports
+}
+
+/** All processes below this one, by /proc. */
+export function descendants(pid: number): number[] {
+  const parents = new Map<number, number>()
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    try {
+      parents.set(Number(name), Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${name}/status`, 'utf8'))?.[1]))
+    } catch {
+      // Gone while we looked.
+    }
+  }
+  const found: number[] = []
+  const walk = (parent: number): void => {
+    for (const [child, of] of parents)
+      if (of === parent) {
+        found.push(child)
+        walk(child)
+      }
+  }
+  walk(pid)
+  return found
+}
