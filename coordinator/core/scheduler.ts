@@ -113,6 +113,18 @@ export class Scheduler {
     return { reason: this.#reason(job.key), position, estimateMs: this.#estimate(job.key, position), untilMs: null }
   }
 
+  /** Every worker with why the job cannot start there now; null where it could. Undefined for a job that does not wait. */
+  candidates(nowMs: number, id: JobId): { worker: string; whyNot: string | null }[] | undefined {
+    const job = this.#jobs.get(id)
+    if (job === undefined || job.phase === 'running') return undefined
+    const eligible = new Set(eligibleWorkers(job.key, this.#workers.values()))
+    return [...this.#workers.values()].map((worker) => {
+      if (job.phase === 'delayed') return { worker: worker.name, whyNot: 'retry_backoff' }
+      if (!eligible.has(worker)) return { worker: worker.name, whyNot: worker.serves(job.key.model) ? 'not_eligible' : 'does_not_serve_model' }
+      return { worker: worker.name, whyNot: worker.free(job.key.model, nowMs) > 0 ? null : 'all_slots_busy' }
+    })
+  }
+
   /** How many wait, by model and reason; costs one look per route, not per job. */
   waitingByReason(): { model: string; reason: WaitingReason; count: number }[] {
     const rows: { model: string; reason: WaitingReason; count: number }[] = []

@@ -16,23 +16,19 @@ export type TinyEngine = Engine & {
 /** Resolves when it is ready, unless told not to wait. */
 export async function openTiny(options: Partial<LlamaEngineOptions> & { wait?: boolean } = {}): Promise<TinyEngine> {
   const { wait = true, ...overrides } = options
-  const folder = mkdtempSync(join(tmpdir(), 'holdfast-tiny-'))
-  const path = join(folder, 'toy.gguf')
-  if (overrides.path === undefined) writeTinyModel(path)
   const waiting = new Set<() => void>()
   const logged: string[] = []
   const note = (message: string): void => void logged.push(message)
   const sizes = { slots: 4, contextTokens: 2048 }
   const log = { info: note, warn: note, error: note }
-  const inner = openLlamaEngine({ name: 'toy', path, sha256: 'toy', ...sizes, log, ...overrides }, () => waiting.forEach((look) => look()))
+  const inner = openLlamaEngine({ name: 'toy', path: toyPath(), sha256: 'toy', ...sizes, log, ...overrides }, () =>
+    waiting.forEach((look) => look()),
+  )
   const engine: TinyEngine = {
     logged,
     state: () => inner.state(),
     generate: (...request) => inner.generate(...request),
-    close: async () => {
-      await inner.close()
-      rmSync(folder, { recursive: true, force: true })
-    },
+    close: () => inner.close(),
     until: (isSo) =>
       new Promise((resolve) => {
         const look = (): void => {
@@ -46,6 +42,19 @@ export async function openTiny(options: Partial<LlamaEngineOptions> & { wait?: b
   }
   if (wait) await engine.until(({ phase }) => phase === 'ready')
   return engine
+}
+
+let toy: string | undefined
+
+/** Written once per test process: training it takes a second. */
+export function toyPath(): string {
+  if (toy === undefined) {
+    const folder = mkdtempSync(join(tmpdir(), 'holdfast-toy-'))
+    process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+    toy = join(folder, 'toy.gguf')
+    writeTinyModel(toy)
+  }
+  return toy
 }
 
 export function chat(content: string): GenerationRequest['prompt'] {

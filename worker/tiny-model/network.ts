@@ -36,7 +36,7 @@ const BACK_TWO = 2
 const ABOUT = 3
 
 /** Every token's code: signs by chance, as long as 1, so that the codes of two tokens have little in common. */
-function buildCodes(tokens: number): Float64Array[] {
+export function buildCodes(tokens: number): Float64Array[] {
   const draw = xorshift(0x2545f491)
   const part = 1 / Math.sqrt(CODE_SIZE)
   return Array.from({ length: tokens }, () => Float64Array.from({ length: CODE_SIZE }, () => ((draw() & 0x4000) === 0 ? part : -part)))
@@ -121,10 +121,13 @@ function rounded(value: number): number {
 /** Before the readout, five to six parts have the square 1: this token's three, two codes, and some topic. */
 const NORMALISED_AT_END = Math.sqrt(WIDTH / 5.3)
 
+/** The readout learns in large steps and ends up surer than it need be; chance would hardly ever matter. */
+const SOFTNESS = 0.5
+
 function readout(vocabulary: Vocabulary, codes: readonly Float64Array[]): Float32Array {
   const rows = new Float32Array(codes.length * WIDTH)
   for (const [token, weights] of trainReadout(vocabulary, codes).entries())
-    for (const [index, weight] of weights.entries()) rows[token * WIDTH + index] = rounded(weight / NORMALISED_AT_END)
+    for (const [index, weight] of weights.entries()) rows[token * WIDTH + index] = rounded((weight * SOFTNESS) / NORMALISED_AT_END)
   return rows
 }
 

@@ -1,0 +1,170 @@
+import { connect } from 'node:net'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { chatStream } from './support/stream.ts'
+import { ADMIN_KEY, World } from './support/world.ts'
+
+let world: World
+
+beforeAll(async () => {
+  world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=4&rate=2000 tiny=builtin:tiny?slots=2&context=512')
+})
+afterAll(() => world.close())
+
+const m = [{ role: 'user', content: 'x' }]
+
+const TABLE: [name: string, body: unknown, status: number, code: string][] = [
+  ['malformed JSON', '{"model": "fake", ', 400, 'invalid_json'],
+  ['a list as body', '[]', 400, 'invalid_body'],
+  ['a text as body', '"hello"', 400, 'invalid_body'],
+  ['null as body', 'null', 400, 'invalid_body'],
+  ['NaN', '{"model":"fake","messages":[{"role":"user","content":"x"}],"temperature":NaN}', 400, 'invalid_json'],
+  ['a prototype', '{"model":"fake","messages":[],"__proto__":{"admin":true}}', 400, 'invalid_json'],
+  ['no model', { messages: m }, 400, 'missing_model'],
+  ['no messages', { model: 'fake' }, 400, 'invalid_messages'],
+  ['empty messages', { model: 'fake', messages: [] }, 400, 'invalid_messages'],
+  ['too many messages', { model: 'fake', messages: Array.from({ length: 10_001 }, () => m[0]) }, 400, 'invalid_messages'],
+  ['a wrong role', { model: 'fake', messages: [{ role: 'king', content: 'x' }] }, 400, 'invalid_messages'],
+  ['content of a wrong type', { model: 'fake', messages: [{ role: 'user', content: 5 }] }, 400, 'invalid_messages'],
+  ['an image for a model without eyes', { model: 'fake', messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:' } }] }] }, 400, 'unsupported_content'],
+  ['a wrong type', { model: 'fake', messages: m, temperature: 'hot' }, 400, 'invalid_type'],
+  ['out of range', { model: 'fake', messages: m, temperature: -3 }, 400, 'out_of_range'],
+  ['a negative max_tokens', { model: 'fake', messages: m, max_tokens: -1 }, 400, 'out_of_range'],
+  ['a fractional max_tokens', { model: 'fake', messages: m, max_tokens: 1.5 }, 400, 'invalid_type'],
+  ['an empty stop', { model: 'fake', messages: m, stop: '' }, 400, 'invalid_stop'],
+  ['a wrong logit_bias', { model: 'fake', messages: m, logit_bias: { abc: 1 } }, 400, 'invalid_logit_bias'],
+  ['an unknown parameter', { model: 'fake', messages: m, frobnicate: 1 }, 400, 'unknown_parameter'],
+  ['tools', { model: 'fake', messages: m, tools: [{ type: 'function' }] }, 400, 'unsupported_parameter'],
+  ['n of 2', { model: 'fake', messages: m, n: 2 }, 400, 'unsupported_parameter'],
+  ['logprobs', { model: 'fake', messages: m, logprobs: true }, 400, 'unsupported_parameter'],
+  ['stream_options without a stream', { model: 'fake', messages: m, stream_options: { include_usage: true } }, 400, 'invalid_stream_options'],
+  ['an unknown model', { model: 'nope', messages: m }, 404, 'model_not_found'],
+]
+
+describe('each is refused with its own clear error, in the dialect, and leaves no job', () => {
+  test.each(TABLE)('%s', async (_name, body, status, code) => {
+    const before = await jobCount()
+    const response = await world.request('POST', '/v1/chat/completions', body)
+    const text = await response.text()
+    expect(response.status, text).toBe(status)
+    const { error } = JSON.parse(text) as { error: { code: string; message: string; type: string } }
+    expect(error.code).toBe(code)
+    expect(error.message.length).toBeGreaterThan(10)
+    expect(error.type).toBe('invalid_request_error')
+    expect(text).not.toMatch(/\bat .*\.ts:\d+/)
+    expect(await jobCount()).toBe(before)
+  })
+})
+
+test('values that mean "off" are fine, and so is what cannot change the answer', async () => {
+  const body = { model: 'fake', messages: m, tools: [], tool_choice: 'none', response_format: { type: 'text' }, logprobs: false, n: 1, user: 'u', metadata: { a: 'b' }, seed: null, stop: null }
+  expect((await world.request('POST', '/v1/chat/completions', body)).status).toBe(200)
+})
+
+test('a header that would change what happens is refused, not ignored', async () => {
+  const response = await world.request('POST', '/v1/chat/completions', { model: 'fake', messages: m }, { 'x-holdfast-tier': 'moon' })
+  expect(response.status).toBe(400)
+})
+
+test('a body of 50 MB is refused before it is read whole', async () => {
+  const body = JSON.stringify({ model: 'fake', messages: [{ role: 'user', content: 'x'.repeat(50_000_000) }] })
+  const status = await world.request('POST', '/v1/chat/completions', body).then(
+    (response) => response.status,
+    // The door closes while the rest is still on its way.
+    () => 413,
+  )
+  expect(status).toBe(413)
+})
+
+test('NUL and half a surrogate are served, stored and read back', async () => {
+  const content = 'nul \u0000 and lone \ud800 surrogate'
+  const response = await world.request('POST', '/v1/chat/completions', { model: 'fake', messages: [{ role: 'user', content }], max_tokens: 4 })
+  expect(response.status).toBe(200)
+  const job = await world.job(response.headers.get('x-holdfast-job') ?? '')
+  expect(job).toMatchObject({ status: 'succeeded', usage: { completion_tokens: 4 } })
+})
+
+test('a prompt of 100,000 tokens is refused with both numbers before a worker sees it', async () => {
+  const response = await world.request('POST', '/v1/chat/completions', { model: 'tiny', messages: [{ role: 'user', content: 'heartbeat '.repeat(100_000) }] })
+  const { error } = (await response.json()) as { error: { code: string; message: string; job: string | null } }
+  expect([response.status, error.code, error.job]).toEqual([400, 'context_length_exceeded', null])
+  expect(error.message).toMatch(/\d{4,} tokens.*512/)
+})
+
+test('a prompt that only the worker can count is refused with both numbers too', async () => {
+  const response = await world.request('POST', '/v1/chat/completions', { model: 'tiny', messages: [{ role: 'user', content: 'zq '.repeat(800) }] })
+  const { error } = (await response.json()) as { error: { code: string; message: string } }
+  expect([response.status, error.code]).toEqual([400, 'context_length_exceeded'])
+  expect(error.message).toMatch(/\d{3,}.*512/)
+})
+
+test('keys: none, wrong, and the right one in either header', async () => {
+  expect((await fetch(`${world.url}/api/jobs`)).status).toBe(401)
+  expect((await fetch(`${world.url}/v1/models`)).status).toBe(401)
+  expect((await world.request('GET', '/api/jobs', undefined, { authorization: 'Bearer wrong' })).status).toBe(401)
+  expect((await fetch(`${world.url}/api/jobs`, { headers: { 'x-api-key': ADMIN_KEY } })).status).toBe(200)
+})
+
+test('a flood of wrong keys becomes one event, not a row each', async () => {
+  const before = (await world.events('&type=login.failed')).length
+  await Promise.all(Array.from({ length: 200 }, () => world.request('GET', '/api/jobs', undefined, { authorization: 'Bearer wrong' })))
+  const events = await world.until('the event', async () => {
+    const found = await world.events('&type=login.failed')
+    return found.length > before && found
+  })
+  expect(events.length - before).toBeLessThanOrEqual(2)
+  expect(Number(events[0]?.details.count)).toBeGreaterThan(1)
+})
+
+test('query strings: bad limits, cursors and misspelt filters are errors', async () => {
+  for (const query of ['limit=-1', 'limit=201', 'limit=x', 'cursor=abc', 'stauts=queued', 'status=odd', 'status=queued&status=failed'])
+    expect((await world.request('GET', `/api/jobs?${query}`)).status, query).toBe(400)
+  expect((await world.request('GET', '/api/jobs/not-an-id')).status).toBe(404)
+  expect((await world.request('GET', '/api/nothing')).status).toBe(404)
+  expect((await world.request('POST', '/api/jobs/01900000-0000-7000-8000-000000000000/cancel')).status).toBe(404)
+})
+
+test('a header bomb and a line that is not HTTP get a sentence and a closed door', async () => {
+  const bomb = await raw(`GET /healthz HTTP/1.1\r\nhost: x\r\n${Array.from({ length: 400 }, (_, i) => `x-${i}: ${'y'.repeat(90)}\r\n`).join('')}\r\n`)
+  expect(bomb).toMatch(/^HTTP\/1\.1 431 /)
+  expect(bomb).toContain('headers_too_large')
+  const noise = await raw('\u0000\u0001 what is this\r\n\r\n')
+  expect(noise).toMatch(/^HTTP\/1\.1 400 /)
+  expect((await fetch(`${world.url}/healthz`)).status).toBe(200)
+})
+
+test('a client that never reads is cut off and its job cancelled', async () => {
+  const body = JSON.stringify({ model: 'fast', messages: m, max_tokens: 3_000_000, stream: true })
+  await world.worker('fast', 'fast=fake:?slots=1')
+  const socket = connect(world.httpPort, '127.0.0.1')
+  const head = await new Promise<string>((resolve) => {
+    socket.once('data', (data) => {
+      // From here on the socket is not read.
+      socket.pause()
+      resolve(data.toString())
+    })
+    socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${ADMIN_KEY}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+  })
+  const job = /x-holdfast-job: (\S+)/.exec(head)?.[1] ?? ''
+  await world.until('the job is cancelled', async () => (await world.job(job)).status === 'cancelled')
+  socket.destroy()
+  await world.until('the slot is free', async () => (await world.findWorker('fast'))?.models[0]?.busy === 0)
+  expect((await chatStream(world, 'fast', 'still there?', { max_tokens: 5 }).done).usage?.completion_tokens).toBe(5)
+})
+
+async function jobCount(): Promise<number> {
+  return ((await world.get('/api/jobs?limit=200')) as { data: unknown[] }).data.length
+}
+
+function raw(text: string): Promise<string> {
+  return new Promise((resolve) => {
+    let answer = ''
+    const socket = connect(world.httpPort, '127.0.0.1', () => socket.write(text))
+    socket.on('data', (data) => {
+      answer += data.toString()
+    })
+    socket.on('close', () => resolve(answer))
+    socket.on('error', () => resolve(answer))
+  })
+}

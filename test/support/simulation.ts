@@ -1,0 +1,140 @@
+import type { ModelOffer } from '../../coordinator/core/fleet.ts'
+import type { JobError, JobId, WorkerId } from '../../coordinator/core/job.ts'
+import { type Effect, type Input, Scheduler, type SchedulerRules } from '../../coordinator/core/scheduler.ts'
+
+export const RULES: SchedulerRules = {
+  suspectAfterMs: 10_000,
+  deadAfterMs: 15_000,
+  returnGraceMs: 800,
+  recoveryGraceMs: 5_000,
+  firstTokenTimeoutMs: 300_000,
+  nextTokenTimeoutMs: 60_000,
+  attemptsMax: 3,
+  retryBackoffMs: 1_000,
+  refusalPauseMs: 500,
+}
+
+/**
+ * The scheduler under a hand-driven clock. Every effect is kept, and after every input the invariants are checked: no
+ * slot is oversold, no job has two attempts that are listened to, nothing waits beside a free slot that it may have.
+ */
+export class SchedulerWorld {
+  readonly scheduler: Scheduler
+  readonly effects: Effect[] = []
+  readonly live = new Map<JobId, { attempt: number; worker: WorkerId; model: string }>()
+  readonly outcomes = new Map<JobId, string[]>()
+  readonly #models = new Map<JobId, { model: string; provider: string | null }>()
+  /** The most slots each worker ever offered of each model; slots that shrink under running attempts are no oversale. */
+  readonly mostSlots = new Map<string, number>()
+  nowMs = 1_000_000
+
+  constructor(rules: Partial<SchedulerRules> = {}) {
+    this.scheduler = new Scheduler({ ...RULES, ...rules })
+  }
+
+  apply(input: Input): Effect[] {
+    if (input.kind === 'job-recovered' && input.worker !== null) this.#offered(input.worker.id, { [input.job.model]: 1 })
+    const effects = this.scheduler.apply(this.nowMs, input)
+    for (const effect of effects) this.#note(effect)
+    this.effects.push(...effects)
+    this.#check()
+    return effects
+  }
+
+  pass(ms: number): void {
+    const endMs = this.nowMs + ms
+    while (this.nowMs < endMs) {
+      this.nowMs = Math.min(endMs, this.nowMs + 200)
+      this.apply({ kind: 'time-passed' })
+    }
+  }
+
+  #offered(worker: string, models: Record<string, number>): void {
+    for (const [model, slots] of Object.entries(models)) {
+      const key = `${worker}/${model}`
+      this.mostSlots.set(key, Math.max(slots, this.mostSlots.get(key) ?? 0))
+    }
+  }
+
+  connect(worker: string, models: Record<string, number>, held: { job: string; attempt: number }[] = []): void {
+    this.#offered(worker, models)
+    this.apply({
+      kind: 'worker-connected',
+      worker: worker as WorkerId,
+      name: worker,
+      offers: Object.entries(models).map(([name, slots]) => offer(name, slots)),
+      held: held.map(({ job, attempt }) => ({ job: job as JobId, attempt })),
+      draining: false,
+    })
+  }
+
+  report(worker: string, models: Record<string, number>): void {
+    this.#offered(worker, models)
+    this.apply({ kind: 'worker-reported', worker: worker as WorkerId, offers: Object.entries(models).map(([name, slots]) => offer(name, slots)) })
+  }
+
+  enqueue(job: string, model = 'm', provider: string | null = null, prefix: string[] = []): void {
+    this.#models.set(job as JobId, { model, provider })
+    this.apply({ kind: 'job-accepted', job: { id: job as JobId, model, provider, prefix } })
+  }
+
+  progress(job: string, tokens: number): void {
+    const { attempt, worker } = this.#liveOf(job)
+    this.apply({ kind: 'attempt-progressed', job: job as JobId, attempt, worker, tokens })
+  }
+
+  finish(job: string): void {
+    const { attempt, worker } = this.#liveOf(job)
+    this.apply({ kind: 'attempt-finished', job: job as JobId, attempt, worker })
+  }
+
+  fail(job: string, error: Partial<JobError> = {}): void {
+    const { attempt, worker } = this.#liveOf(job)
+    this.apply({ kind: 'attempt-failed', job: job as JobId, attempt, worker, error: { code: 'model_process_died', message: 'x', layer: 'model', retryable: true, ...error } })
+  }
+
+  startedOn(worker: string): string[] {
+    return this.effects.filter((effect) => effect.kind === 'start-attempt' && effect.worker === worker).map((effect) => ('job' in effect ? effect.job : ''))
+  }
+
+  kinds(job: string): string[] {
+    return this.effects.filter((effect) => 'job' in effect && effect.job === job).map((effect) => effect.kind)
+  }
+
+  #liveOf(job: string): { attempt: number; worker: WorkerId } {
+    const found = this.live.get(job as JobId)
+    if (found === undefined) throw new Error(`${job} does not run`)
+    return found
+  }
+
+  #note(effect: Effect): void {
+    if (effect.kind === 'start-attempt') {
+      if (this.live.has(effect.job)) throw new Error(`${effect.job} has two live attempts`)
+      this.live.set(effect.job, { attempt: effect.attempt, worker: effect.worker, model: this.#models.get(effect.job)?.model ?? 'm' })
+    }
+    if (effect.kind === 'attempt-ended') this.live.delete(effect.job)
+    if (['job-succeeded', 'job-failed', 'job-cancelled', 'job-parked'].includes(effect.kind) && 'job' in effect)
+      this.outcomes.set(effect.job, [...(this.outcomes.get(effect.job) ?? []), effect.kind])
+  }
+
+  #check(): void {
+    for (const worker of this.scheduler.workers) {
+      const held = new Map<string, number>()
+      for (const { model } of worker.occupied.values()) held.set(model, (held.get(model) ?? 0) + 1)
+      for (const [model, count] of held) {
+        if (count !== worker.busy(model)) throw new Error(`${worker.name} miscounts its slots of ${model}`)
+        if (count > (this.mostSlots.get(`${worker.id}/${model}`) ?? 0)) throw new Error(`${worker.name} has more attempts of ${model} than it ever had slots`)
+      }
+    }
+    for (const [job, outcomes] of this.outcomes) if (outcomes.length > 1) throw new Error(`${job} ended ${outcomes.length} times: ${outcomes.join()}`)
+    for (const job of this.#models.keys()) {
+      if (this.outcomes.has(job)) continue
+      const free = this.scheduler.candidates(this.nowMs, job)?.find((candidate) => candidate.whyNot === null)
+      if (free !== undefined) throw new Error(`${job} waits although ${free.worker} has a free slot for it`)
+    }
+  }
+}
+
+export function offer(name: string, slots: number, sha256 = 'sha'): ModelOffer {
+  return { name, engine: 'fake', state: slots > 0 ? 'ready' : 'down', detail: '', slots, contextTokens: 0, maxTokenBytes: 0, sha256 }
+}
