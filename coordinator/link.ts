@@ -107,9 +107,9 @@ export class WorkerSessions implements WorkerLink {
         deadAfterMs: this.#options.deadAfterMs,
       },
     })
-    this.#options.onHello(worker, hello)
     const held = hello.held.map(({ job, attempt }) => ({ job: job as JobId, attempt }))
     this.#dispatcher?.workerConnected(worker, hello.name, hello.models.map(offerOf), held, hello.draining)
+    this.#options.onHello(worker, hello)
     return session
   }
 

@@ -36,9 +36,12 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
   const log = pino({ level: config.logLevel, base: { process: 'coordinator' } })
   for (const name of config.unused) log.warn(`${name} is set, but what it configures is not part of this version.`)
   const closing: (() => Promise<void> | void)[] = []
+  // Asked for before the start: a signal that comes meanwhile is kept, and the start is followed by the stop.
+  const asked = stopRequested()
   try {
     const coordinator = await startCoordinator(config, version, log, closing)
-    const why = await stopRequested(coordinator.lost)
+    process.send?.('ready')
+    const why = await Promise.race([asked, coordinator.lost])
     log.info(`Stopping: ${why}.`)
     await coordinator.drain()
   } finally {
@@ -269,11 +272,10 @@ async function closeWriter(writer: Writer, log: Log): Promise<void> {
 }
 
 /** SIGTERM and SIGINT ask once; `up` and a terminal's Ctrl-C may both deliver the same wish. */
-function stopRequested(lost: Promise<string>): Promise<string> {
+function stopRequested(): Promise<string> {
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal))
     process.on('disconnect', () => resolve('its parent process is gone'))
-    void lost.then(resolve)
   })
 }
 

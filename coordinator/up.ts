@@ -11,7 +11,6 @@ import { Fault } from './core/fault.ts'
  */
 export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
   const config = readCoordinatorConfig(env)
-  const url = `http://${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${config.httpPort}`
   console.log(`Starting Holdfast in ${config.dataDir}.`)
   const children = new Map<string, ChildProcess>()
   let stopping = false
@@ -34,13 +33,14 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
         }
         if (children.size === 0) resolve(null)
       })
+      // The coordinator says itself that it is ready: at its address another one may be listening.
+      child.once('message', () => {
+        announce(config)
+        if (!stopping) launch('worker')
+      })
     }
     launch('coordinator')
-    void ready(`${url}/readyz`, () => stopping).then((isReady) => {
-      if (isReady && !stopping) launch('worker')
-    })
   })
-  void announce(url, config, env, () => stopping)
   const why = await ended
   await Promise.all([...children.values()].map((child) => new Promise((resolve) => child.once('exit', resolve))))
   if (why !== null) throw new Fault('ended', why)
@@ -66,24 +66,11 @@ function readable(line: string): string {
   }
 }
 
-async function ready(url: string, stopped: () => boolean): Promise<boolean> {
-  while (!stopped()) {
-    const ok = await fetch(url).then(
-      (response) => response.ok,
-      // Refused connections are what waiting for a start looks like.
-      () => false,
-    )
-    if (ok) return true
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-  return false
-}
-
-async function announce(url: string, config: ReturnType<typeof readCoordinatorConfig>, env: NodeJS.ProcessEnv, stopped: () => boolean): Promise<void> {
-  if (!(await ready(`${url}/readyz`, stopped))) return
+function announce(config: ReturnType<typeof readCoordinatorConfig>): void {
+  const url = `http://${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${config.httpPort}`
   const keyFile = path.join(config.dataDir, 'admin.key')
-  const fromSetting = env.HOLDFAST_ADMIN_KEY !== undefined
-  const model = /^\s*([^=\s]+)=/.exec(env.HOLDFAST_MODELS ?? '')?.[1] ?? 'tiny'
+  const fromSetting = config.adminKey !== undefined
+  const model = /^\s*([^=\s]+)=/.exec(process.env.HOLDFAST_MODELS ?? '')?.[1] ?? 'tiny'
   const key = fromSetting ? '$HOLDFAST_ADMIN_KEY' : `$(cat '${keyFile}')`
   const body = JSON.stringify({ model, messages: [{ role: 'user', content: 'Tell me about the queue.' }] })
   console.log(`

@@ -27,7 +27,12 @@ const TABLE: [name: string, body: unknown, status: number, code: string][] = [
   ['too many messages', { model: 'fake', messages: Array.from({ length: 10_001 }, () => m[0]) }, 400, 'invalid_messages'],
   ['a wrong role', { model: 'fake', messages: [{ role: 'king', content: 'x' }] }, 400, 'invalid_messages'],
   ['content of a wrong type', { model: 'fake', messages: [{ role: 'user', content: 5 }] }, 400, 'invalid_messages'],
-  ['an image for a model without eyes', { model: 'fake', messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:' } }] }] }, 400, 'unsupported_content'],
+  [
+    'an image for a model without eyes',
+    { model: 'fake', messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:' } }] }] },
+    400,
+    'unsupported_content',
+  ],
   ['a wrong type', { model: 'fake', messages: m, temperature: 'hot' }, 400, 'invalid_type'],
   ['out of range', { model: 'fake', messages: m, temperature: -3 }, 400, 'out_of_range'],
   ['a negative max_tokens', { model: 'fake', messages: m, max_tokens: -1 }, 400, 'out_of_range'],
@@ -38,7 +43,12 @@ const TABLE: [name: string, body: unknown, status: number, code: string][] = [
   ['tools', { model: 'fake', messages: m, tools: [{ type: 'function' }] }, 400, 'unsupported_parameter'],
   ['n of 2', { model: 'fake', messages: m, n: 2 }, 400, 'unsupported_parameter'],
   ['logprobs', { model: 'fake', messages: m, logprobs: true }, 400, 'unsupported_parameter'],
-  ['stream_options without a stream', { model: 'fake', messages: m, stream_options: { include_usage: true } }, 400, 'invalid_stream_options'],
+  [
+    'stream_options without a stream',
+    { model: 'fake', messages: m, stream_options: { include_usage: true } },
+    400,
+    'invalid_stream_options',
+  ],
   ['an unknown model', { model: 'nope', messages: m }, 404, 'model_not_found'],
 ]
 
@@ -58,7 +68,19 @@ describe('each is refused with its own clear error, in the dialect, and leaves n
 })
 
 test('values that mean "off" are fine, and so is what cannot change the answer', async () => {
-  const body = { model: 'fake', messages: m, tools: [], tool_choice: 'none', response_format: { type: 'text' }, logprobs: false, n: 1, user: 'u', metadata: { a: 'b' }, seed: null, stop: null }
+  const body = {
+    model: 'fake',
+    messages: m,
+    tools: [],
+    tool_choice: 'none',
+    response_format: { type: 'text' },
+    logprobs: false,
+    n: 1,
+    user: 'u',
+    metadata: { a: 'b' },
+    seed: null,
+    stop: null,
+  }
   expect((await world.request('POST', '/v1/chat/completions', body)).status).toBe(200)
 })
 
@@ -79,21 +101,31 @@ test('a body of 50 MB is refused before it is read whole', async () => {
 
 test('NUL and half a surrogate are served, stored and read back', async () => {
   const content = 'nul \u0000 and lone \ud800 surrogate'
-  const response = await world.request('POST', '/v1/chat/completions', { model: 'fake', messages: [{ role: 'user', content }], max_tokens: 4 })
+  const response = await world.request('POST', '/v1/chat/completions', {
+    model: 'fake',
+    messages: [{ role: 'user', content }],
+    max_tokens: 4,
+  })
   expect(response.status).toBe(200)
   const job = await world.job(response.headers.get('x-holdfast-job') ?? '')
   expect(job).toMatchObject({ status: 'succeeded', usage: { completion_tokens: 4 } })
 })
 
 test('a prompt of 100,000 tokens is refused with both numbers before a worker sees it', async () => {
-  const response = await world.request('POST', '/v1/chat/completions', { model: 'tiny', messages: [{ role: 'user', content: 'heartbeat '.repeat(100_000) }] })
+  const response = await world.request('POST', '/v1/chat/completions', {
+    model: 'tiny',
+    messages: [{ role: 'user', content: 'heartbeat '.repeat(100_000) }],
+  })
   const { error } = (await response.json()) as { error: { code: string; message: string; job: string | null } }
   expect([response.status, error.code, error.job]).toEqual([400, 'context_length_exceeded', null])
   expect(error.message).toMatch(/\d{4,} tokens.*512/)
 })
 
 test('a prompt that only the worker can count is refused with both numbers too', async () => {
-  const response = await world.request('POST', '/v1/chat/completions', { model: 'tiny', messages: [{ role: 'user', content: 'zq '.repeat(800) }] })
+  const response = await world.request('POST', '/v1/chat/completions', {
+    model: 'tiny',
+    messages: [{ role: 'user', content: 'zq '.repeat(800) }],
+  })
   const { error } = (await response.json()) as { error: { code: string; message: string } }
   expect([response.status, error.code]).toEqual([400, 'context_length_exceeded'])
   expect(error.message).toMatch(/\d{3,}.*512/)
@@ -126,7 +158,9 @@ test('query strings: bad limits, cursors and misspelt filters are errors', async
 })
 
 test('a header bomb and a line that is not HTTP get a sentence and a closed door', async () => {
-  const bomb = await raw(`GET /healthz HTTP/1.1\r\nhost: x\r\n${Array.from({ length: 400 }, (_, i) => `x-${i}: ${'y'.repeat(90)}\r\n`).join('')}\r\n`)
+  const bomb = await raw(
+    `GET /healthz HTTP/1.1\r\nhost: x\r\n${Array.from({ length: 400 }, (_, i) => `x-${i}: ${'y'.repeat(90)}\r\n`).join('')}\r\n`,
+  )
   expect(bomb).toMatch(/^HTTP\/1\.1 431 /)
   expect(bomb).toContain('headers_too_large')
   const noise = await raw('\u0000\u0001 what is this\r\n\r\n')
@@ -144,7 +178,9 @@ test('a client that never reads is cut off and its job cancelled', async () => {
       socket.pause()
       resolve(data.toString())
     })
-    socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${ADMIN_KEY}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+    socket.write(
+      `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${ADMIN_KEY}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    )
   })
   const job = /x-holdfast-job: (\S+)/.exec(head)?.[1] ?? ''
   await world.until('the job is cancelled', async () => (await world.job(job)).status === 'cancelled')

@@ -16,7 +16,9 @@ afterAll(() => world.close())
 const messages = [{ role: 'user' as const, content: 'hello there' }]
 
 test('a chat completion has the official shape, true usage and a true finish reason', async () => {
-  const { data, response } = await client.chat.completions.create({ model: 'fake', messages, temperature: 0, max_tokens: 12 }).withResponse()
+  const { data, response } = await client.chat.completions
+    .create({ model: 'fake', messages, temperature: 0, max_tokens: 12 })
+    .withResponse()
   expect(data.object).toBe('chat.completion')
   expect(data.choices[0]?.finish_reason).toBe('length')
   expect(data.choices[0]?.message.role).toBe('assistant')
@@ -26,13 +28,25 @@ test('a chat completion has the official shape, true usage and a true finish rea
   expect(response.headers.get('x-holdfast-tier')).toBe('gpu')
   expect(Number(response.headers.get('x-holdfast-overhead-ms'))).toBeGreaterThanOrEqual(0)
   const job = await world.job(response.headers.get('x-holdfast-job') ?? '')
-  expect(job).toMatchObject({ status: 'succeeded', worker: 'a', usage: { completion_tokens: 12 }, output: { text: data.choices[0]?.message.content } })
+  expect(job).toMatchObject({
+    status: 'succeeded',
+    worker: 'a',
+    usage: { completion_tokens: 12 },
+    output: { text: data.choices[0]?.message.content },
+  })
   expect(job.attempts).toHaveLength(1)
 })
 
 test('the streamed text is the plain text, and usage comes in the last chunk when asked for', async () => {
   const plain = await client.chat.completions.create({ model: 'fake', messages, temperature: 0, max_tokens: 30 })
-  const stream = await client.chat.completions.create({ model: 'fake', messages, temperature: 0, max_tokens: 30, stream: true, stream_options: { include_usage: true } })
+  const stream = await client.chat.completions.create({
+    model: 'fake',
+    messages,
+    temperature: 0,
+    max_tokens: 30,
+    stream: true,
+    stream_options: { include_usage: true },
+  })
   let text = ''
   let finish: string | null = null
   let usage: unknown
@@ -57,7 +71,8 @@ test('a stop string ends the answer and is not part of it', async () => {
 })
 
 test('the same seed gives the same text, another seed another', async () => {
-  const ask = async (seed: number) => (await client.chat.completions.create({ model: 'fake', messages, temperature: 1, seed })).choices[0]?.message.content
+  const ask = async (seed: number) =>
+    (await client.chat.completions.create({ model: 'fake', messages, temperature: 1, seed })).choices[0]?.message.content
   expect(await ask(7)).toBe(await ask(7))
   expect(await ask(7)).not.toBe(await ask(8))
 })
@@ -75,7 +90,14 @@ test('text completions work, streamed and not', async () => {
   expect(plain.choices[0]).toMatchObject({ finish_reason: 'length' })
   expect(plain.usage).toMatchObject({ prompt_tokens: 2, completion_tokens: 9 })
   let text = ''
-  for await (const chunk of await client.completions.create({ model: 'fake', prompt: 'once upon', temperature: 0, max_tokens: 9, stream: true })) text += chunk.choices[0]?.text ?? ''
+  for await (const chunk of await client.completions.create({
+    model: 'fake',
+    prompt: 'once upon',
+    temperature: 0,
+    max_tokens: 9,
+    stream: true,
+  }))
+    text += chunk.choices[0]?.text ?? ''
   expect(text).toBe(plain.choices[0]?.text)
 })
 
@@ -91,40 +113,63 @@ test('errors reach the client as its own error classes, with code and job', asyn
   expect(failure).toBeInstanceOf(OpenAI.NotFoundError)
   expect(failure).toMatchObject({ status: 404, code: 'model_not_found', param: 'model' })
   expect((failure as APIError).message).toContain('fake')
-  await expect(new OpenAI({ baseURL: `${world.url}/v1`, apiKey: 'wrong-key-wrong-key', maxRetries: 0 }).models.list()).rejects.toBeInstanceOf(OpenAI.AuthenticationError)
+  await expect(
+    new OpenAI({ baseURL: `${world.url}/v1`, apiKey: 'wrong-key-wrong-key', maxRetries: 0 }).models.list(),
+  ).rejects.toBeInstanceOf(OpenAI.AuthenticationError)
 })
 
 test('an engine that fails gives an error that names the job, plain and in a stream', async () => {
-  const plain = await client.chat.completions.create({ model: 'failing', messages: [{ role: 'user', content: 'BOOM' }] }).catch((error: unknown) => error)
+  const plain = await client.chat.completions
+    .create({ model: 'failing', messages: [{ role: 'user', content: 'BOOM' }] })
+    .catch((error: unknown) => error)
   expect(plain).toMatchObject({ status: 502, code: 'generation_failed' })
   const job = ((plain as APIError).error as { job: string }).job
   expect((await world.job(job)).status).toBe('failed')
   const streamed = (async () => {
-    for await (const chunk of await client.chat.completions.create({ model: 'failing', messages: [{ role: 'user', content: 'BOOM' }], stream: true })) void chunk
+    for await (const chunk of await client.chat.completions.create({
+      model: 'failing',
+      messages: [{ role: 'user', content: 'BOOM' }],
+      stream: true,
+    }))
+      void chunk
   })()
   await expect(streamed).rejects.toBeInstanceOf(APIError)
 })
 
 test('a prompt beyond the context is refused with both numbers', async () => {
   const long = client.chat.completions.create({ model: 'small', messages: [{ role: 'user', content: 'word '.repeat(50) }] })
-  await expect(long).rejects.toMatchObject({ status: 400, code: 'context_length_exceeded', message: expect.stringMatching(/50.*20/) as string })
+  await expect(long).rejects.toMatchObject({
+    status: 400,
+    code: 'context_length_exceeded',
+    message: expect.stringMatching(/50.*20/) as string,
+  })
 })
 
 test('an answer that fills the context ends with length', async () => {
-  const full = await client.chat.completions.create({ model: 'small', messages: [{ role: 'user', content: 'word '.repeat(15) }], max_tokens: 100 })
+  const full = await client.chat.completions.create({
+    model: 'small',
+    messages: [{ role: 'user', content: 'word '.repeat(15) }],
+    max_tokens: 100,
+  })
   expect(full.choices[0]?.finish_reason).toBe('length')
   expect(full.usage?.completion_tokens).toBe(5)
 })
 
 test('a request can be pinned to a worker by name', async () => {
-  const { response } = await client.chat.completions.create({ model: 'fake', messages }, { headers: { 'x-holdfast-provider': 'a' } }).withResponse()
+  const { response } = await client.chat.completions
+    .create({ model: 'fake', messages }, { headers: { 'x-holdfast-provider': 'a' } })
+    .withResponse()
   expect(response.headers.get('x-holdfast-provider')).toBe('a')
-  await expect(client.chat.completions.create({ model: 'fake', messages }, { headers: { 'x-holdfast-provider': 'zzz' } })).rejects.toMatchObject({ status: 404, code: 'unknown_provider' })
+  await expect(
+    client.chat.completions.create({ model: 'fake', messages }, { headers: { 'x-holdfast-provider': 'zzz' } }),
+  ).rejects.toMatchObject({ status: 404, code: 'unknown_provider' })
 })
 
 test("a caller's trace id is the job's, and its events carry it", async () => {
   const traceId = '0af7651916cd43dd8448eb211c80319c'
-  const { response } = await client.chat.completions.create({ model: 'fake', messages }, { headers: { traceparent: `00-${traceId}-b7ad6b7169203331-01` } }).withResponse()
+  const { response } = await client.chat.completions
+    .create({ model: 'fake', messages }, { headers: { traceparent: `00-${traceId}-b7ad6b7169203331-01` } })
+    .withResponse()
   const job = response.headers.get('x-holdfast-job') ?? ''
   expect((await world.job(job)).trace_id).toBe(traceId)
   const events = await world.until('its events', async () => {

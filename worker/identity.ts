@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { SettingError } from '../proto/settings.ts'
 
 /**
  * Who this worker is: a UUID in its data directory, so that it is recognised after a restart, under any name and
@@ -11,7 +12,7 @@ export function claimIdentity(dataDir: string): string {
   const lock = path.join(dataDir, 'worker.pid')
   const holder = existsSync(lock) ? Number(readFileSync(lock, 'utf8')) : Number.NaN
   if (Number.isInteger(holder) && holder !== process.pid && isWorker(holder))
-    throw new Error(`Another worker (process ${holder}) runs on ${dataDir}. Stop it, or set HOLDFAST_DATA_DIR to a folder of its own.`)
+    throw new SettingError('HOLDFAST_DATA_DIR', `must be a folder of its own: another worker (process ${holder}) runs on ${dataDir}.`)
   writeFileSync(lock, String(process.pid))
   const file = path.join(dataDir, 'worker.id')
   if (!existsSync(file)) writeFileSync(file, randomUUID(), { mode: 0o600, flag: 'wx' })

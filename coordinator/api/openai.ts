@@ -44,8 +44,9 @@ async function serve(parts: ApiParts, request: FastifyRequest, reply: FastifyRep
   await ended(parts, live)
   const { record } = live
   if (record.status !== 'succeeded') throw faultOf(record)
-  const workedMs = (record.finishedMs ?? 0) - (record.attemptStartedMs ?? 0)
-  const overheadMs = Math.max(0, performance.now() - request.beganMs - (live.workerMs ?? workedMs) - (record.queueMs ?? 0))
+  // After a second attempt the worker's own figure covers the last part only; all of the running is not ours then.
+  const workedMs = record.attempt === 1 && live.workerMs !== null ? live.workerMs : (record.finishedMs ?? 0) - (record.startedMs ?? 0)
+  const overheadMs = Math.max(0, performance.now() - request.beganMs - workedMs - (record.queueMs ?? 0))
   parts.metrics.overhead(overheadMs)
   reply.headers({
     ...headersOf(live, request),

@@ -10,6 +10,7 @@ export class Ownership {
   readonly #onLost: () => void
   #session: Session | undefined
   #closed = false
+  #reacquiring = false
 
   constructor(db: Db, onLost: () => void) {
     this.#db = db
@@ -19,7 +20,9 @@ export class Ownership {
   /** Throws when another coordinator holds the database; a dying one gets a moment to let go. */
   async acquire(): Promise<void> {
     for (let attempt = 0; ; attempt++) {
-      const session = await this.#db.dedicated(() => this.#lost())
+      const session = await this.#db.dedicated(() => {
+        if (this.#session === session) this.#lost()
+      })
       const [row] = await session.run(undefined, 'select pg_try_advisory_lock($1) as mine', [OWNER_LOCK])
       if (row?.mine === true) {
         this.#session = session
@@ -39,9 +42,13 @@ export class Ownership {
 
   /** PostgreSQL went away and the lock with it. Whoever has it when it is back is the owner. */
   #lost(): void {
-    if (this.#closed) return
     this.#session = undefined
-    void this.#reacquire()
+    // One connection may break more than once, and two seekers of one lock would each take the other for a rival.
+    if (this.#closed || this.#reacquiring) return
+    this.#reacquiring = true
+    void this.#reacquire().finally(() => {
+      this.#reacquiring = false
+    })
   }
 
   async #reacquire(): Promise<void> {

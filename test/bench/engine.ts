@@ -31,22 +31,23 @@ async function rowsOf(model: string, settings: ContenderSettings, answerTokens: 
   const rows: Row[] = []
   const all = await Promise.all(contenders().map((open) => open(settings)))
   // One after the other in every case, so that a machine whose speed changes changes it for all.
-  for (const measure of casesOf(answerTokens))
-    for (const contender of all) await measure(contender, await calibratedPrompts(contender), noteIn(rows, model, contender))
+  const chosen = new RegExp(process.env.HOLDFAST_BENCH_CASES ?? '')
+  for (const [name, measure] of Object.entries(casesOf(answerTokens)))
+    for (const contender of chosen.test(name) ? all : [])
+      await measure(contender, await calibratedPrompts(contender), noteIn(rows, model, contender))
   for (const contender of all) await contender.close()
   return rows
 }
 
+/** HOLDFAST_BENCH_CASES, a regular expression, chooses among their names. */
 type Case = (contender: Contender, prompts: Prompts, note: Note) => Promise<void>
 
-function casesOf(answerTokens: number): Case[] {
-  const streams = STREAM_COUNTS.map(
-    (count): Case =>
-      (contender, prompts, note) =>
-        measureStreams(contender, count, answerTokens, prompts, note),
-  )
+function casesOf(answerTokens: number): Record<string, Case> {
+  const cases: Record<string, Case> = {}
+  for (const count of STREAM_COUNTS)
+    cases[`streams-${count}`] = (contender, prompts, note) => measureStreams(contender, count, answerTokens, prompts, note)
   const scattered: Case = (contender, prompts, note) => measureScattered(contender, answerTokens, prompts, note)
-  return [...streams, scattered, measureNewcomer, measureClientGone, measureCommonPrompt]
+  return { ...cases, scattered, newcomer: measureNewcomer, gone: measureClientGone, common: measureCommonPrompt }
 }
 
 function noteIn(rows: Row[], model: string, contender: Contender): Note {

@@ -34,22 +34,13 @@ const TYPE = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8, array: 9 } a
 const TENSOR_OF_FLOAT32 = 0
 
 function valueWithType(value: GgufValue): Buffer[] {
-  switch (value.kind) {
-    case 'uint32':
-      return [uint32(TYPE.uint32), uint32(value.value)]
-    case 'float32':
-      return [uint32(TYPE.float32), float32(value.value)]
-    case 'bool':
-      return [uint32(TYPE.bool), Buffer.of(value.value ? 1 : 0)]
-    case 'string':
-      return [uint32(TYPE.string), text(value.value)]
-    case 'int32s':
-      return array(TYPE.int32, value.value.map(int32))
-    case 'float32s':
-      return array(TYPE.float32, value.value.map(float32))
-    case 'strings':
-      return array(TYPE.string, value.value.map(text))
-  }
+  if (value.kind === 'uint32') return [uint32(TYPE.uint32), uint32(value.value)]
+  if (value.kind === 'float32') return [uint32(TYPE.float32), float32(value.value)]
+  if (value.kind === 'bool') return [uint32(TYPE.bool), Buffer.of(value.value ? 1 : 0)]
+  if (value.kind === 'string') return [uint32(TYPE.string), text(value.value)]
+  if (value.kind === 'int32s') return array(TYPE.int32, value.value.map(int32))
+  if (value.kind === 'float32s') return array(TYPE.float32, value.value.map(float32))
+  return array(TYPE.string, value.value.map(text))
 }
 
 function array(elementType: number, elements: readonly Buffer[]): Buffer[] {

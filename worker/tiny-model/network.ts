@@ -36,7 +36,7 @@ const BACK_TWO = 2
 const ABOUT = 3
 
 /** Every token's code: signs by chance, as long as 1, so that the codes of two tokens have little in common. */
-export function buildCodes(tokens: number): Float64Array[] {
+function buildCodes(tokens: number): Float64Array[] {
   const draw = xorshift(0x2545f491)
   const part = 1 / Math.sqrt(CODE_SIZE)
   return Array.from({ length: tokens }, () => Float64Array.from({ length: CODE_SIZE }, () => ((draw() & 0x4000) === 0 ? part : -part)))

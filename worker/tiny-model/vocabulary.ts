@@ -44,9 +44,9 @@ export function buildVocabulary(): Vocabulary {
  */
 function normalPieces(): string[] {
   const reachable = [...Object.keys(OPENINGS), ...ROLES].map((word) => `▁${word}`)
-  const beginnings = reachable.flatMap((word) => [...word].map((_, index) => word.slice(0, index + 1)))
+  const beginnings = reachable.flatMap((word) => Array.from(word, (_, index) => word.slice(0, index + 1)))
   const written = [...Object.values(OPENINGS), STORY].flatMap(wordsOf)
-  return [...new Set(beginnings)].sort((left, right) => left.length - right.length).concat(firstWords(), written, [...CHARACTERS])
+  return [...new Set(beginnings)].sort((left, right) => left.length - right.length).concat(firstWords(), written, Array.from(CHARACTERS))
 }
 
 /** An answer does not begin with a space. */

@@ -1,0 +1,188 @@
+import { readFileSync } from 'node:fs'
+import { expect, test } from 'vitest'
+import { chatStream, type Stream } from './support/stream.ts'
+import { descendants, World } from './support/world.ts'
+
+/** The rows of the failure table in ARCHITECTURE.md, done to real processes. */
+
+test('kill -9 of a worker in mid-answer: the stream goes on elsewhere, every character once', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const a = await world.worker('a', 'fake=fake:?slots=8&rate=100')
+  const want = (await chatStream(world, 'fake', 'count for me', { max_tokens: 300 }).done).text
+  await world.worker('b', 'fake=fake:?slots=8&rate=100')
+  const streams = Array.from({ length: 8 }, () => chatStream(world, 'fake', 'count for me', { max_tokens: 300 }))
+  await started(world, streams, 20)
+  a.kill()
+  for (const stream of streams) {
+    const seen = await stream.done
+    expect(seen).toMatchObject({ text: want, error: null, done: true, finish: 'length', usage: { completion_tokens: 300 } })
+  }
+  const jobs = await Promise.all(streams.map((stream) => world.job(stream.seen.job)))
+  const moved = jobs.filter((job) => job.attempts.length === 2)
+  expect(moved.length).toBeGreaterThan(0)
+  expect(moved.every((job) => job.attempts[0]?.status === 'lost' && job.output?.text === want)).toBe(true)
+  const events = await world.events(`&job=${moved[0]?.id}`)
+  expect(events.map((event) => event.type).toReversed()).toEqual([
+    'job.accepted',
+    'job.started',
+    'job.requeued',
+    'job.started',
+    'job.succeeded',
+  ])
+})
+
+test('the only worker dies: the stream waits, says why, and goes on when it is back', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const a = await world.worker('a', 'fake=fake:?slots=2&rate=100')
+  const want = (await chatStream(world, 'fake', 'alone', { max_tokens: 200 }).done).text
+  const stream = chatStream(world, 'fake', 'alone', { max_tokens: 200 })
+  await started(world, [stream], 20)
+  a.kill()
+  await world.until('the stream says why it waits', () => stream.seen.comments.some((comment) => comment.includes('no_provider_for_model')))
+  await world.worker('a', 'fake=fake:?slots=2&rate=100')
+  expect(await stream.done).toMatchObject({ text: want, usage: { completion_tokens: 200 } })
+  const { data } = (await world.get('/api/workers')) as { data: unknown[] }
+  expect(data).toHaveLength(1)
+})
+
+test('SIGSTOP of a worker: dead after the dead time, and what the sleeper says when it wakes is refused', async () => {
+  await using world = await World.open()
+  await world.coordinator({ HOLDFAST_HEARTBEAT_S: '0.5', HOLDFAST_DEAD_AFTER_S: '2' })
+  const a = await world.worker('a', 'fake=fake:?slots=8&rate=50')
+  const want = (await chatStream(world, 'fake', 'frozen', { max_tokens: 200 }).done).text
+  await world.worker('b', 'fake=fake:?slots=8&rate=50')
+  const streams = Array.from({ length: 6 }, () => chatStream(world, 'fake', 'frozen', { max_tokens: 200 }))
+  await started(world, streams, 10)
+  a.kill('SIGSTOP')
+  await world.until('a is offline', async () => (await world.findWorker('a'))?.state === 'offline')
+  for (const stream of streams) expect((await stream.done).text).toBe(want)
+  a.kill('SIGCONT')
+  await world.until('a is back', async () => (await world.findWorker('a'))?.state === 'online')
+  await world.until('a holds nothing', async () => (await world.findWorker('a'))?.models[0]?.busy === 0)
+  for (const stream of streams) expect((await world.job(stream.seen.job)).output?.text).toBe(want)
+})
+
+test('kill -9 of the process of a model: the worker lives, the stream goes on after its restart', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const a = await world.worker('a', 'tiny=builtin:tiny?slots=2&context=2048')
+  const want = await chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 1_500 }).done
+  let moved = 0
+  // The toy is fast: an answer may be over before the kill arrives, and then it proves nothing.
+  for (let round = 0; round < 20 && moved < 3; round++) {
+    const stream = chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 1_500 })
+    await world.until('it streams', () => stream.seen.deltas > 0)
+    for (const pid of descendants(a.pid)) process.kill(pid, 'SIGKILL')
+    expect(await stream.done).toMatchObject({ text: want.text, error: null, finish: want.finish, usage: { completion_tokens: want.usage?.completion_tokens } })
+    await world.until('the model is back', async () => (await world.findWorker('a'))?.models[0]?.state === 'ready')
+    if ((await world.job(stream.seen.job)).attempts.length > 1) moved += 1
+  }
+  expect(moved).toBe(3)
+  expect(a.ended).toBeNull()
+  const types = (await world.events()).map((event) => event.type)
+  expect(types).toContain('model.crashed')
+})
+
+test('a prompt that kills its model is parked after three attempts, and others go on', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=4&rate=500&crash_on=POISON')
+  const seen = await chatStream(world, 'fake', 'this is POISON', { max_tokens: 8 }).done
+  expect(seen.error).toMatchObject({ code: 'model_process_died' })
+  const job = await world.until('the job is parked', async () => {
+    const found = await world.job(seen.job)
+    return found.status === 'parked' && found
+  })
+  expect(job.attempts.map((attempt) => attempt.status)).toEqual(['failed', 'failed', 'failed'])
+  expect(job.error?.code).toBe('model_process_died')
+  expect((await chatStream(world, 'fake', 'harmless', { max_tokens: 8 }).done).usage?.completion_tokens).toBe(8)
+  expect((await world.request('POST', `/api/jobs/${job.id}/cancel`)).status).toBe(200)
+  expect((await world.job(job.id)).status).toBe('cancelled')
+  expect((await world.request('POST', `/api/jobs/${job.id}/cancel`)).status).toBe(409)
+})
+
+test('kill -9 of the coordinator: what was queued and running is there after its restart and finishes, from where it was', async () => {
+  await using world = await World.open()
+  const first = await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=2&rate=40')
+  const want = (await chatStream(world, 'fake', 'survive', { max_tokens: 120 }).done).text
+  const streams = Array.from({ length: 5 }, () => chatStream(world, 'fake', 'survive', { max_tokens: 120 }))
+  await world.until(
+    'all accepted, some running',
+    () => streams.every((stream) => stream.seen.job !== '') && streams.some((stream) => stream.seen.deltas > 10),
+  )
+  first.kill()
+  await Promise.allSettled(streams.map((stream) => stream.done))
+  await world.coordinator()
+  for (const { seen } of streams) {
+    const job = await world.until(`job ${seen.job} has its answer`, async () => {
+      const found = await world.job(seen.job)
+      return found.status === 'succeeded' && found
+    })
+    expect(job.output?.text).toBe(want)
+    // The worker never stopped: the attempt that ran is the attempt that ends.
+    expect(job.attempts).toHaveLength(1)
+  }
+})
+
+test('kill -9 of coordinator and worker together: running jobs go on from their last checkpoint', async () => {
+  await using world = await World.open()
+  const coordinator = await world.coordinator()
+  const worker = await world.worker('a', 'fake=fake:?slots=2&rate=40')
+  const want = (await chatStream(world, 'fake', 'both', { max_tokens: 160 }).done).text
+  const stream = chatStream(world, 'fake', 'both', { max_tokens: 160 })
+  await started(world, [stream], 70)
+  worker.kill()
+  coordinator.kill()
+  await stream.done.catch(() => {})
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=2&rate=40')
+  const job = await world.until('the job has its answer', async () => {
+    const found = await world.job(stream.seen.job)
+    return found.status === 'succeeded' && found
+  })
+  expect(job.output?.text).toBe(want)
+  const restarted = (await world.events(`&job=${job.id}`)).find((event) => event.type === 'job.started' && event.details.attempt === 2)
+  expect(Number(restarted?.details.continued_tokens)).toBeGreaterThan(10)
+})
+
+test('PostgreSQL killed under load: running streams go on, new work waits, nothing acknowledged is lost', async () => {
+  await using world = await World.open()
+  const coordinator = await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=8&rate=60')
+  const want = (await chatStream(world, 'fake', 'steady', { max_tokens: 240 }).done).text
+  const streams = Array.from({ length: 8 }, () => chatStream(world, 'fake', 'steady', { max_tokens: 240 }))
+  await started(world, streams, 10)
+  const queued = Array.from({ length: 4 }, (_, index) => chatStream(world, 'fake', `later ${index}`, { max_tokens: 8 }))
+  await world.until('accepted', () => queued.every((stream) => stream.seen.job !== ''))
+  const server = descendants(coordinator.pid).find(
+    (pid) => commandOf(pid).includes('postgres -D') || /bin\/postgres\0-D/.test(commandOf(pid)),
+  )
+  expect(server).toBeDefined()
+  process.kill(server ?? 0, 'SIGKILL')
+  for (const stream of streams) expect(await stream.done).toMatchObject({ text: want, error: null, usage: { completion_tokens: 240 } })
+  const late = await world.until('it accepts again', async () => {
+    const seen = await chatStream(world, 'fake', 'after', { max_tokens: 8 }).done
+    return seen.status === 200 && seen
+  })
+  expect(late.usage?.completion_tokens).toBe(8)
+  for (const stream of [...streams, ...queued]) {
+    await stream.done
+    await world.until('stored', async () => (await world.job(stream.seen.job)).status === 'succeeded')
+  }
+})
+
+async function started(world: World, streams: Stream[], deltas: number): Promise<void> {
+  await world.until('all are streaming', () => streams.every((stream) => stream.seen.deltas >= deltas))
+}
+
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+  } catch {
+    // Ended meanwhile.
+    return ''
+  }
+}

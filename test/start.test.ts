@@ -1,0 +1,184 @@
+import { execFileSync } from 'node:child_process'
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { chatStream } from './support/stream.ts'
+import { type Running, World } from './support/world.ts'
+
+/** Setting up, stopping, and starting again: what a stranger does first. */
+
+test('up serves the built-in model, says how to talk to it, stops without a trace and remembers', async () => {
+  await using world = await World.open()
+  const data = path.join(world.dir, 'data')
+  const first = await up(world, data, {})
+  const curl = await world.until('the curl line', () => /^ {2}(curl .*)$/m.exec(first.output)?.[1])
+  const answer = await world.until('the pasted line answers', () => {
+    const said = execFileSync('sh', ['-c', curl], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+    return said.includes('chat.completion') && said
+  })
+  expect((JSON.parse(answer) as { usage: { completion_tokens: number } }).usage.completion_tokens).toBeGreaterThan(5)
+  expect(first.output).toContain(path.join(data, 'admin.key'))
+  expect(first.output).toMatch(/toy/)
+  for (const file of ['admin.key', 'worker.token']) expect(statSync(path.join(data, file)).mode & 0o777).toBe(0o600)
+  expect(first.output).not.toContain(readFileSync(path.join(data, 'admin.key'), 'utf8').trim())
+  await first.stop()
+  expect(first.ended).toEqual({ code: 0, signal: null })
+  await world.until('nothing is left behind', () => leftBehind(world.dir).length === 0)
+
+  const second = await up(world, data, {})
+  const key = readFileSync(path.join(data, 'admin.key'), 'utf8').trim()
+  const jobs = (await (await fetch(`${world.url}/api/jobs`, { headers: { authorization: `Bearer ${key}` } })).json()) as { data: unknown[] }
+  expect(jobs.data).toHaveLength(1)
+
+  const beside = world.start('beside', ['up'], { HOLDFAST_DATA_DIR: data, HOLDFAST_ADMIN_KEY: '', HOLDFAST_WORKER_TOKEN: '' })
+  await beside.exited
+  expect(beside.ended?.code).toBe(1)
+  expect(beside.output).toMatch(/Another Holdfast is running/)
+
+  second.kill('SIGKILL')
+  await second.exited
+  const third = await up(world, data, {})
+  await third.stop()
+  await world.until('nothing is left behind', () => leftBehind(world.dir).length === 0)
+})
+
+test('kill -9 of up alone takes everything it started with it', async () => {
+  await using world = await World.open()
+  const running = await up(world, path.join(world.dir, 'data'), {})
+  process.kill(running.pid, 'SIGKILL')
+  await world.until('nothing is left behind', () => leftBehind(world.dir).length === 0)
+})
+
+test.skipIf(process.getuid?.() !== 0)('root may keep the data where only root may enter', async () => {
+  await using world = await World.open()
+  const closed = path.join(world.dir, 'closed')
+  mkdirSync(closed)
+  chmodSync(closed, 0o700)
+  await world.coordinator({ HOLDFAST_DATA_DIR: path.join(closed, 'deep', 'data') })
+  await world.worker('a', 'fake=fake:')
+  expect((await chatStream(world, 'fake', 'x').done).usage?.completion_tokens).toBe(16)
+})
+
+test('a data directory too deep for a socket address works all the same', async () => {
+  await using world = await World.open()
+  const deep = path.join(world.dir, ...Array.from({ length: 6 }, () => 'a-rather-long-folder-name'))
+  mkdirSync(deep, { recursive: true })
+  await world.coordinator({ HOLDFAST_DATA_DIR: deep })
+})
+
+test('a taken port is told with the setting to change', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  for (const [name, setting] of [
+    ['HOLDFAST_HTTP_PORT', String(world.httpPort)],
+    ['HOLDFAST_GRPC_PORT', String(world.grpcPort)],
+  ] as const) {
+    const second = world.start('second', ['coordinator'], {
+      HOLDFAST_HTTP_PORT: '0',
+      HOLDFAST_GRPC_PORT: '0',
+      HOLDFAST_DATA_DIR: path.join(world.dir, name),
+      [name]: setting,
+    })
+    await second.exited
+    expect(second.ended?.code).toBe(1)
+    expect(second.output).toContain(name)
+    expect(second.output).not.toMatch(/\bat .*\.ts:\d+/)
+  }
+})
+
+test('a malformed or unknown setting stops the start and names itself', async () => {
+  await using world = await World.open()
+  const tries: [string, string, string][] = [
+    ['coordinator', 'HOLDFAST_HTTP_PORT', 'eighty'],
+    ['coordinator', 'HOLDFAST_HTPP_PORT', '80'],
+    ['coordinator', 'HOLDFAST_ADMIN_KEY', 'short'],
+    ['coordinator', 'HOLDFAST_LOG_LEVEL', 'loud'],
+    ['worker', 'HOLDFAST_MODELS', 'x=nonsense'],
+    ['worker', 'HOLDFAST_MODELS', 'x=fake:?slots=many'],
+    ['worker', 'HOLDFAST_MODELS', 'x=/does/not/exist.gguf'],
+    ['worker', 'HOLDFAST_COORDINATOR', 'no-port'],
+  ]
+  for (const [command, name, value] of tries) {
+    const running = world.start(name, [command], { HOLDFAST_DATA_DIR: path.join(world.dir, 'x'), [name]: value })
+    await running.exited
+    expect(running.ended?.code, name).toBe(1)
+    expect(running.output).toContain(name)
+    expect(running.output).not.toMatch(/\bat .*\.ts:\d+/)
+  }
+})
+
+test('commands: help with an example, wrong usage is 2, refused is 1, json is json', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:')
+  const run = async (...args: string[]): Promise<Running> => {
+    const running = world.start('cli', args, {})
+    await running.exited
+    return running
+  }
+  for (const command of ['up', 'coordinator', 'worker', 'jobs', 'workers', 'models', 'events', 'health', 'migrate']) {
+    const help = await run(command, '--help')
+    expect([help.ended?.code, help.output], command).toEqual([0, expect.stringContaining('Example: ')])
+  }
+  expect((await run('frobnicate')).ended?.code).toBe(2)
+  expect((await run('jobs', '--frobnicate')).ended?.code).toBe(2)
+  expect((await run('jobs', 'not-an-id')).ended?.code).toBe(1)
+  expect((await run('health')).ended?.code).toBe(0)
+  expect(JSON.parse((await run('workers', '--json')).output)).toMatchObject({ data: [{ name: 'a', state: 'online' }] })
+  expect((await run('workers')).output).toMatch(/a +online/)
+  expect((await run('models')).output).toContain('fake')
+})
+
+test('two workers on one data directory: the second is refused', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:')
+  const second = world.start('again', ['worker'], {
+    HOLDFAST_DATA_DIR: path.join(world.dir, 'a'),
+    HOLDFAST_WORKER_NAME: 'b',
+    HOLDFAST_MODELS: 'fake=fake:',
+  })
+  await second.exited
+  expect([second.ended?.code, second.output]).toEqual([1, expect.stringContaining('HOLDFAST_DATA_DIR')])
+})
+
+test('SIGTERM of a worker drains: what runs is finished, or goes on elsewhere without a gap', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const a = await world.worker('a', 'fake=fake:?slots=2&rate=100', { HOLDFAST_DRAIN_TIMEOUT_S: '0.5' })
+  const want = (await chatStream(world, 'fake', 'drain', { max_tokens: 250 }).done).text
+  const short = chatStream(world, 'fake', 'short', { max_tokens: 40 })
+  const long = chatStream(world, 'fake', 'drain', { max_tokens: 250 })
+  await world.until('both run', () => short.seen.deltas > 5 && long.seen.deltas > 5)
+  a.kill('SIGTERM')
+  expect((await short.done).usage?.completion_tokens).toBe(40)
+  await a.exited
+  expect(a.ended).toEqual({ code: 0, signal: null })
+  await world.worker('b', 'fake=fake:?slots=2&rate=400')
+  expect(await long.done).toMatchObject({ text: want, error: null })
+  const job = await world.job(long.seen.job)
+  expect(job.attempts.map((attempt) => attempt.error?.code ?? attempt.status)).toEqual(['worker_draining', 'succeeded'])
+})
+
+async function up(world: World, data: string, extra: Record<string, string>): Promise<Running> {
+  const running = world.start('up', ['up'], { HOLDFAST_DATA_DIR: data, HOLDFAST_ADMIN_KEY: '', HOLDFAST_WORKER_TOKEN: '', ...extra })
+  await world.until('up is ready', () => {
+    if (running.ended !== null) throw new Error(running.output)
+    return running.output.includes('is ready: on') && running.output.includes('curl ')
+  })
+  return running
+}
+
+/** Processes that name the folder in their environment or command. */
+function leftBehind(dir: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false
+    try {
+      const facts = readFileSync(`/proc/${pid}/environ`, 'utf8') + readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      return facts.includes(dir) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+    } catch {
+      // Gone, or not ours to read.
+      return false
+    }
+  })
+}

@@ -1,0 +1,197 @@
+import { randomUUID } from 'node:crypto'
+import { connect } from 'node:net'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { dialLink, type FromWorker, PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldByCoordinator, type WorkerEnd } from '../proto/link.ts'
+import { chatStream } from './support/stream.ts'
+import { WORKER_TOKEN, World } from './support/world.ts'
+
+let world: World
+
+beforeAll(async () => {
+  world = await World.open()
+  await world.coordinator({ HOLDFAST_HEARTBEAT_S: '1', HOLDFAST_DEAD_AFTER_S: '4' })
+})
+afterAll(() => world.close())
+
+test('another protocol version is refused with both numbers', async () => {
+  const { error } = await session({ protocolMajor: 99 }).ended
+  expect(error).toMatch(/FAILED_PRECONDITION.*protocol 1\.0.*99/)
+})
+
+test('a wrong token is refused before a word is read', async () => {
+  const { error } = await session({}, 'wrong-token-wrong-token').ended
+  expect(error).toMatch(/UNAUTHENTICATED.*HOLDFAST_WORKER_TOKEN/)
+})
+
+test('garbage in the greeting is refused with what is wrong', async () => {
+  expect((await session({ worker: 'not-a-uuid' }).ended).error).toMatch(/INVALID_ARGUMENT.*UUID/)
+  expect((await session({ name: '' }).ended).error).toMatch(/INVALID_ARGUMENT.*name/)
+  expect((await session({ models: Array.from({ length: 100 }, (_, index) => model(`m${index}`)) }).ended).error).toMatch(/at most 64/)
+})
+
+test('a first message that is no greeting is refused', async () => {
+  const end = dialLink(`127.0.0.1:${world.grpcPort}`, WORKER_TOKEN).open()
+  const ended = outcome(end)
+  end.write({ heartbeat: { count: 1, models: [] } })
+  expect((await ended).error).toMatch(/INVALID_ARGUMENT.*Hello/)
+})
+
+test('bytes that are not gRPC close the connection and nothing else', async () => {
+  await new Promise<void>((resolve) => {
+    const socket = connect(world.grpcPort, '127.0.0.1', () => socket.write('GET / HTTP/1.1\r\n\r\n'.repeat(100)))
+    socket.on('close', () => resolve())
+    socket.on('error', () => resolve())
+    socket.resume()
+  })
+  expect((await fetch(`${world.url}/readyz`)).status).toBe(200)
+})
+
+test('two workers of one name cannot be connected at once; one identity twice is one worker', async () => {
+  const first = session({ name: 'twin' })
+  await first.welcomed
+  expect((await session({ name: 'twin' }).ended).error).toMatch(/ALREADY_EXISTS.*HOLDFAST_WORKER_NAME/)
+  const again = session({ name: 'twin', worker: first.worker })
+  await again.welcomed
+  await first.ended
+  expect((await world.findWorker('twin'))?.state).toBe('online')
+  again.end.end()
+})
+
+test('reports about attempts that nobody gave it change nothing and are counted', async () => {
+  const one = session({ name: 'liar', models: [model('lies')] })
+  await one.welcomed
+  const before = await staleReports()
+  const job = randomUUID()
+  one.end.write({
+    output: {
+      chunks: [{ job, attempt: 1, first: 0, tokenIds: [1], text: 'lie' }],
+      finished: [{ job, attempt: 1, tokens: 1, finishReason: 'stop' }],
+      failed: [{ job, attempt: 2, code: 'x' }],
+    },
+  })
+  await world.until('counted', async () => (await staleReports()) >= before + 3)
+  one.end.end()
+})
+
+test('a hole in the output is asked for again, and what comes twice counts once', async () => {
+  const one = session({ name: 'holey', models: [model('holes')] })
+  await one.welcomed
+  const stream = chatStream(world, 'holes', 'x')
+  const { start } = await one.told((message) => message.start != null)
+  const base = { job: start?.job ?? '', attempt: start?.attempt ?? 0 }
+  const chunk = (first: number, text: string): FromWorker => ({ output: { chunks: [{ ...base, first, tokenIds: [first], text }] } })
+  one.end.write(chunk(0, 'a'))
+  one.end.write(chunk(2, 'c'))
+  const { resume } = await one.told((message) => message.resume != null)
+  expect(resume).toMatchObject({ ...base, first: 1 })
+  for (const [first, text] of [
+    [0, 'a'],
+    [1, 'b'],
+    [1, 'b'],
+    [2, 'c'],
+  ] as const)
+    one.end.write(chunk(first, text))
+  one.end.write({ output: { finished: [{ ...base, tokens: 3, text: '!', finishReason: 'stop', promptTokens: 1, completionTokens: 3 }] } })
+  expect(await stream.done).toMatchObject({ text: 'abc!', finish: 'stop' })
+  const { acknowledge } = await one.told((message) => message.acknowledge != null)
+  expect(acknowledge?.attempts).toEqual([base])
+  one.end.end()
+})
+
+test('an end that names more tokens than arrived is not believed', async () => {
+  const one = session({ name: 'hasty', models: [model('haste')] })
+  await one.welcomed
+  const stream = chatStream(world, 'haste', 'x')
+  const { start } = await one.told((message) => message.start != null)
+  const base = { job: start?.job ?? '', attempt: start?.attempt ?? 0 }
+  one.end.write({ output: { finished: [{ ...base, tokens: 2, finishReason: 'stop' }] } })
+  const { resume } = await one.told((message) => message.resume != null)
+  expect(resume?.first).toBe(0)
+  one.end.write({
+    output: { chunks: [{ ...base, first: 0, tokenIds: [1, 2], text: 'whole' }], finished: [{ ...base, tokens: 2, finishReason: 'stop' }] },
+  })
+  expect((await stream.done).text).toBe('whole')
+  one.end.end()
+})
+
+test('a worker that refuses is asked again later, and the job loses no attempt for it', async () => {
+  const one = session({ name: 'full', models: [model('refusing')] })
+  await one.welcomed
+  const stream = chatStream(world, 'refusing', 'x')
+  for (let attempt = 1; attempt <= 4; attempt++) {
+    const { start } = await one.told((message) => message.start?.attempt === attempt)
+    one.end.write({ refused: { job: start?.job ?? '', attempt, reason: 'full' } })
+  }
+  const { start } = await one.told((message) => message.start?.attempt === 5)
+  one.end.write({
+    output: {
+      chunks: [{ job: start?.job ?? '', attempt: 5, first: 0, tokenIds: [1], text: 'at last' }],
+      finished: [{ job: start?.job ?? '', attempt: 5, tokens: 1, finishReason: 'stop' }],
+    },
+  })
+  expect((await stream.done).text).toBe('at last')
+  one.end.end()
+})
+
+test('what a worker still holds of a cancelled job is told to stop when it returns', async () => {
+  const one = session({ name: 'back', held: [{ job: randomUUID(), attempt: 3 }] })
+  const { cancel } = await one.told((message) => message.cancel != null)
+  expect(cancel?.attempt).toBe(3)
+  one.end.end()
+})
+
+type Hello = Partial<NonNullable<FromWorker['hello']>>
+
+function model(name: string): NonNullable<NonNullable<FromWorker['hello']>['models']>[number] {
+  return { name, engine: 'test', state: 'ready', slots: 1, sha256: name }
+}
+
+/** A worker by hand. */
+function session(hello: Hello, token = WORKER_TOKEN) {
+  const end = dialLink(`127.0.0.1:${world.grpcPort}`, token).open()
+  const messages: ToldByCoordinator[] = []
+  end.on('data', (message: ToldByCoordinator) => messages.push(message))
+  const ended = outcome(end)
+  const worker = hello.worker ?? randomUUID()
+  end.write({
+    hello: {
+      protocolMajor: PROTOCOL_MAJOR,
+      protocolMinor: PROTOCOL_MINOR,
+      name: `w-${worker.slice(0, 8)}`,
+      session: randomUUID(),
+      version: '0',
+      models: [],
+      held: [],
+      ...hello,
+      worker,
+    },
+  })
+  let read = 0
+  const told = (wanted: (message: ToldByCoordinator) => boolean): Promise<ToldByCoordinator> =>
+    world.until('the coordinator says it', () => {
+      const found = messages.findIndex((message, index) => index >= read && wanted(message))
+      if (found < 0) return undefined
+      read = found + 1
+      return messages[found]
+    })
+  return {
+    end,
+    worker,
+    ended,
+    told,
+    welcomed: world.until('welcome', () => messages.some((message) => message.welcome != null)).catch(() => false),
+  }
+}
+
+function outcome(end: WorkerEnd): Promise<{ error: string | null }> {
+  return new Promise((resolve) => {
+    end.on('data', () => {})
+    end.on('error', (error) => resolve({ error: error.message.replace(/^\d+ /, '') }))
+    end.on('end', () => resolve({ error: null }))
+  })
+}
+
+async function staleReports(): Promise<number> {
+  const text = await (await fetch(`${world.url}/metrics`)).text()
+  return Number(/^holdfast_stale_reports_total (\d+)/m.exec(text)?.[1] ?? 0)
+}

@@ -1,0 +1,173 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { JobId, JobRecord } from '../coordinator/core/job.ts'
+import { newId } from '../coordinator/ids.ts'
+import { Db } from '../coordinator/store/db.ts'
+import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
+import { findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
+import { ensurePartitions, migrate } from '../coordinator/store/migrate.ts'
+import { Writer } from '../coordinator/store/writer.ts'
+
+let dir: string
+let postgres: EmbeddedPostgres
+let db: Db
+const quiet = { info: () => {}, warn: () => {}, error: () => {}, debug: () => {} }
+
+beforeAll(async () => {
+  dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-writer-'))
+  postgres = await EmbeddedPostgres.start(dir, quiet)
+  db = new Db({ socketDir: postgres.socketDir })
+  await migrate(db)
+  await ensurePartitions(db, Date.now())
+})
+afterAll(async () => {
+  await db.close()
+  await postgres.stop()
+  rmSync(dir, { recursive: true })
+})
+
+test('migrating again changes nothing', async () => {
+  expect(await migrate(db)).toEqual([])
+})
+
+test('what gathers while a statement is in flight goes as one', async () => {
+  let flushes = 0
+  const writer = new Writer(db, { onFlush: () => (flushes += 1), onDropped: () => {} })
+  const records = Array.from({ length: 500 }, () => record())
+  await Promise.all(records.map((one) => writer.insertJob(one, '{}')))
+  expect(flushes).toBeLessThan(5)
+  expect(await findJob(db, records[499]?.id as JobId)).toMatchObject({ status: 'queued', version: 1 })
+  await writer.close()
+})
+
+test('a job accepted and finished within one batch is written once, finished', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  const one = record()
+  const stored = writer.insertJob(one, '{"a": 1}')
+  finish(one)
+  writer.updateJob(one)
+  writer.addOutput(one.id, '{"text": "x"}')
+  await stored
+  expect(await findJob(db, one.id)).toMatchObject({ status: 'succeeded', version: 2 })
+  expect(await readOutput(db, one.id)).toEqual({ text: 'x' })
+  await writer.close()
+})
+
+test('an older state that arrives late does not replace a newer one', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  const one = record()
+  await writer.insertJob(one, '{}')
+  const stale = { ...one }
+  finish(one)
+  writer.updateJob(one)
+  await writer.drained()
+  writer.updateJob(stale)
+  await writer.drained()
+  expect((await findJob(db, one.id))?.status).toBe('succeeded')
+  await writer.close()
+})
+
+test('one bad row is refused alone; its neighbours are stored', async () => {
+  const dropped: string[] = []
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (_error, what) => dropped.push(what) })
+  const good = [record(), record()]
+  const bad = { ...record(), status: 'odd' as JobRecord['status'] }
+  const results = await Promise.allSettled([
+    writer.insertJob(good[0] as JobRecord, '{}'),
+    writer.insertJob(bad, '{}'),
+    writer.insertJob(good[1] as JobRecord, '{}'),
+  ])
+  expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+  expect(dropped).toEqual([`job ${bad.id}`])
+  expect(await findJob(db, bad.id)).toBeUndefined()
+  await writer.close()
+})
+
+test('progress is put together in order, and a hole ends it', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  const [whole, holed] = [newId() as JobId, newId() as JobId]
+  for (const [job, firstToken, text] of [
+    [whole, 0, 'a'],
+    [whole, 2, 'bc'],
+    [holed, 0, 'x'],
+    [holed, 5, 'z'],
+  ] as const)
+    writer.addProgress({ job, firstToken, tokenIds: [firstToken, firstToken + 1], text })
+  await writer.drained()
+  const progress = await readProgress(db)
+  expect(progress.get(whole)).toEqual({ tokenIds: [0, 1, 2, 3], text: 'abc' })
+  expect(progress.get(holed)).toEqual({ tokenIds: [0, 1], text: 'x' })
+  writer.addProgress({ job: whole, firstToken: 4, tokenIds: [4], text: 'd' })
+  writer.clearProgress(whole)
+  await writer.drained()
+  expect((await readProgress(db)).has(whole)).toBe(false)
+  await writer.close()
+})
+
+test('text that PostgreSQL cannot hold is made storable, not refused', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const job = newId() as JobId
+  writer.addProgress({ job, firstToken: 0, tokenIds: [1], text: 'a\u0000b\ud800c' })
+  await writer.drained()
+  expect((await readProgress(db)).get(job)?.text).toBe('a\uFFFDb\uFFFDc')
+  await writer.close()
+})
+
+test('a connection that breaks under the writer costs nothing but time', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const records: JobRecord[] = []
+  for (let round = 0; round < 20; round++) {
+    const one = record()
+    records.push(one)
+    const stored = writer.insertJob(one, '{}')
+    if (round % 5 === 2)
+      await db.query(
+        `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and application_name = 'holdfast' and query like 'with%'`,
+      )
+    await stored
+  }
+  const stored = new Set((await listJobs(db, { status: null, model: 'writer-test', before: null, limit: 1_000 })).map((one) => one.id))
+  expect(records.every((one) => stored.has(one.id))).toBe(true)
+  await writer.close()
+})
+
+function finish(one: JobRecord): void {
+  one.version += 1
+  one.status = 'succeeded'
+  one.finishedMs = Date.now()
+}
+
+function record(): JobRecord {
+  return {
+    id: newId() as JobId,
+    version: 1,
+    status: 'queued',
+    type: 'chat',
+    team: 'default',
+    model: 'writer-test',
+    pinnedProvider: null,
+    detached: false,
+    seed: 1,
+    traceId: randomUUID(),
+    createdMs: Date.now(),
+    startedMs: null,
+    finishedMs: null,
+    attempt: 0,
+    attemptStartedMs: null,
+    worker: null,
+    workerName: null,
+    tier: null,
+    modelSha256: null,
+    queueMs: null,
+    firstTokenMs: null,
+    promptTokens: null,
+    completionTokens: null,
+    cachedTokens: null,
+    costMicros: 0,
+    finishReason: null,
+    error: null,
+  }
+}

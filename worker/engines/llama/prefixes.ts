@@ -1,0 +1,85 @@
+import { createHash } from 'node:crypto'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Sequence } from './sequence.ts'
+import { commonPrefixLength } from './slots.ts'
+
+type Saved = { file: string; tokens: readonly number[]; bytes: number }
+
+/**
+ * States of sequences in files, to copy a prompt prefix from one slot to another: measured 20 ms instead of 3 s for
+ * 1,000 tokens. Keeps the latest used within its bound of bytes.
+ */
+export class PrefixStore {
+  readonly #folder: string
+  readonly #bytesMax: number
+  /** Oldest use first. */
+  readonly #saved = new Map<string, Saved>()
+  #bytes = 0
+  #bytesPerToken = 0
+
+  constructor(folder: string, bytesMax: number) {
+    this.#folder = folder
+    this.#bytesMax = bytesMax
+  }
+
+  /** The saved state that begins with most of these tokens. */
+  find(tokens: readonly number[]): { saved: Saved; length: number } | undefined {
+    let best: { saved: Saved; length: number } | undefined
+    for (const saved of this.#saved.values()) {
+      const length = commonPrefixLength(saved.tokens, tokens)
+      if (length > (best?.length ?? 0)) best = { saved, length }
+    }
+    return best
+  }
+
+  /** Saves what a sequence holds; undefined if that is more than the bound allows. */
+  async save(sequence: Sequence): Promise<Saved | undefined> {
+    const tokens = sequence.held()
+    const expected = tokens.length * this.#bytesPerToken
+    if (expected > this.#bytesMax) return undefined
+    await this.#makeRoom(expected)
+    const file = join(this.#folder, createHash('sha256').update(Uint32Array.from(tokens)).digest('hex').slice(0, 32))
+    const bytes = await sequence.save(file)
+    this.#bytesPerToken = bytes / tokens.length
+    const saved = { file, tokens, bytes }
+    this.#add(saved)
+    await this.#makeRoom(0)
+    return this.#saved.has(file) ? saved : undefined
+  }
+
+  /** Copies all of a sequence's state, without keeping it for later; false if that is more than the bound allows. */
+  async copy(from: Sequence, to: Sequence): Promise<boolean> {
+    const saved = await this.save(from)
+    if (saved === undefined) return false
+    this.#drop(saved)
+    await to.load(saved.file)
+    await rm(saved.file, { force: true })
+    return true
+  }
+
+  async load(saved: Saved, into: Sequence): Promise<void> {
+    this.#drop(saved)
+    this.#add(saved)
+    await into.load(saved.file)
+  }
+
+  #add(saved: Saved): void {
+    const old = this.#saved.get(saved.file)
+    if (old !== undefined) this.#drop(old)
+    this.#saved.set(saved.file, saved)
+    this.#bytes += saved.bytes
+  }
+
+  #drop(saved: Saved): void {
+    if (this.#saved.delete(saved.file)) this.#bytes -= saved.bytes
+  }
+
+  async #makeRoom(bytes: number): Promise<void> {
+    for (const saved of this.#saved.values()) {
+      if (this.#bytes + bytes <= this.#bytesMax) return
+      this.#drop(saved)
+      await rm(saved.file, { force: true })
+    }
+  }
+}
