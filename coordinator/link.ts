@@ -50,7 +50,7 @@ export class WorkerSessions implements WorkerLink {
   }
 
   start: WorkerLink['start'] = (worker, { job, attempt, model, request, continuation }) => {
-    this.#sessions.get(worker)?.end.write({ start: { job, attempt, model, request: JSON.stringify(request), continuation } })
+    this.#sessions.get(worker)?.end.write({ start: { job, attempt, model, request, continuation } })
   }
 
   cancel: WorkerLink['cancel'] = (worker, job, attempt) => {

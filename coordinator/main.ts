@@ -2,7 +2,6 @@ import { mkdirSync } from 'node:fs'
 import { pino } from 'pino'
 import { newId } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
-import type { GenerationRequest } from '../proto/request.ts'
 import type { ApiParts } from './api/health.ts'
 import { Keyring } from './api/auth.ts'
 import { buildServer } from './api/server.ts'
@@ -117,7 +116,7 @@ async function startCoordinator(config: CoordinatorConfig, version: string, log:
     readRequest: async (job) => {
       const text = await readRequest(db, job)
       if (text === undefined) throw new Fault('request_missing', `The prompt of job ${job} is not in the database.`)
-      return JSON.parse(text) as GenerationRequest
+      return text
     },
     newEvent,
     onStarted: (record) => counters.started(record),

@@ -7,6 +7,8 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { restartDelayMs } from '../worker/engines/llama.ts'
 import { seedAfter } from '../worker/engines/llama/generation.ts'
+import { BATCH_TOKENS, PrefillPace } from '../worker/engines/llama/pace.ts'
+import { chooseSlot, nextMove } from '../worker/engines/llama/slots.ts'
 import { begin, chat, complete, failureOf, openTiny, type TinyEngine, toyPath } from './support/tiny-engine.ts'
 
 const PROMPT = chat('What is the queue for?')
@@ -220,6 +222,14 @@ describe('an engine that serves', () => {
     }
   })
 
+  test('brings streams together whose neighbours left, without a word changed', async () => {
+    const prompts = ['worker', 'queue', 'token', 'stream'].map((topic) => chat(`what is a ${topic}`))
+    const four = prompts.map((prompt) => begin(engine, prompt))
+    await Promise.all(four.map(({ firstToken }) => firstToken))
+    for (const middle of four.slice(1, 3)) middle.cancel()
+    for (const edge of [0, 3]) expect((await four[edge]!.answer).text).toBe((await complete(engine, prompts[edge]!)).text)
+  })
+
   test('gives a prefix to others also when the one who read it went away', async () => {
     const common = 'w'.repeat(1500)
     const leader = begin(engine, { kind: 'text', text: common })
@@ -322,6 +332,49 @@ test('the sampler’s seed is the caller’s at first, another after every numbe
   expect(seedAfter(0xffffffff, 0)).not.toBe(0xffffffff)
   const seeds = Array.from({ length: 1000 }, (_, forced) => seedAfter(42, forced))
   expect(new Set(seeds).size).toBe(1000)
+})
+
+describe('the slot of a newcomer', () => {
+  const free = (...ids: number[]) => ids.map((id) => ({ id, heldTokens: 0 }))
+
+  test('is the lowest one when nobody is there, and next to those who are', () => {
+    expect(chooseSlot(free(0, 1, 2), new Set())?.id).toBe(0)
+    expect(chooseSlot(free(0, 1, 3), new Set([2]))?.id).toBe(1)
+    expect(chooseSlot(free(1, 4), new Set([0, 2, 3]))?.id).toBe(1)
+    expect(chooseSlot([], new Set([0]))).toBeUndefined()
+  })
+
+  test('is the one that holds most of its prompt, if that saves more than a copy costs', () => {
+    const holding = (tokens: number) => [...free(1), { id: 3, heldTokens: tokens }]
+    expect(chooseSlot(holding(200), new Set([0]))?.id).toBe(3)
+    expect(chooseSlot(holding(20), new Set([0]))?.id).toBe(1)
+  })
+})
+
+test('streams move into gaps between busy slots from above, until all are neighbours', () => {
+  const busy = new Set([0, 2, 4, 6])
+  const moves = []
+  for (let move = nextMove(busy); move !== undefined; move = nextMove(busy)) {
+    moves.push(move)
+    busy.delete(move.from)
+    busy.add(move.to)
+  }
+  expect(moves).toEqual([
+    { from: 6, to: 1 },
+    { from: 4, to: 3 },
+  ])
+})
+
+test('a share of a prompt is as long as fits its time, on machines of any speed', () => {
+  const shareAfter = (msPerToken: number): number => {
+    const pace = new PrefillPace()
+    for (let step = 0; step < 10; step++) pace.learn(pace.share(4) * msPerToken, pace.share(4), 4)
+    return pace.share(4)
+  }
+  expect(shareAfter(3)).toBeGreaterThan(150)
+  expect(shareAfter(3)).toBeLessThan(250)
+  expect(shareAfter(0.01)).toBe(BATCH_TOKENS - 4)
+  expect(shareAfter(1000)).toBe(32)
 })
 
 /** A bias that leaves no other choice. */

@@ -1,4 +1,4 @@
-import { createHash, randomInt } from 'node:crypto'
+import { hash, randomInt } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { newId } from '../ids.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
@@ -69,7 +69,8 @@ function accept(parts: ApiParts, request: FastifyRequest, type: JobRecord['type'
     team: request.caller.team,
     actor: request.caller.actor,
     model: parsed.model,
-    request: { ...parsed.generation, seed },
+    request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
+    seed,
     prefix: prefixOf(parsed.generation.prompt),
     ...options,
   })
@@ -130,7 +131,7 @@ function prefixOf(prompt: GenerationRequest['prompt']): string[] {
   const hashes: string[] = []
   let chain = ''
   for (const { role, content } of prompt.messages.slice(0, PREFIX_MESSAGES_MAX)) {
-    chain = createHash('sha1').update(chain).update(role).update('\u0000').update(content).digest('base64')
+    chain = hash('sha1', `${chain}${role}\u0000${content}`, 'base64')
     hashes.push(chain)
   }
   return hashes

@@ -17,17 +17,19 @@ export type RouteKey = {
 }
 
 export class Route<T extends { order: number }> {
-  readonly key: RouteKey
   readonly id: string
+  readonly key: RouteKey
   readonly queue = new Ordered<T>()
 
-  constructor(key: RouteKey) {
+  constructor(id: string, key: RouteKey) {
+    this.id = id
     this.key = key
-    this.id = routeId(key)
   }
 }
 
 export function routeId(key: RouteKey): string {
+  // Nearly every job is free to run anywhere.
+  if (key.provider === null && key.sha256 === null && key.avoid.length === 0) return key.model
   return [key.model, key.provider ?? '', key.sha256 ?? '', ...[...key.avoid].sort()].join('\u0001')
 }
 

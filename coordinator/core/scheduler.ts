@@ -1,5 +1,6 @@
 import { FleetWorker, type ModelOffer, type WorkerState } from './fleet.ts'
 import type { JobError, JobId, Waiting, WaitingReason, WorkerId } from './job.ts'
+import type { Ordered } from './ordered.ts'
 import { PrefixOwners } from './prefixes.ts'
 import { chooseWorker, eligibleWorkers, Route, type RouteKey, routeId } from './routing.ts'
 
@@ -107,21 +108,21 @@ export class Scheduler {
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
     let position = 1
-    for (const route of this.#routesByModel.get(job.key.model)?.values() ?? []) position += route.queue.countBefore(job.order)
+    for (const route of this.#routesByModel.get(job.model)?.values() ?? []) position += route.queue.countBefore(job.order)
     if (job.phase === 'delayed')
       return { reason: 'retry_backoff', position, estimateMs: Math.max(0, job.notBeforeMs - nowMs), untilMs: job.notBeforeMs }
-    return { reason: this.#reason(job.key), position, estimateMs: this.#estimate(job.key, position), untilMs: null }
+    return { reason: this.#reason(job), position, estimateMs: this.#estimate(job, position), untilMs: null }
   }
 
   /** Every worker with why the job cannot start there now; null where it could. Undefined for a job that does not wait. */
   candidates(nowMs: number, id: JobId): { worker: string; whyNot: string | null }[] | undefined {
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
-    const eligible = new Set(eligibleWorkers(job.key, this.#workers.values()))
+    const eligible = new Set(eligibleWorkers(job, this.#workers.values()))
     return [...this.#workers.values()].map((worker) => {
       if (job.phase === 'delayed') return { worker: worker.name, whyNot: 'retry_backoff' }
-      if (!eligible.has(worker)) return { worker: worker.name, whyNot: worker.serves(job.key.model) ? 'not_eligible' : 'does_not_serve_model' }
-      return { worker: worker.name, whyNot: worker.free(job.key.model, nowMs) > 0 ? null : 'all_slots_busy' }
+      if (!eligible.has(worker)) return { worker: worker.name, whyNot: worker.serves(job.model) ? 'not_eligible' : 'does_not_serve_model' }
+      return { worker: worker.name, whyNot: worker.free(job.model, nowMs) > 0 ? null : 'all_slots_busy' }
     })
   }
 
@@ -132,7 +133,7 @@ export class Scheduler {
       for (const route of routes.values()) rows.push({ model, reason: this.#reason(route.key), count: route.queue.size })
     if (this.#delayed.size > 0) {
       const byModel = new Map<string, number>()
-      for (const job of this.#delayed) byModel.set(job.key.model, (byModel.get(job.key.model) ?? 0) + 1)
+      for (const job of this.#delayed) byModel.set(job.model, (byModel.get(job.model) ?? 0) + 1)
       for (const [model, count] of byModel) rows.push({ model, reason: 'retry_backoff', count })
     }
     return rows
@@ -142,19 +143,18 @@ export class Scheduler {
 
   #accept(nowMs: number, accepted: AcceptedJob): void {
     const job = this.#enlist(accepted)
-    const line = this.#route(job.key).queue
-    line.add(job)
+    const line = this.#joinLine(job)
     // With others already in line there is no slot free for this route: the invariant above.
-    if (line.size === 1) this.#fill(nowMs, job.key.model)
+    if (line.size === 1) this.#fill(nowMs, job.model)
   }
 
   #recover(nowMs: number, input: InputOf<'job-recovered'>): void {
     const job = this.#enlist(input.job)
     job.attempt = input.attempt
     job.tokens = input.tokens
-    if (input.tokens > 0) job.key = { ...job.key, sha256: input.sha256 }
+    if (input.tokens > 0) job.sha256 = input.sha256
     if (input.worker === null) {
-      this.#route(job.key).queue.add(job)
+      this.#joinLine(job)
       return
     }
     const worker = this.#know(nowMs, input.worker.id, input.worker.name)
@@ -167,7 +167,11 @@ export class Scheduler {
     const job: ScheduledJob = {
       id: accepted.id,
       order: this.#nextOrder++,
-      key: { model: accepted.model, provider: accepted.provider, sha256: null, avoid: [] },
+      model: accepted.model,
+      provider: accepted.provider,
+      sha256: null,
+      avoid: NOBODY,
+      route: null,
       prefix: accepted.prefix,
       phase: 'queued',
       attempt: 0,
@@ -194,7 +198,7 @@ export class Scheduler {
     }
     this.#forget(job)
     this.#emit({ kind: 'job-cancelled', job: id })
-    this.#fill(nowMs, job.key.model)
+    this.#fill(nowMs, job.model)
   }
 
   #progress(nowMs: number, input: InputOf<'attempt-progressed'>): void {
@@ -202,8 +206,7 @@ export class Scheduler {
     if (job === undefined) return
     if (job.tokens === 0 && input.tokens > 0) {
       // From here on only the same model file may continue this answer.
-      const sha256 = job.worker?.models.get(job.key.model)?.offer.sha256 ?? null
-      job.key = { ...job.key, sha256 }
+      job.sha256 = job.worker?.models.get(job.model)?.offer.sha256 ?? null
     }
     job.tokens = Math.max(job.tokens, input.tokens)
     job.progressedMs = nowMs
@@ -213,7 +216,7 @@ export class Scheduler {
     const job = this.#live(input)
     this.#vacate(input)
     if (job !== undefined) {
-      this.#learnServiceTime(job.key.model, nowMs - job.startedMs)
+      this.#learnServiceTime(job.model, nowMs - job.startedMs)
       this.#endAttempt(job, 'succeeded', null)
       this.#forget(job)
       this.#emit({ kind: 'job-succeeded', job: job.id })
@@ -232,7 +235,7 @@ export class Scheduler {
     const job = this.#live(input)
     this.#vacate(input)
     if (job !== undefined) {
-      const offer = job.worker?.models.get(job.key.model)
+      const offer = job.worker?.models.get(job.model)
       if (offer !== undefined) offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs
       this.#endAttempt(job, 'refused', null)
       this.#requeue(nowMs, job, `worker refused: ${input.reason}`, 0)
@@ -260,7 +263,7 @@ export class Scheduler {
       this.#emit({ kind: 'job-parked', job: job.id, error })
       return
     }
-    if (worker !== null && !blameless && !job.key.avoid.includes(worker.id)) job.key = { ...job.key, avoid: [...job.key.avoid, worker.id] }
+    if (worker !== null && !blameless && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
     this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))
   }
 
@@ -273,9 +276,8 @@ export class Scheduler {
       this.#delayed.add(job)
       return
     }
-    job.phase = 'queued'
-    this.#route(job.key).queue.add(job)
-    this.#fill(nowMs, job.key.model)
+    this.#joinLine(job)
+    this.#fill(nowMs, job.model)
   }
 
   // ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -391,8 +393,7 @@ export class Scheduler {
     for (const job of this.#delayed) {
       if (job.notBeforeMs > nowMs) continue
       this.#delayed.delete(job)
-      job.phase = 'queued'
-      this.#route(job.key).queue.add(job)
+      this.#joinLine(job)
     }
     for (const job of this.#running) this.#judgeSilence(nowMs, job)
     // Backoffs and the pause after a refusal end by time alone.
@@ -465,8 +466,8 @@ export class Scheduler {
     job.tokensAtStart = job.tokens
     this.#waiting -= 1
     this.#running.add(job)
-    worker.occupy(job.id, job.attempt, job.key.model)
-    this.#prefixes.remember(job.key.model, job.prefix, worker.id)
+    worker.occupy(job.id, job.attempt, job.model)
+    this.#prefixes.remember(job.model, job.prefix, worker.id)
   }
 
   #endAttempt(job: ScheduledJob, status: AttemptStatus, error: JobError | null): void {
@@ -501,22 +502,31 @@ export class Scheduler {
     this.#jobs.delete(job.id)
   }
 
-  #leaveLine(job: ScheduledJob): boolean {
-    const routes = this.#routesByModel.get(job.key.model)
-    const route = routes?.get(routeId(job.key))
-    if (routes === undefined || route === undefined || !route.queue.remove(job)) return false
-    if (route.queue.size === 0) routes.delete(route.id)
-    if (routes.size === 0) this.#routesByModel.delete(job.key.model)
-    return true
+  #joinLine(job: ScheduledJob): Ordered<ScheduledJob> {
+    let routes = this.#routesByModel.get(job.model)
+    if (routes === undefined) this.#routesByModel.set(job.model, (routes = new Map()))
+    const id = routeId(job)
+    let route = routes.get(id)
+    if (route === undefined) {
+      const { model, provider, sha256, avoid } = job
+      routes.set(id, (route = new Route<ScheduledJob>(id, { model, provider, sha256, avoid })))
+    }
+    job.phase = 'queued'
+    job.route = route
+    route.queue.add(job)
+    return route.queue
   }
 
-  #route(key: RouteKey): Route<ScheduledJob> {
-    let routes = this.#routesByModel.get(key.model)
-    if (routes === undefined) this.#routesByModel.set(key.model, (routes = new Map()))
-    const id = routeId(key)
-    let route = routes.get(id)
-    if (route === undefined) routes.set(id, (route = new Route<ScheduledJob>(key)))
-    return route
+  #leaveLine(job: ScheduledJob): boolean {
+    const { route } = job
+    job.route = null
+    if (route === null || !route.queue.remove(job)) return false
+    if (route.queue.size === 0) {
+      const routes = this.#routesByModel.get(job.model)
+      routes?.delete(route.id)
+      if (routes?.size === 0) this.#routesByModel.delete(job.model)
+    }
+    return true
   }
 
   // ── saying why ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -627,7 +637,13 @@ type ScheduledJob = {
   readonly id: JobId
   /** The place in line, kept over every attempt: what comes back goes to the front. */
   readonly order: number
-  key: RouteKey
+  readonly model: string
+  readonly provider: string | null
+  /** Set once text was delivered: only the same model file continues it. */
+  sha256: string | null
+  avoid: readonly WorkerId[]
+  /** The line it stands in; null while it does not wait. */
+  route: Route<ScheduledJob> | null
   readonly prefix: readonly string[]
   phase: 'queued' | 'delayed' | 'running'
   /** Number of the current or last attempt; 0 before the first. */
@@ -642,6 +658,8 @@ type ScheduledJob = {
   notBeforeMs: number
   worker: FleetWorker | null
 }
+
+const NOBODY: readonly WorkerId[] = []
 
 function oldest(routes: Iterable<Route<ScheduledJob>>, closed: Set<Route<ScheduledJob>>): Route<ScheduledJob> | undefined {
   let found: Route<ScheduledJob> | undefined

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import type { GenerationRequest } from '../../proto/request.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
@@ -53,7 +52,7 @@ export class Dispatcher {
     const record = newRecord(job, this.#parts.now())
     const live = new LiveJob(record, job.request)
     this.#live.set(record.id, live)
-    const stored = this.#writer.insertJob(record, JSON.stringify(job.request)).catch((error: unknown) => {
+    const stored = this.#writer.insertJob(record, job.request).catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
       this.#apply({ kind: 'job-cancelled', job: record.id })
       this.#live.delete(record.id)
@@ -417,7 +416,7 @@ export class Dispatcher {
 export type DispatcherParts = {
   now(): number
   link: WorkerLink
-  readRequest(job: JobId): Promise<GenerationRequest>
+  readRequest(job: JobId): Promise<string>
   newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
   onStarted(record: JobRecord): void
   onFirstToken(record: JobRecord): void
@@ -429,7 +428,7 @@ export type DispatcherParts = {
 
 /** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
 export interface WorkerLink {
-  start(worker: WorkerId, start: { job: JobId; attempt: number; model: string; request: GenerationRequest; continuation: number[] }): void
+  start(worker: WorkerId, start: { job: JobId; attempt: number; model: string; request: string; continuation: number[] }): void
   cancel(worker: WorkerId, job: JobId, attempt: number): void
   resume(worker: WorkerId, job: JobId, attempt: number, first: number): void
   acknowledge(worker: WorkerId, job: JobId, attempt: number): void
@@ -445,7 +444,9 @@ export type NewJob = {
   pinnedProvider: string | null
   detached: boolean
   traceId: string
-  request: GenerationRequest
+  /** The GenerationRequest of proto/request.ts as JSON. */
+  request: string
+  seed: number
   prefix: readonly string[]
 }
 
@@ -490,7 +491,7 @@ function newRecord(job: NewJob, nowMs: number): JobRecord {
     model: job.model,
     pinnedProvider: job.pinnedProvider,
     detached: job.detached,
-    seed: job.request.seed,
+    seed: job.seed,
     traceId: job.traceId,
     createdMs: nowMs,
     startedMs: null,

@@ -1,11 +1,10 @@
 import type { AttemptRecord, JobRecord, Waiting } from '../core/job.ts'
-import type { GenerationRequest } from '../../proto/request.ts'
 
 /** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
 export class LiveJob {
   readonly record: JobRecord
-  /** Null when it waits in PostgreSQL instead of memory: a long queue must not hold every prompt. */
-  request: GenerationRequest | null
+  /** The GenerationRequest as JSON; null when it waits in PostgreSQL instead: a long queue must not hold every prompt. */
+  request: string | null
   readonly tokenIds: number[]
   text: string
   /** How much of the answer is checkpointed. */
@@ -18,7 +17,7 @@ export class LiveJob {
   workerMs: number | null = null
   readonly #followers = new Set<Follower>()
 
-  constructor(record: JobRecord, request: GenerationRequest | null, progress?: { tokenIds: number[]; text: string }) {
+  constructor(record: JobRecord, request: string | null, progress?: { tokenIds: number[]; text: string }) {
     this.record = record
     this.request = request
     this.tokenIds = progress?.tokenIds ?? []
