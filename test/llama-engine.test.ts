@@ -374,7 +374,7 @@ test('a share of a prompt is as long as fits its time, on machines of any speed'
   expect(shareAfter(3)).toBeGreaterThan(150)
   expect(shareAfter(3)).toBeLessThan(250)
   expect(shareAfter(0.01)).toBe(BATCH_TOKENS - 4)
-  expect(shareAfter(1000)).toBe(32)
+  expect(shareAfter(1000)).toBe(96)
 })
 
 /** A bias that leaves no other choice. */

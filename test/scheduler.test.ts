@@ -123,6 +123,17 @@ test('a late report of a lost attempt changes nothing and is counted', () => {
   expect(world.outcomes.get(id('1'))).toEqual(['job-succeeded'])
 })
 
+test('a late report of an older attempt on the same worker is stale', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.enqueue('1')
+  world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
+  world.connect('a', { m: 1 })
+  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId })
+  expect(effects.map((effect) => effect.kind)).toEqual(['stale-report'])
+  expect(world.live.get(id('1'))).toMatchObject({ worker: 'a', attempt: 2 })
+})
+
 test('the right attempt from the wrong worker is stale too', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 1 })

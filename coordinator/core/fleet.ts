@@ -60,7 +60,7 @@ export class FleetWorker {
   /** Slots that a new attempt may take now; 0 whenever the worker may not be given work. */
   free(model: string, nowMs: number): number {
     const entry = this.models.get(model)
-    if (this.state !== 'online' || entry === undefined || entry.refusedUntilMs > nowMs) return 0
+    if (entry === undefined || !this.serves(model) || entry.refusedUntilMs > nowMs) return 0
     return Math.max(0, entry.offer.slots - this.busy(model))
   }
 

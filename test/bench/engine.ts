@@ -31,12 +31,19 @@ async function rowsOf(model: string, settings: ContenderSettings, answerTokens: 
   const rows: Row[] = []
   const all = await Promise.all(contenders().map((open) => open(settings)))
   // One after the other in every case, so that a machine whose speed changes changes it for all.
+  for (const contender of all) await warmUp(contender, settings.slots)
   const chosen = new RegExp(process.env.HOLDFAST_BENCH_CASES ?? '')
   for (const [name, measure] of Object.entries(casesOf(answerTokens)))
     for (const contender of chosen.test(name) ? all : [])
       await measure(contender, await calibratedPrompts(contender), noteIn(rows, model, contender))
   for (const contender of all) await contender.close()
   return rows
+}
+
+/** Touches the memory of every slot and of the largest batch once: the first touch is slow on virtual machines. */
+async function warmUp(contender: Contender, slots: number): Promise<void> {
+  const streams = Array.from({ length: slots }, (_, slot) => new Stream(contender, words(slot === 0 ? 300 : 8), 4, slot))
+  await Promise.all(streams.map(({ ended }) => ended))
 }
 
 /** HOLDFAST_BENCH_CASES, a regular expression, chooses among their names. */

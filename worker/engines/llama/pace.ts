@@ -8,7 +8,10 @@ const SHARE_MS = 600
 /** A batch holds this many tokens at most; more would be computed in parts anyway. */
 export const BATCH_TOKENS = 512
 
-const SHARE_TOKENS_MIN = 32
+/** Smaller shares compute mostly the others' tokens: on a busy host they would be measured slow and get ever smaller. */
+const SHARE_TOKENS_MIN = 96
+
+const SHARE_TOKENS_UNIT = 32
 
 /** Before anything is measured: short enough for the slowest machine worth serving on. */
 const SHARE_TOKENS_FIRST = 96
@@ -25,20 +28,23 @@ export class PrefillPace {
   share(decoding: number): number {
     const room = BATCH_TOKENS - decoding
     if (this.#msPerToken === undefined) return Math.min(SHARE_TOKENS_FIRST, room)
-    const tokens = Math.floor(SHARE_MS / this.#msPerToken / SHARE_TOKENS_MIN) * SHARE_TOKENS_MIN
-    return Math.max(SHARE_TOKENS_MIN, Math.min(tokens, room))
+    const tokens = Math.floor(SHARE_MS / this.#msPerToken / SHARE_TOKENS_UNIT) * SHARE_TOKENS_UNIT
+    return Math.min(room, Math.max(SHARE_TOKENS_MIN, tokens))
   }
 
   /** Learns from a step that took so long for so many prompt tokens beside so many decoding streams. */
   learn(stepMs: number, prefilled: number, decoding: number): void {
     if (prefilled === 0) this.#decodeMs = blend(this.#decodeMs, stepMs)
-    else if (prefilled >= SHARE_TOKENS_MIN) {
+    else if (prefilled >= SHARE_TOKENS_UNIT) {
       const ms = Math.max(stepMs - (decoding > 0 ? this.#decodeMs : 0), stepMs / 10)
       this.#msPerToken = this.#msPerToken === undefined ? ms / prefilled : blend(this.#msPerToken, ms / prefilled)
     }
   }
 }
 
+/** Other programs can only make a step look longer than it is, so what looks shorter counts for more. */
 function blend(old: number, now: number): number {
-  return old === 0 ? now : old * 0.7 + now * 0.3
+  if (old === 0) return now
+  const weight = now < old ? 0.5 : 0.15
+  return old + (now - old) * weight
 }
