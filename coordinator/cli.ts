@@ -22,10 +22,16 @@ const COMMANDS: Record<string, Command> = {
     example: 'HOLDFAST_COORDINATOR=gpu-head:8081 HOLDFAST_MODELS="qwen=/models/qwen.gguf?slots=4" npx holdfast worker',
     run: async () => (await import('../worker/main.ts')).runWorker(process.env, version()),
   },
-  jobs: reading('Lists jobs, shows one, or cancels one: jobs [<id> | cancel <id>] [--status S] [--model M] [--limit N].', 'npx holdfast jobs --status queued'),
+  jobs: reading(
+    'Lists jobs, shows one, or cancels one: jobs [<id> | cancel <id>] [--status S] [--model M] [--limit N].',
+    'npx holdfast jobs --status queued',
+  ),
   workers: reading('Lists workers with their models, slots and state.', 'npx holdfast workers --json'),
   models: reading('Lists the models that can be asked for.', 'npx holdfast models'),
-  events: reading('Lists what happened, newest first: events [--job ID] [--type T] [--severity S] [--limit N].', 'npx holdfast events --severity error'),
+  events: reading(
+    'Lists what happened, newest first: events [--job ID] [--type T] [--severity S] [--limit N].',
+    'npx holdfast events --severity error',
+  ),
   health: reading('Says whether it is all right, and if not, why.', 'npx holdfast health'),
   migrate: {
     help: 'Brings the schema of the database in DATABASE_URL up to date and says which migrations it applied.',
@@ -77,8 +83,14 @@ main(process.argv.slice(2)).then(
   () => process.exit(),
   (error: unknown) => {
     // A person reads this: the sentence, not the stack; what nobody expected keeps its stack.
-    const expected = error instanceof Fault || error instanceof SettingError || error instanceof UsageError || (error as { name?: string }).name === 'UsageError'
-    console.error(`holdfast: ${expected ? (error as Error).message : error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+    const expected =
+      error instanceof Fault ||
+      error instanceof SettingError ||
+      error instanceof UsageError ||
+      (error as { name?: string }).name === 'UsageError'
+    console.error(
+      `holdfast: ${expected ? (error as Error).message : error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+    )
     process.exit((error as { name?: string }).name === 'UsageError' || error instanceof UsageError ? 2 : 1)
   },
 )

@@ -48,13 +48,22 @@ function plan(command: string, positionals: string[], values: Options): Plan {
     return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
   }
   const [first, second] = positionals
-  if (command === 'jobs' && first === 'cancel' && second !== undefined) return { method: 'POST', target: `/api/jobs/${encodeURIComponent(second)}/cancel`, show: showOne }
+  if (command === 'jobs' && first === 'cancel' && second !== undefined)
+    return { method: 'POST', target: `/api/jobs/${encodeURIComponent(second)}/cancel`, show: showOne }
   if (command === 'jobs' && first === 'cancel') throw usageError('jobs cancel needs the id of a job.')
   if (command === 'jobs' && first !== undefined) return { method: 'GET', target: `/api/jobs/${encodeURIComponent(first)}`, show: showOne }
   if (command === 'jobs')
-    return { method: 'GET', target: `/api/jobs${query('status', 'model', 'limit', 'cursor')}`, show: table('id', 'status', 'model', 'worker', 'queue_ms', 'created_at') }
+    return {
+      method: 'GET',
+      target: `/api/jobs${query('status', 'model', 'limit', 'cursor')}`,
+      show: table('id', 'status', 'model', 'worker', 'queue_ms', 'created_at'),
+    }
   if (command === 'events')
-    return { method: 'GET', target: `/api/events${query('severity', 'type', 'job', 'limit', 'cursor')}`, show: table('at', 'severity', 'type', 'actor', 'job', 'worker') }
+    return {
+      method: 'GET',
+      target: `/api/events${query('severity', 'type', 'job', 'limit', 'cursor')}`,
+      show: table('at', 'severity', 'type', 'actor', 'job', 'worker'),
+    }
   if (command === 'workers') return { method: 'GET', target: '/api/workers', show: showWorkers }
   if (command === 'models') return { method: 'GET', target: '/v1/models', show: table('id') }
   return { method: 'GET', target: '/api/health', show: showOne }
@@ -76,7 +85,11 @@ async function ask(door: { url: string; key: string }, method: string, target: s
 function keyFrom(settings: Settings): string {
   const file = path.join(path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')), 'admin.key')
   const key = settings.secret('HOLDFAST_ADMIN_KEY') ?? (existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined)
-  if (key === undefined) throw new Fault('no_key', `No key: set HOLDFAST_ADMIN_KEY, or HOLDFAST_DATA_DIR to the folder that holds admin.key (looked in ${file}).`)
+  if (key === undefined)
+    throw new Fault(
+      'no_key',
+      `No key: set HOLDFAST_ADMIN_KEY, or HOLDFAST_DATA_DIR to the folder that holds admin.key (looked in ${file}).`,
+    )
   return key
 }
 
@@ -85,14 +98,23 @@ function table(...columns: string[]): (answer: unknown) => void {
     const { data = [], next } = answer as { data?: Row[]; next?: string | null }
     const rows = [columns, ...data.map((row) => columns.map((column) => String(row[column] ?? '-')))]
     const widths = columns.map((_, index) => Math.max(...rows.map((row) => row[index]?.length ?? 0)))
-    for (const row of rows) console.log(row.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join('  ').trimEnd())
+    for (const row of rows)
+      console.log(
+        row
+          .map((cell, index) => cell.padEnd(widths[index] ?? 0))
+          .join('  ')
+          .trimEnd(),
+      )
     if (next) console.log(`More: --cursor ${next}`)
   }
 }
 
 function showWorkers(answer: unknown): void {
   const { data = [] } = answer as { data?: Row[] }
-  const models = (row: Row): string => (row.models as Row[]).map((model) => `${String(model.name)} ${String(model.state)} ${String(model.busy)}/${String(model.slots)}`).join(', ')
+  const models = (row: Row): string =>
+    (row.models as Row[])
+      .map((model) => `${String(model.name)} ${String(model.state)} ${String(model.busy)}/${String(model.slots)}`)
+      .join(', ')
   table('name', 'state', 'last_heartbeat_at', 'models')({ data: data.map((row) => ({ ...row, models: models(row) })) })
 }
 

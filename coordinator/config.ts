@@ -38,6 +38,8 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     nextTokenTimeoutMs: settings.seconds('HOLDFAST_NEXT_TOKEN_TIMEOUT_S', 60, 0.1, 86_400),
     drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
     logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
-    unused: (['REDIS_URL', 'HOLDFAST_MASTER_KEY', 'HOLDFAST_ALLOW_PRIVATE_ADDRESSES'] as const).filter((name) => settings.optional(name) !== undefined),
+    unused: (['REDIS_URL', 'HOLDFAST_MASTER_KEY', 'HOLDFAST_ALLOW_PRIVATE_ADDRESSES'] as const).filter(
+      (name) => settings.optional(name) !== undefined,
+    ),
   }
 }

@@ -40,8 +40,17 @@ export class FleetLog {
   modelChanged(id: WorkerId, model: ToldModel, was: string | undefined): void {
     if (was === undefined && model.state !== 'ready') return
     const type = model.state === 'ready' ? 'model.loaded' : model.state === 'loading' ? 'model.loading' : 'model.crashed'
-    this.#parts.log[type === 'model.crashed' ? 'warn' : 'info'](`Model "${model.name}" on worker "${this.#nameOf(id)}" is ${model.state}${model.detail === '' ? '' : `: ${model.detail}`}.`)
-    this.#add(type, this.#nameOf(id), { model: model.name, state: model.state, was: was ?? null, detail: model.detail, slots: model.slots, sha256: model.sha256 })
+    this.#parts.log[type === 'model.crashed' ? 'warn' : 'info'](
+      `Model "${model.name}" on worker "${this.#nameOf(id)}" is ${model.state}${model.detail === '' ? '' : `: ${model.detail}`}.`,
+    )
+    this.#add(type, this.#nameOf(id), {
+      model: model.name,
+      state: model.state,
+      was: was ?? null,
+      detail: model.detail,
+      slots: model.slots,
+      sha256: model.sha256,
+    })
     this.#save(id)
   }
 
@@ -70,10 +79,19 @@ export class FleetLog {
       if (worker === undefined || facts === undefined) return
       const models = facts.models.length > 0 ? facts.models.map(offerOf) : [...worker.models.values()].map(({ offer }) => offer)
       try {
-        await saveWorker(this.#parts.db, { id, name: worker.name, state: worker.state, version: facts.version, models, host: { ...facts.host } })
+        await saveWorker(this.#parts.db, {
+          id,
+          name: worker.name,
+          state: worker.state,
+          version: facts.version,
+          models,
+          host: { ...facts.host },
+        })
       } catch (error) {
         // The worker says all of it again when it next connects; the events are with the writer, which does not give up.
-        this.#parts.log.warn(`The row of worker "${worker.name}" could not be written: ${error instanceof Error ? error.message : String(error)}`)
+        this.#parts.log.warn(
+          `The row of worker "${worker.name}" could not be written: ${error instanceof Error ? error.message : String(error)}`,
+        )
       }
     })
   }

@@ -1,4 +1,14 @@
-import { type CoordinatorEnd, PROTOCOL_MAJOR, PROTOCOL_MINOR, refusals, refuse, type ToldByWorker, type ToldHello, type ToldHost, type ToldModel } from '../proto/link.ts'
+import {
+  type CoordinatorEnd,
+  PROTOCOL_MAJOR,
+  PROTOCOL_MINOR,
+  refusals,
+  refuse,
+  type ToldByWorker,
+  type ToldHello,
+  type ToldHost,
+  type ToldModel,
+} from '../proto/link.ts'
 import { validate as isUuid } from 'uuid'
 import type { Dispatcher, WorkerLink } from './engine/dispatcher.ts'
 import type { ModelOffer } from './core/fleet.ts'
@@ -91,7 +101,12 @@ export class WorkerSessions implements WorkerLink {
     const worker = hello.worker as WorkerId
     const namesake = [...this.#sessions.values()].find((other) => other.name === hello.name && other.worker !== worker)
     if (namesake !== undefined) {
-      this.#refuse(end, refusals.nameTaken, `Another worker named "${hello.name}" is connected: set HOLDFAST_WORKER_NAME to a name of its own.`, hello.name)
+      this.#refuse(
+        end,
+        refusals.nameTaken,
+        `Another worker named "${hello.name}" is connected: set HOLDFAST_WORKER_NAME to a name of its own.`,
+        hello.name,
+      )
       return undefined
     }
     // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
@@ -121,7 +136,8 @@ export class WorkerSessions implements WorkerLink {
   #takeOutput(session: Session, dispatcher: Dispatcher, output: NonNullable<ToldByWorker['output']>): void {
     const { worker } = session
     for (const chunk of output.chunks) dispatcher.attemptGrew(worker, { ...chunk, job: chunk.job as JobId })
-    for (const end of output.finished) dispatcher.attemptFinished(worker, { ...end, job: end.job as JobId, finishReason: finishReason(end.finishReason) })
+    for (const end of output.finished)
+      dispatcher.attemptFinished(worker, { ...end, job: end.job as JobId, finishReason: finishReason(end.finishReason) })
     for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
       const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable }
       dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error)
@@ -166,7 +182,13 @@ export type SessionOptions = {
   onRefused(name: string | null, why: string): void
 }
 
-type Session = { worker: WorkerId; name: string; end: CoordinatorEnd; outputsTaken: number; acknowledged: { job: JobId; attempt: number }[] }
+type Session = {
+  worker: WorkerId
+  name: string
+  end: CoordinatorEnd
+  outputsTaken: number
+  acknowledged: { job: JobId; attempt: number }[]
+}
 
 // The worker keeps at most 256 output messages on the way (worker/link.ts); receipts come well before that.
 const RECEIPT_EVERY = 32

@@ -52,7 +52,12 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
 type Log = pino.Logger
 type Coordinator = { drain(): Promise<void>; lost: Promise<string> }
 
-async function startCoordinator(config: CoordinatorConfig, version: string, log: Log, closing: (() => Promise<void> | void)[]): Promise<Coordinator> {
+async function startCoordinator(
+  config: CoordinatorConfig,
+  version: string,
+  log: Log,
+  closing: (() => Promise<void> | void)[],
+): Promise<Coordinator> {
   mkdirSync(config.dataDir, { recursive: true, mode: 0o700 })
   const db = await openDatabase(config, log, closing)
   let reportLost: (why: string) => void = () => {}
@@ -91,7 +96,8 @@ async function startCoordinator(config: CoordinatorConfig, version: string, log:
     traceId: null,
     details,
   })
-  const addEvent = (type: EventType, actor: string, details: Record<string, unknown>): void => writer.addEvent(newEvent(type, actor, details))
+  const addEvent = (type: EventType, actor: string, details: Record<string, unknown>): void =>
+    writer.addEvent(newEvent(type, actor, details))
 
   const known = await listWorkers(db)
   const fleetLog = new FleetLog({ db, writer, scheduler, newEvent, log, known: known.map((worker) => worker.id) })
@@ -176,7 +182,10 @@ async function startCoordinator(config: CoordinatorConfig, version: string, log:
   })
   closing.push(() => app.close())
   addEvent('coordinator.started', 'coordinator', { version, coordinator: coordinatorId })
-  log.info({ url, grpc: grpc.port }, `Ready: HTTP at ${url}, workers at ${config.host}:${grpc.port}.${adminKey.file === null ? '' : ` Admin key in ${adminKey.file}.`}`)
+  log.info(
+    { url, grpc: grpc.port },
+    `Ready: HTTP at ${url}, workers at ${config.host}:${grpc.port}.${adminKey.file === null ? '' : ` Admin key in ${adminKey.file}.`}`,
+  )
 
   return {
     lost,
@@ -213,7 +222,11 @@ async function openDatabase(config: CoordinatorConfig, log: Log, closing: (() =>
     const db = new Db({ url: config.databaseUrl })
     closing.push(() => db.close())
     await db.query('select 1').catch((cause: unknown) => {
-      throw new Fault('database_unavailable', `DATABASE_URL: PostgreSQL cannot be reached: ${cause instanceof Fault && cause.cause instanceof Error ? cause.cause.message : String(cause)}`, { cause })
+      throw new Fault(
+        'database_unavailable',
+        `DATABASE_URL: PostgreSQL cannot be reached: ${cause instanceof Fault && cause.cause instanceof Error ? cause.cause.message : String(cause)}`,
+        { cause },
+      )
     })
     return db
   }
@@ -233,7 +246,9 @@ async function openDatabase(config: CoordinatorConfig, log: Log, closing: (() =>
 async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (() => Promise<void> | void)[]): Promise<void> {
   await ensurePartitions(db, clock.now())
   const timer = setInterval(() => {
-    ensurePartitions(db, clock.now()).catch((error: unknown) => log.error({ err: error }, 'The partitions of the coming days could not be made; trying again in six hours.'))
+    ensurePartitions(db, clock.now()).catch((error: unknown) =>
+      log.error({ err: error }, 'The partitions of the coming days could not be made; trying again in six hours.'),
+    )
   }, PARTITION_CHECK_MS)
   closing.push(() => clearInterval(timer))
 }
@@ -245,7 +260,12 @@ async function recoverJobs(db: Db, dispatcher: Dispatcher, log: Log): Promise<vo
   if (jobs.length > 0) log.info(`Took up ${jobs.length} jobs that the last run had left.`)
 }
 
-async function listenForWorkers(config: CoordinatorConfig, tokenHash: Buffer, sessions: WorkerSessions, closing: (() => Promise<void> | void)[]): Promise<LinkServer> {
+async function listenForWorkers(
+  config: CoordinatorConfig,
+  tokenHash: Buffer,
+  sessions: WorkerSessions,
+  closing: (() => Promise<void> | void)[],
+): Promise<LinkServer> {
   const admit = (token: string | undefined): boolean => token !== undefined && timingSafeEqual(sha256(token), tokenHash)
   const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end) => sessions.open(end)).catch((cause: unknown) => {
     throw portFault(cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
@@ -260,14 +280,17 @@ async function listenForWorkers(config: CoordinatorConfig, tokenHash: Buffer, se
 function portFault(cause: unknown, setting: string, port: number): Fault {
   const said = cause instanceof Error ? cause.message : String(cause)
   if (/EADDRINUSE|address already in use|No address added/i.test(said))
-    return new Fault('port_taken', `Port ${port} is taken: another Holdfast may be running. Stop it, or set ${setting} to a free port.`, { cause })
+    return new Fault('port_taken', `Port ${port} is taken: another Holdfast may be running. Stop it, or set ${setting} to a free port.`, {
+      cause,
+    })
   return new Fault('port_unusable', `Port ${port} cannot be used (${said}). Change ${setting} or HOLDFAST_HOST.`, { cause })
 }
 
 /** What was answered is durable already; what is left are ends that a worker would hand over again. */
 async function closeWriter(writer: Writer, log: Log): Promise<void> {
   const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), WRITER_CLOSE_MS).unref())
-  if ((await Promise.race([writer.close(), late])) === 'late') log.warn('PostgreSQL did not take the last rows in time; the next start takes those jobs up again.')
+  if ((await Promise.race([writer.close(), late])) === 'late')
+    log.warn('PostgreSQL did not take the last rows in time; the next start takes those jobs up again.')
 }
 
 /** SIGTERM and SIGINT ask once; `up` and a terminal's Ctrl-C may both deliver the same wish. */
@@ -277,4 +300,3 @@ function stopRequested(): Promise<string> {
     process.on('disconnect', () => resolve('its parent process is gone'))
   })
 }
-

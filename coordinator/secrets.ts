@@ -3,7 +3,12 @@ import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, wr
 import path from 'node:path'
 
 /** The secret from the settings, else from its file, else a new one written there for its owner's eyes only. */
-export function secretFrom(setting: string | undefined, dataDir: string, fileName: string, prefix: string): { value: string; file: string | null } {
+export function secretFrom(
+  setting: string | undefined,
+  dataDir: string,
+  fileName: string,
+  prefix: string,
+): { value: string; file: string | null } {
   if (setting !== undefined) return { value: setting, file: null }
   const file = path.join(dataDir, fileName)
   if (!existsSync(file)) {

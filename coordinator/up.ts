@@ -50,7 +50,8 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
 function startChild(name: string, env: NodeJS.ProcessEnv): ChildProcess {
   const cli = fileURLToPath(new URL('cli.ts', import.meta.url))
   const child = spawn(process.execPath, [...process.execArgv, cli, name], { env, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
-  for (const stream of [child.stdout, child.stderr]) if (stream !== null) createInterface({ input: stream }).on('line', (line) => console.log(`[${name}] ${readable(line)}`))
+  for (const stream of [child.stdout, child.stderr])
+    if (stream !== null) createInterface({ input: stream }).on('line', (line) => console.log(`[${name}] ${readable(line)}`))
   return child
 }
 

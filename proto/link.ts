@@ -54,7 +54,8 @@ export async function serveLink(
   server.addService(service.holdfast.worker.v1.Link.service, {
     Session: (end: CoordinatorEnd) => {
       if (admit(bearerOf(end.metadata))) onSession(end)
-      else refuse(end, status.UNAUTHENTICATED, 'The worker token is missing or wrong: set HOLDFAST_WORKER_TOKEN to what the coordinator uses.')
+      else
+        refuse(end, status.UNAUTHENTICATED, 'The worker token is missing or wrong: set HOLDFAST_WORKER_TOKEN to what the coordinator uses.')
     },
   })
   const port = await new Promise<number>((resolve, reject) => {

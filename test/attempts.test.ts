@@ -6,40 +6,47 @@ const END = { reason: 'stop' as const, text: '!', promptTokens: 3, completionTok
 
 test('however output is gathered into chunks, and wherever it is sent again from, the text is the same', () => {
   fc.assert(
-    fc.property(fc.array(fc.tuple(fc.integer({ min: 1, max: 4 }), fc.string({ maxLength: 3 }), fc.boolean()), { maxLength: 40 }), fc.nat(5), (steps, forced) => {
-      const attempt = new Attempt('job', 1, 'm', forced)
-      let whole = ''
-      let received = ''
-      const boundaries: [tokens: number, text: string][] = [[forced, '']]
-      let next = forced
-      let made = 0
-      const take = (): void => {
-        const chunk = attempt.takeChunk()
-        if (chunk === undefined) return
-        expect(chunk.first).toBe(next)
-        received += chunk.text
-        next += chunk.tokenIds?.length ?? 0
-        boundaries.push([next, received])
-      }
-      for (const [count, text, send] of steps) {
-        attempt.add(Array.from({ length: count }, () => made++), text)
-        whole += text
-        if (send) take()
-      }
-      expect(attempt.takeEnd()).toBeUndefined()
-      attempt.finish(END)
-      take()
-      expect(received).toBe(whole)
-      expect(attempt.takeEnd()).toMatchObject({ finished: { tokens: next, text: '!' } })
-      expect(attempt.hasMore).toBe(false)
-      for (const [from, before] of boundaries) {
-        attempt.rewind(from)
-        const again = attempt.takeChunk()
-        expect(before + (again?.text ?? '')).toBe(whole)
-        if (again !== undefined) expect(again.first).toBe(from)
-        expect(attempt.takeEnd()).toBeDefined()
-      }
-    }),
+    fc.property(
+      fc.array(fc.tuple(fc.integer({ min: 1, max: 4 }), fc.string({ maxLength: 3 }), fc.boolean()), { maxLength: 40 }),
+      fc.nat(5),
+      (steps, forced) => {
+        const attempt = new Attempt('job', 1, 'm', forced)
+        let whole = ''
+        let received = ''
+        const boundaries: [tokens: number, text: string][] = [[forced, '']]
+        let next = forced
+        let made = 0
+        const take = (): void => {
+          const chunk = attempt.takeChunk()
+          if (chunk === undefined) return
+          expect(chunk.first).toBe(next)
+          received += chunk.text
+          next += chunk.tokenIds?.length ?? 0
+          boundaries.push([next, received])
+        }
+        for (const [count, text, send] of steps) {
+          attempt.add(
+            Array.from({ length: count }, () => made++),
+            text,
+          )
+          whole += text
+          if (send) take()
+        }
+        expect(attempt.takeEnd()).toBeUndefined()
+        attempt.finish(END)
+        take()
+        expect(received).toBe(whole)
+        expect(attempt.takeEnd()).toMatchObject({ finished: { tokens: next, text: '!' } })
+        expect(attempt.hasMore).toBe(false)
+        for (const [from, before] of boundaries) {
+          attempt.rewind(from)
+          const again = attempt.takeChunk()
+          expect(before + (again?.text ?? '')).toBe(whole)
+          if (again !== undefined) expect(again.first).toBe(from)
+          expect(attempt.takeEnd()).toBeDefined()
+        }
+      },
+    ),
     { numRuns: 300 },
   )
 })

@@ -75,7 +75,12 @@ test('kill -9 of the process of a model: the worker lives, the stream goes on af
     const stream = chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 1_500 })
     await world.until('it streams', () => stream.seen.deltas > 0)
     for (const pid of descendants(a.pid)) process.kill(pid, 'SIGKILL')
-    expect(await stream.done).toMatchObject({ text: want.text, error: null, finish: want.finish, usage: { completion_tokens: want.usage?.completion_tokens } })
+    expect(await stream.done).toMatchObject({
+      text: want.text,
+      error: null,
+      finish: want.finish,
+      usage: { completion_tokens: want.usage?.completion_tokens },
+    })
     await world.until('the model is back', async () => (await world.findWorker('a'))?.models[0]?.state === 'ready')
     if ((await world.job(stream.seen.job)).attempts.length > 1) moved += 1
   }

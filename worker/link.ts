@@ -1,4 +1,18 @@
-import { type ChunkMessage, dialLink, type FailedMessage, type FinishedMessage, type HostMessage, type LinkDialler, type ModelMessage, needsPerson, type OutputMessage, PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldByCoordinator, type WorkerEnd } from '../proto/link.ts'
+import {
+  type ChunkMessage,
+  dialLink,
+  type FailedMessage,
+  type FinishedMessage,
+  type HostMessage,
+  type LinkDialler,
+  type ModelMessage,
+  needsPerson,
+  type OutputMessage,
+  PROTOCOL_MAJOR,
+  PROTOCOL_MINOR,
+  type ToldByCoordinator,
+  type WorkerEnd,
+} from '../proto/link.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { Attempt, attemptKey } from './attempts.ts'
 import type { Slots } from './slots.ts'
@@ -79,7 +93,12 @@ export class CoordinatorLink {
   handBack(): void {
     for (const attempt of [...this.#attempts.values()]) {
       if (attempt.ended) continue
-      attempt.fail({ layer: 'provider', code: 'worker_draining', message: 'The worker was stopped and gave the job back.', retryable: true })
+      attempt.fail({
+        layer: 'provider',
+        code: 'worker_draining',
+        message: 'The worker was stopped and gave the job back.',
+        retryable: true,
+      })
       attempt.generation?.cancel()
       this.#dirty.add(attempt)
     }
@@ -128,30 +147,43 @@ export class CoordinatorLink {
     const attempt = new Attempt(start.job, start.attempt, start.model, start.continuation.length)
     this.#attempts.set(attempt.key, attempt)
     const changed = (): void => this.#changed(attempt)
-    attempt.generation = this.#slots.generate(start.model, attempt.key, JSON.parse(start.request) as GenerationRequest, start.continuation, {
-      accepted: (promptTokens, cachedTokens) => attempt.accept(promptTokens, cachedTokens),
-      tokens: (ids, text) => {
-        // A job handed back goes on elsewhere from what was sent: nothing may be added to it here.
-        if (attempt.ended) return
-        attempt.add(ids, text)
-        changed()
+    attempt.generation = this.#slots.generate(
+      start.model,
+      attempt.key,
+      JSON.parse(start.request) as GenerationRequest,
+      start.continuation,
+      {
+        accepted: (promptTokens, cachedTokens) => attempt.accept(promptTokens, cachedTokens),
+        tokens: (ids, text) => {
+          // A job handed back goes on elsewhere from what was sent: nothing may be added to it here.
+          if (attempt.ended) return
+          attempt.add(ids, text)
+          changed()
+        },
+        finished: (end) => {
+          attempt.finish(end)
+          changed()
+        },
+        failed: (failure) => {
+          attempt.fail(failure)
+          changed()
+        },
       },
-      finished: (end) => {
-        attempt.finish(end)
-        changed()
-      },
-      failed: (failure) => {
-        attempt.fail(failure)
-        changed()
-      },
-    })
+    )
   }
 
   #cancel(job: string, number: number): void {
     const attempt = this.#attempts.get(attemptKey(job, number))
     if (attempt === undefined) {
       // Confirm all the same, or the coordinator would hold the slot as taken.
-      const failed = { job, attempt: number, layer: 'provider', code: 'unknown_attempt', message: 'The worker does not hold this attempt.', retryable: true }
+      const failed = {
+        job,
+        attempt: number,
+        layer: 'provider',
+        code: 'unknown_attempt',
+        message: 'The worker does not hold this attempt.',
+        retryable: true,
+      }
       this.#end?.write({ output: { failed: [failed] } })
       return
     }
@@ -237,7 +269,8 @@ export class CoordinatorLink {
     const person = needsPerson(code)
     const delayMs = person ? REDIAL_PERSON_MS : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
     // Said once per outage, not once per try; what a person has to change is said every time.
-    if (was || person || this.#failures === 0) this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why}. Trying again.`)
+    if (was || person || this.#failures === 0)
+      this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why}. Trying again.`)
     this.#failures += 1
     // Jitter keeps a fleet from coming back in step.
     this.#redial = setTimeout(() => this.open(), delayMs * (0.5 + Math.random()))

@@ -35,10 +35,21 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
   host.start()
 
   const stopped = stopRequest(() => drain())
-  const facts = { id, name: config.name, session: randomUUID(), version, log, models: () => slots.models(), host: () => host.latest(), onDrain: stopped.request }
+  const facts = {
+    id,
+    name: config.name,
+    session: randomUUID(),
+    version,
+    log,
+    models: () => slots.models(),
+    host: () => host.latest(),
+    onDrain: stopped.request,
+  }
   for (const address of config.coordinators) links.push(new CoordinatorLink(address, token, slots, facts))
   for (const link of links) link.open()
-  log.info(`Worker "${config.name}" serves ${config.models.map((model) => model.name).join(', ')}; dialling ${config.coordinators.join(', ')}.`)
+  log.info(
+    `Worker "${config.name}" serves ${config.models.map((model) => model.name).join(', ')}; dialling ${config.coordinators.join(', ')}.`,
+  )
 
   const drain = async (): Promise<void> => {
     log.info(`Draining: ${slots.busy} running.`)

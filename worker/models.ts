@@ -18,7 +18,10 @@ export type ModelSpec = {
 }
 
 export function parseModels(text: string): ModelSpec[] {
-  const specs = text.split(/\s+/).filter((part) => part !== '').map(parseModel)
+  const specs = text
+    .split(/\s+/)
+    .filter((part) => part !== '')
+    .map(parseModel)
   const twice = specs.find((spec, index) => specs.findIndex((other) => other.name === spec.name) !== index)
   if (twice !== undefined) throw wrong(`names "${twice.name}" twice.`)
   return specs
@@ -55,7 +58,10 @@ function parseModel(text: string): ModelSpec {
 function parseSource(name: string, source: string): ModelSpec['source'] {
   if (source === 'builtin:tiny') return { kind: 'builtin' }
   if (source === 'fake:') return { kind: 'fake' }
-  if (/^[a-z][a-z0-9+.-]*:/i.test(source)) throw wrong(`gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake: and paths of GGUF files.`)
+  if (/^[a-z][a-z0-9+.-]*:/i.test(source))
+    throw wrong(
+      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake: and paths of GGUF files.`,
+    )
   if (!source.endsWith('.gguf')) throw wrong(`gives "${name}" the path "${source}", which does not end in .gguf.`)
   return { kind: 'file', path: path.resolve(source) }
 }
@@ -91,13 +97,17 @@ function fakeOptions(spec: ModelSpec): Parameters<typeof openFakeEngine>[0] {
 }
 
 function given<T extends Record<string, unknown>>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> }
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>
+  }
 }
 
 async function builtinModel(dataDir: string, log: ModelLog): Promise<string> {
   const file = path.join(dataDir, 'models', 'tiny.gguf')
   if (!existsSync(file)) {
-    log.info('Making the built-in model "tiny": a toy of half a megabyte to try the plumbing with, not to talk to. For a real one set HOLDFAST_MODELS, for example HOLDFAST_MODELS=qwen=/models/qwen.gguf?slots=4')
+    log.info(
+      'Making the built-in model "tiny": a toy of half a megabyte to try the plumbing with, not to talk to. For a real one set HOLDFAST_MODELS, for example HOLDFAST_MODELS=qwen=/models/qwen.gguf?slots=4',
+    )
     mkdirSync(path.dirname(file), { recursive: true })
     const { writeTinyModel } = await import('./tiny-model.ts')
     await writeTinyModel(file)

@@ -9,7 +9,15 @@ export class Slots {
   draining = false
 
   add(opened: OpenedModel): void {
-    this.#models.set(opened.name, { opened, busy: 0, promptTokens: 0, cachedTokens: 0, generatedTokens: 0, reported: { tokens: 0, atMs: performance.now() }, firstTokens: [] })
+    this.#models.set(opened.name, {
+      opened,
+      busy: 0,
+      promptTokens: 0,
+      cachedTokens: 0,
+      generatedTokens: 0,
+      reported: { tokens: 0, atMs: performance.now() },
+      firstTokens: [],
+    })
   }
 
   /** Why a job for the model cannot begin now; undefined when it can. */

@@ -29,7 +29,10 @@ export class Keyring {
   identify(headers: { authorization?: string | undefined; 'x-api-key'?: string | string[] | undefined }, address: string): Caller {
     const presented = bearer(headers.authorization) ?? (typeof headers['x-api-key'] === 'string' ? headers['x-api-key'] : undefined)
     if (presented === undefined)
-      throw new Fault('missing_key', 'No key: send "Authorization: Bearer <key>" or "x-api-key: <key>".', { status: 401, hint: 'npm start prints where the admin key lies.' })
+      throw new Fault('missing_key', 'No key: send "Authorization: Bearer <key>" or "x-api-key: <key>".', {
+        status: 401,
+        hint: 'npm start prints where the admin key lies.',
+      })
     const hash = sha256(presented)
     const found = this.#byHash.get(hash.toString('base64'))
     // The map has decided already; the comparison in constant time keeps that so should the map's key ever shrink.

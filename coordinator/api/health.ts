@@ -26,7 +26,17 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
   app.get('/', async () => ({
     name: 'Holdfast coordinator',
     version: parts.version,
-    try: ['GET /healthz', 'GET /readyz', 'GET /metrics', 'GET /v1/models', 'POST /v1/chat/completions', 'GET /api/health', 'GET /api/jobs', 'GET /api/workers', 'GET /api/events'],
+    try: [
+      'GET /healthz',
+      'GET /readyz',
+      'GET /metrics',
+      'GET /v1/models',
+      'POST /v1/chat/completions',
+      'GET /api/health',
+      'GET /api/jobs',
+      'GET /api/workers',
+      'GET /api/events',
+    ],
   }))
 
   app.get('/healthz', async () => ({ status: 'ok' }))
@@ -47,7 +57,11 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       problems,
       version: parts.version,
       workers,
-      jobs: { running: parts.scheduler.runningCount, waiting: parts.scheduler.waitingCount, waiting_by_reason: parts.scheduler.waitingByReason() },
+      jobs: {
+        running: parts.scheduler.runningCount,
+        waiting: parts.scheduler.waitingCount,
+        waiting_by_reason: parts.scheduler.waitingByReason(),
+      },
       database: { reachable: !parts.db.down },
     }
   })

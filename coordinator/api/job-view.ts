@@ -2,7 +2,12 @@ import type { AttemptRecord, JobRecord, Waiting } from '../core/job.ts'
 import { rfc3339 } from './paging.ts'
 
 /** A job as the contract shows it. `output` is undefined in lists, where payloads are not read. */
-export function jobView(record: JobRecord, attempts: AttemptRecord[], waiting: Waiting | undefined, output?: unknown): Record<string, unknown> {
+export function jobView(
+  record: JobRecord,
+  attempts: AttemptRecord[],
+  waiting: Waiting | undefined,
+  output?: unknown,
+): Record<string, unknown> {
   return {
     id: record.id,
     status: record.status,
@@ -48,7 +53,7 @@ export function waitingView(waiting: Waiting): Record<string, unknown> {
   return { reason: waiting.reason, position: waiting.position, estimate_ms: waiting.estimateMs, until: rfc3339(waiting.untilMs) }
 }
 
-/** Ended attempts, and the one that runs, which stands in the record. */
+/** Attempts that another followed or that failed, and the one that runs or ended the job, which stands in the record. */
 function attemptViews(record: JobRecord, ended: AttemptRecord[]): Record<string, unknown>[] {
   const views = ended.map((attempt) => ({
     number: attempt.number,
@@ -61,16 +66,17 @@ function attemptViews(record: JobRecord, ended: AttemptRecord[]): Record<string,
     tokens: attempt.tokens as number | null,
     error: attempt.error,
   }))
-  if (record.status === 'running' && !ended.some((attempt) => attempt.number === record.attempt))
+  const told = record.status === 'running' || record.status === 'succeeded' || record.status === 'cancelled'
+  if (told && record.attempt > 0 && !ended.some((attempt) => attempt.number === record.attempt))
     views.push({
       number: record.attempt,
       worker: record.workerName,
       provider: record.workerName,
       tier: record.tier,
-      status: 'running',
+      status: record.status,
       started_at: rfc3339(record.attemptStartedMs),
-      finished_at: null,
-      tokens: null,
+      finished_at: rfc3339(record.finishedMs),
+      tokens: record.completionTokens === null ? null : record.completionTokens - ended.reduce((sum, attempt) => sum + attempt.tokens, 0),
       error: null,
     })
   return views

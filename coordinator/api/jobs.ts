@@ -14,7 +14,9 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const limit = readLimit(query.limit)
     const status = readOneOf('status', query.status, STATUSES)
     const stored = await listJobs(parts.db, { status, model: query.model ?? null, before: readCursor(query.cursor), limit: limit + 1 })
-    const records = stored.map((record) => parts.dispatcher.find(record.id)?.record ?? record).filter((record) => status === null || record.status === status)
+    const records = stored
+      .map((record) => parts.dispatcher.find(record.id)?.record ?? record)
+      .filter((record) => status === null || record.status === status)
     const attempts = await attemptsOf(parts, records)
     return page(records, limit, (record) => jobView(record, attempts.get(record.id) ?? [], parts.dispatcher.waiting(record.id)))
   })
@@ -65,7 +67,11 @@ async function attemptsOf(parts: ApiParts, records: JobRecord[]): Promise<Map<Jo
     if (!known.some((other) => other.number === attempt.number)) byJob.set(attempt.job, [...known, attempt])
   }
   const unstored = records.flatMap((record) => parts.dispatcher.find(record.id)?.endedAttempts ?? [])
-  for (const attempt of await readAttempts(parts.db, records.map((record) => record.id))) add(attempt)
+  for (const attempt of await readAttempts(
+    parts.db,
+    records.map((record) => record.id),
+  ))
+    add(attempt)
   for (const attempt of unstored) add(attempt)
   return byJob
 }

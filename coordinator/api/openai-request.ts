@@ -69,14 +69,21 @@ const COMPLETION_UNSUPPORTED: Record<string, (value: unknown) => boolean> = {
 }
 
 function parsed(fields: Body, text: GenerationRequest['prompt'], maxTokens: number | null): ParsedRequest {
-  if (typeof fields.model !== 'string' || fields.model === '') throw badRequest('missing_model', 'model must name a model; GET /v1/models lists them.', 'model')
+  if (typeof fields.model !== 'string' || fields.model === '')
+    throw badRequest('missing_model', 'model must name a model; GET /v1/models lists them.', 'model')
   const n = integer(fields, 'n', 1, 128)
   if (n !== null && n !== 1) throw unsupported('n', 'n other than 1')
   const stream = boolean(fields, 'stream') ?? false
   const generation: Omit<GenerationRequest, 'seed'> = { prompt: text, stop: stops(fields.stop), sampling: sampling(fields) }
   if (maxTokens !== null) generation.maxTokens = maxTokens
   const seed = integer(fields, 'seed', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)
-  return { model: fields.model, stream, includeUsage: includeUsage(fields.stream_options, stream), generation, seed: seed === null ? null : seed >>> 0 }
+  return {
+    model: fields.model,
+    stream,
+    includeUsage: includeUsage(fields.stream_options, stream),
+    generation,
+    seed: seed === null ? null : seed >>> 0,
+  }
 }
 
 function objectBody(body: unknown): Body {
@@ -100,7 +107,8 @@ function unsupported(param: string, what: string): Error {
 function messages(value: unknown): ChatMessage[] {
   if (!Array.isArray(value)) throw badRequest('invalid_messages', 'messages must be a list of messages.', 'messages')
   if (value.length === 0) throw badRequest('invalid_messages', 'messages must hold at least one message.', 'messages')
-  if (value.length > MESSAGES_MAX) throw badRequest('invalid_messages', `messages may hold at most ${MESSAGES_MAX} messages, not ${value.length}.`, 'messages')
+  if (value.length > MESSAGES_MAX)
+    throw badRequest('invalid_messages', `messages may hold at most ${MESSAGES_MAX} messages, not ${value.length}.`, 'messages')
   return value.map((item: unknown, index) => message(item, `messages[${index}]`))
 }
 
@@ -108,7 +116,11 @@ function message(value: unknown, at: string): ChatMessage {
   if (!isObject(value)) throw badRequest('invalid_messages', `${at} must be an object with role and content.`, at)
   for (const [name, member] of Object.entries(value)) {
     if (name === 'role' || name === 'content' || member === null || isEmptyList(member)) continue
-    throw badRequest('unsupported_parameter', `${at}.${name.slice(0, 100)} is not supported here, and ignoring it would change the answer.`, `${at}.${name.slice(0, 100)}`)
+    throw badRequest(
+      'unsupported_parameter',
+      `${at}.${name.slice(0, 100)} is not supported here, and ignoring it would change the answer.`,
+      `${at}.${name.slice(0, 100)}`,
+    )
   }
   return { role: role(value.role, `${at}.role`), content: content(value.content, `${at}.content`) }
 }
@@ -161,7 +173,11 @@ function logitBias(value: unknown): Record<string, number> | null {
   if (entries.length > 10_000) throw badRequest('invalid_logit_bias', 'logit_bias may name at most 10000 tokens.', 'logit_bias')
   for (const [token, bias] of entries)
     if (!/^\d{1,9}$/.test(token) || typeof bias !== 'number' || !(bias >= -100 && bias <= 100))
-      throw badRequest('invalid_logit_bias', `logit_bias maps token ids to numbers from -100 to 100; "${token.slice(0, 20)}" does not.`, 'logit_bias')
+      throw badRequest(
+        'invalid_logit_bias',
+        `logit_bias maps token ids to numbers from -100 to 100; "${token.slice(0, 20)}" does not.`,
+        'logit_bias',
+      )
   return entries.length === 0 ? null : (value as Record<string, number>)
 }
 
@@ -181,7 +197,8 @@ function includeUsage(value: unknown, stream: boolean): boolean {
   if (!isObject(value)) throw badRequest('invalid_stream_options', 'stream_options must be an object.', 'stream_options')
   if (!stream) throw badRequest('invalid_stream_options', 'stream_options is only allowed with stream: true.', 'stream_options')
   for (const name of Object.keys(value))
-    if (name !== 'include_usage' && name !== 'include_obfuscation') throw badRequest('unknown_parameter', `Unknown parameter: stream_options.${name.slice(0, 100)}.`, 'stream_options')
+    if (name !== 'include_usage' && name !== 'include_obfuscation')
+      throw badRequest('unknown_parameter', `Unknown parameter: stream_options.${name.slice(0, 100)}.`, 'stream_options')
   return boolean(value, 'include_usage') ?? false
 }
 

@@ -39,10 +39,18 @@ export class OpenAiStream implements Follower {
       clearTimeout(this.#blockedTimer)
       this.#live.unfollow(this)
     })
-    response.writeHead(200, { ...this.#options.headers, 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', 'x-accel-buffering': 'no' })
+    response.writeHead(200, {
+      ...this.#options.headers,
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache',
+      'x-accel-buffering': 'no',
+    })
     // Head and first event leave in one write.
     this.#live.follow(this)
-    if (this.#options.chat) this.#write(`data: ${JSON.stringify({ ...this.#frame(), choices: [{ index: 0, delta: { role: 'assistant', content: '', refusal: null }, logprobs: null, finish_reason: null }], ...this.#usageIfAsked(null) })}\n\n`)
+    if (this.#options.chat)
+      this.#write(
+        `data: ${JSON.stringify({ ...this.#frame(), choices: [{ index: 0, delta: { role: 'assistant', content: '', refusal: null }, logprobs: null, finish_reason: null }], ...this.#usageIfAsked(null) })}\n\n`,
+      )
     else response.flushHeaders()
     this.grown()
     if (settled(this.#live.record.status)) this.ended()
@@ -86,7 +94,12 @@ export class OpenAiStream implements Follower {
   #frame(): Record<string, unknown> {
     const { id, createdMs, model } = this.#live.record
     const { chat } = this.#options
-    return { id: `${chat ? 'chatcmpl' : 'cmpl'}-${id}`, object: chat ? 'chat.completion.chunk' : 'text_completion', created: Math.floor(createdMs / 1000), model }
+    return {
+      id: `${chat ? 'chatcmpl' : 'cmpl'}-${id}`,
+      object: chat ? 'chat.completion.chunk' : 'text_completion',
+      created: Math.floor(createdMs / 1000),
+      model,
+    }
   }
 
   #usageIfAsked(usage: null): { usage?: null } {

@@ -1,4 +1,4 @@
-import { hash, randomInt } from 'node:crypto'
+import { randomInt } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { newId } from '../ids.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
@@ -6,6 +6,7 @@ import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
 import { isFinal, type JobId, type JobRecord } from '../core/job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
+import { PrefixHash } from '../prefix-hash.ts'
 import type { ApiParts } from './health.ts'
 import { usageView } from './job-view.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
@@ -27,18 +28,30 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   })
 }
 
-async function serve(parts: ApiParts, request: FastifyRequest, reply: FastifyReply, type: JobRecord['type'], parsed: ParsedRequest): Promise<FastifyReply> {
+async function serve(
+  parts: ApiParts,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  type: JobRecord['type'],
+  parsed: ParsedRequest,
+): Promise<FastifyReply> {
   const { live, stored } = accept(parts, request, type, parsed)
   let gone = false
   // Registered before anything is awaited: a caller may leave while its job is being stored.
   reply.raw.once('close', () => {
     gone = true
-    if (!isFinal(live.record.status) && !live.record.detached) parts.dispatcher.cancel(live.record.id, `${request.caller.actor} (disconnected)`)
+    if (!isFinal(live.record.status) && !live.record.detached)
+      parts.dispatcher.cancel(live.record.id, `${request.caller.actor} (disconnected)`)
   })
   await stored
   if (parsed.stream) {
     reply.hijack()
-    if (!gone) new OpenAiStream(parts.dispatcher, live, reply.raw, { chat: type === 'chat', includeUsage: parsed.includeUsage, headers: headersOf(live, request) }).open()
+    if (!gone)
+      new OpenAiStream(parts.dispatcher, live, reply.raw, {
+        chat: type === 'chat',
+        includeUsage: parsed.includeUsage,
+        headers: headersOf(live, request),
+      }).open()
     return reply
   }
   await ended(parts, live)
@@ -56,7 +69,12 @@ async function serve(parts: ApiParts, request: FastifyRequest, reply: FastifyRep
   return reply.send(JSON.stringify(type === 'chat' ? chatAnswer(live) : completionAnswer(live)))
 }
 
-function accept(parts: ApiParts, request: FastifyRequest, type: JobRecord['type'], parsed: ParsedRequest): { live: LiveJob; stored: Promise<void> } {
+function accept(
+  parts: ApiParts,
+  request: FastifyRequest,
+  type: JobRecord['type'],
+  parsed: ParsedRequest,
+): { live: LiveJob; stored: Promise<void> } {
   const options = requestOptions(parts, request)
   refuseWhenFull(parts)
   const offers = parts.scheduler.knownModels().get(parsed.model)
@@ -82,15 +100,25 @@ function requestOptions(parts: ApiParts, request: FastifyRequest): { pinnedProvi
     return typeof value === 'string' ? value : undefined
   }
   for (const name of NOT_YET)
-    if (header(name) !== undefined) throw badRequest('unsupported_header', `The header ${name} is not supported by this version, and ignoring it would change what happens.`, name)
+    if (header(name) !== undefined)
+      throw badRequest(
+        'unsupported_header',
+        `The header ${name} is not supported by this version, and ignoring it would change what happens.`,
+        name,
+      )
   const detach = header('x-holdfast-detach')
-  if (detach !== undefined && detach !== 'true' && detach !== 'false') throw badRequest('invalid_header', 'x-holdfast-detach must be true or false.', 'x-holdfast-detach')
+  if (detach !== undefined && detach !== 'true' && detach !== 'false')
+    throw badRequest('invalid_header', 'x-holdfast-detach must be true or false.', 'x-holdfast-detach')
   const tier = header('x-holdfast-tier')
-  if (tier !== undefined && tier !== 'gpu') throw badRequest('unknown_tier', `x-holdfast-tier: this version has the tier gpu only, not "${tier.slice(0, 40)}".`, 'x-holdfast-tier')
+  if (tier !== undefined && tier !== 'gpu')
+    throw badRequest('unknown_tier', `x-holdfast-tier: this version has the tier gpu only, not "${tier.slice(0, 40)}".`, 'x-holdfast-tier')
   const provider = header('x-holdfast-provider') ?? null
   const names = [...parts.scheduler.workers].map((worker) => worker.name)
   if (provider !== null && !names.includes(provider))
-    throw new Fault('unknown_provider', `There is no provider "${provider.slice(0, 100)}". There are: ${names.join(', ') || 'none yet'}.`, { status: 404, param: 'x-holdfast-provider' })
+    throw new Fault('unknown_provider', `There is no provider "${provider.slice(0, 100)}". There are: ${names.join(', ') || 'none yet'}.`, {
+      status: 404,
+      param: 'x-holdfast-provider',
+    })
   return { pinnedProvider: provider, detached: detach === 'true', traceId: traceIdOf(header('traceparent')) }
 }
 
@@ -105,34 +133,52 @@ function traceIdOf(traceparent: string | undefined): string {
 
 function refuseWhenFull(parts: ApiParts): void {
   const why = parts.notReady()
-  if (why !== null) throw new Fault('not_ready', `No work can be accepted at the moment: ${why}.`, { status: 503, retryable: true, retryAfterS: 2 })
+  if (why !== null)
+    throw new Fault('not_ready', `No work can be accepted at the moment: ${why}.`, { status: 503, retryable: true, retryAfterS: 2 })
   if (parts.scheduler.waitingCount >= parts.queueLimit)
-    throw new Fault('queue_full', `${parts.queueLimit} jobs are waiting, which is the limit (HOLDFAST_QUEUE_LIMIT). Nothing was accepted; try again later.`, { status: 429, layer: 'routing', retryable: true, retryAfterS: 5 })
+    throw new Fault(
+      'queue_full',
+      `${parts.queueLimit} jobs are waiting, which is the limit (HOLDFAST_QUEUE_LIMIT). Nothing was accepted; try again later.`,
+      { status: 429, layer: 'routing', retryable: true, retryAfterS: 5 },
+    )
 }
 
 function unknownModel(parts: ApiParts, model: string): Fault {
   const names = [...parts.scheduler.knownModels().keys()].sort()
   const there = names.length === 0 ? 'No worker has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
-  return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}". ${there}`, { status: 404, layer: 'routing', param: 'model' })
+  return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}". ${there}`, {
+    status: 404,
+    layer: 'routing',
+    param: 'model',
+  })
 }
 
 /** The coordinator cannot count tokens, but it knows the most text one token can stand for. */
 function refuseWhenTooLong(prompt: GenerationRequest['prompt'], offers: ModelOffer[]): void {
   if (offers.some((offer) => offer.contextTokens === 0 || offer.maxTokenBytes === 0)) return
-  const bytes = prompt.kind === 'text' ? Buffer.byteLength(prompt.text) : prompt.messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0)
+  const bytes =
+    prompt.kind === 'text'
+      ? Buffer.byteLength(prompt.text)
+      : prompt.messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0)
   const fewest = Math.min(...offers.map((offer) => Math.ceil(bytes / offer.maxTokenBytes)))
   const context = Math.max(...offers.map((offer) => offer.contextTokens))
-  if (fewest > context) throw badRequest('context_length_exceeded', `The prompt has at least ${fewest} tokens, the context of the model ${context}. Shorten it, or use a model with a larger context.`, 'messages')
+  if (fewest > context)
+    throw badRequest(
+      'context_length_exceeded',
+      `The prompt has at least ${fewest} tokens, the context of the model ${context}. Shorten it, or use a model with a larger context.`,
+      'messages',
+    )
 }
 
 /** Hashes of the conversation's growing prefixes, so that its next turn finds the worker that holds this one. */
 function prefixOf(prompt: GenerationRequest['prompt']): string[] {
   if (prompt.kind === 'text') return []
   const hashes: string[] = []
-  let chain = ''
+  const hash = new PrefixHash()
   for (const { role, content } of prompt.messages.slice(0, PREFIX_MESSAGES_MAX)) {
-    chain = hash('sha1', `${chain}${role}\u0000${content}`, 'base64')
-    hashes.push(chain)
+    hash.add(role)
+    hash.add(content)
+    hashes.push(hash.value)
   }
   return hashes
 }
@@ -183,7 +229,10 @@ export function faultOf(record: JobRecord): Fault {
   const error = record.error
   if (error === null) return new Fault('internal_error', 'The job ended without saying why.', { status: 500, job: record.id })
   const status = error.layer === 'ingress' ? 400 : record.status === 'parked' ? 500 : 502
-  const message = record.status === 'parked' ? `The job was parked after its attempts were used up; an operator can release it. Last error: ${error.message}` : error.message
+  const message =
+    record.status === 'parked'
+      ? `The job was parked after its attempts were used up; an operator can release it. Last error: ${error.message}`
+      : error.message
   return new Fault(error.code, message, { status, layer: error.layer, retryable: error.retryable, job: record.id })
 }
 
@@ -198,7 +247,9 @@ function chatAnswer(live: LiveJob): Record<string, unknown> {
     object: 'chat.completion',
     created: Math.floor(record.createdMs / 1000),
     model: record.model,
-    choices: [{ index: 0, message: { role: 'assistant', content: text, refusal: null }, logprobs: null, finish_reason: record.finishReason }],
+    choices: [
+      { index: 0, message: { role: 'assistant', content: text, refusal: null }, logprobs: null, finish_reason: record.finishReason },
+    ],
     usage: usageView(record),
   }
 }

@@ -6,7 +6,8 @@ export function readQuery<K extends string>(query: unknown, allowed: readonly K[
   const found: { [P in K]?: string } = {}
   for (const [name, value] of Object.entries(query as Record<string, unknown>)) {
     const known = allowed.find((item) => item === name)
-    if (known === undefined) throw badRequest('unknown_parameter', `Unknown parameter: ${name.slice(0, 100)}. Known: ${allowed.join(', ')}.`, name.slice(0, 100))
+    if (known === undefined)
+      throw badRequest('unknown_parameter', `Unknown parameter: ${name.slice(0, 100)}. Known: ${allowed.join(', ')}.`, name.slice(0, 100))
     if (typeof value !== 'string') throw badRequest('repeated_parameter', `${name} may be given once.`, name)
     found[known] = value
   }
@@ -16,7 +17,8 @@ export function readQuery<K extends string>(query: unknown, allowed: readonly K[
 export function readLimit(value: string | undefined): number {
   if (value === undefined) return 50
   const limit = Number(value)
-  if (!Number.isInteger(limit) || limit < 1 || limit > 200) throw badRequest('out_of_range', `limit must be a whole number from 1 to 200, not ${value.slice(0, 20)}.`, 'limit')
+  if (!Number.isInteger(limit) || limit < 1 || limit > 200)
+    throw badRequest('out_of_range', `limit must be a whole number from 1 to 200, not ${value.slice(0, 20)}.`, 'limit')
   return limit
 }
 
@@ -35,7 +37,11 @@ export function readOneOf<T extends string>(name: string, value: string | undefi
 }
 
 /** One row more than asked for was read: its presence says that there is another page. */
-export function page<T extends { id: string }>(rows: T[], limit: number, view: (row: T) => unknown): { data: unknown[]; next: string | null; scope: { teams: 'all' } } {
+export function page<T extends { id: string }>(
+  rows: T[],
+  limit: number,
+  view: (row: T) => unknown,
+): { data: unknown[]; next: string | null; scope: { teams: 'all' } } {
   const shown = rows.slice(0, limit)
   return { data: shown.map(view), next: rows.length > limit ? (shown.at(-1)?.id ?? null) : null, scope: { teams: 'all' } }
 }

@@ -34,7 +34,8 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.addHook('onRequest', (request, reply, done) => {
     request.beganMs = performance.now()
     reply.header('x-request-id', request.id)
-    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) request.caller = parts.keyring.identify(request.headers, request.ip)
+    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined)
+      request.caller = parts.keyring.identify(request.headers, request.ip)
     done()
   })
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
@@ -56,7 +57,10 @@ const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics'])
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
   const fault = asFault(error)
-  if (fault.status >= 500 && fault.status !== 503) parts.log.error(`${request.method} ${request.routeOptions.url ?? ''}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+  if (fault.status >= 500 && fault.status !== 503)
+    parts.log.error(
+      `${request.method} ${request.routeOptions.url ?? ''}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+    )
   if (fault.retryAfterS !== null) reply.header('retry-after', String(fault.retryAfterS))
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
   if (fault.job !== null) reply.header('x-holdfast-job', fault.job)
@@ -68,7 +72,14 @@ export function openAiError(fault: Fault): { error: Record<string, unknown> } {
   return {
     error: {
       message: fault.message,
-      type: fault.status === 401 ? 'authentication_error' : fault.status === 429 ? 'rate_limit_error' : fault.status < 500 ? 'invalid_request_error' : 'server_error',
+      type:
+        fault.status === 401
+          ? 'authentication_error'
+          : fault.status === 429
+            ? 'rate_limit_error'
+            : fault.status < 500
+              ? 'invalid_request_error'
+              : 'server_error',
       param: fault.param,
       code: fault.code,
       layer: fault.layer,
@@ -100,9 +111,13 @@ function asFault(error: unknown): Fault {
   const code = String((error as { code?: unknown })?.code ?? '')
   if (status === 413) return new Fault('body_too_large', `The body is larger than ${BODY_LIMIT_BYTES / 1024 / 1024} MiB.`, { status })
   if (status === 415) return new Fault('unsupported_media_type', 'Send the body as application/json.', { status })
-  if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError) return new Fault('invalid_json', 'The body is not valid JSON.', { status: 400 })
+  if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError)
+    return new Fault('invalid_json', 'The body is not valid JSON.', { status: 400 })
   if (status >= 400 && status < 500) return new Fault('invalid_request', (error as Error).message, { status })
-  return new Fault('internal_error', 'Holdfast made a mistake; its log says which. The request was not carried out.', { status: 500, cause: error })
+  return new Fault('internal_error', 'Holdfast made a mistake; its log says which. The request was not carried out.', {
+    status: 500,
+    cause: error,
+  })
 }
 
 /** What is not HTTP enough to reach a route: a header bomb, a broken request line. */
@@ -117,5 +132,7 @@ function refuseConnection(error: Error & { code?: string }, socket: import('node
     ? new Fault('headers_too_large', `The headers are larger than ${HEADER_LIMIT_BYTES / 1024} KiB.`, { status: 431 })
     : new Fault('invalid_http', 'This is not a valid HTTP request.', { status: 400 })
   const body = JSON.stringify(openAiError(fault))
-  socket.end(`HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`)
+  socket.end(
+    `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  )
 }

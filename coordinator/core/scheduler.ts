@@ -482,7 +482,8 @@ export class Scheduler {
     const job = this.#jobs.get(report.job)
     if (job !== undefined && job.phase === 'running' && job.attempt === report.attempt && job.worker?.id === report.worker) return job
     const held = this.#workers.get(report.worker)?.occupied.get(report.job)
-    if (held?.attempt !== report.attempt) this.#emit({ kind: 'stale-report', job: report.job, attempt: report.attempt, worker: report.worker })
+    if (held?.attempt !== report.attempt)
+      this.#emit({ kind: 'stale-report', job: report.job, attempt: report.attempt, worker: report.worker })
     return undefined
   }
 
@@ -684,7 +685,10 @@ function lost(code: string, message: string): JobError {
 const WORKER_LOST = lost('worker_lost', 'The connection to the worker closed and it did not come back in time.')
 const WORKER_SILENT = lost('worker_silent', 'The worker sent no heartbeat within the dead time.')
 const WORKER_RESTARTED = lost('worker_restarted', 'The worker came back without the attempt: its process had died.')
-const COORDINATOR_RESTARTED = lost('coordinator_restarted', 'After a restart of the coordinator the worker did not offer the attempt again.')
+const COORDINATOR_RESTARTED = lost(
+  'coordinator_restarted',
+  'After a restart of the coordinator the worker did not offer the attempt again.',
+)
 
 function silent(code: string, limitMs: number): JobError {
   return lost(code, `The worker produced no token for ${Math.round(limitMs / 1000)} s.`)

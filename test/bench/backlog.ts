@@ -54,6 +54,7 @@ function measure(waiting: number, decisions: number): { decisionsPerSecond: numb
   const decisionsPerSecond = (decisions * 1000) / (performance.now() - began)
 
   const askedBegan = performance.now()
-  for (let index = 0; index < 10_000; index++) scheduler.waiting(0, ids[ids.length - 1 - ((index * 7_919) % Math.min(waiting, ids.length))] as JobId)
+  for (let index = 0; index < 10_000; index++)
+    scheduler.waiting(0, ids[ids.length - 1 - ((index * 7_919) % Math.min(waiting, ids.length))] as JobId)
   return { decisionsPerSecond, positionsPerSecond: 10_000_000 / (performance.now() - askedBegan), bytesPerJob }
 }

@@ -8,7 +8,13 @@ import { descendants } from '../support/world.ts'
 export type Load = { requestsPerSecond: number; p50Ms: number; p99Ms: number; count: number }
 
 /** Closed loop: each connection sends its next request when the last one is answered. */
-export async function loadRequests(url: string, headers: Record<string, string>, body: string, connections: number, seconds: number): Promise<Load> {
+export async function loadRequests(
+  url: string,
+  headers: Record<string, string>,
+  body: string,
+  connections: number,
+  seconds: number,
+): Promise<Load> {
   const tookMs: number[] = []
   const endMs = performance.now() + seconds * 1000
   const began = performance.now()
@@ -25,16 +31,25 @@ export async function loadRequests(url: string, headers: Record<string, string>,
     }),
   )
   tookMs.sort((a, b) => a - b)
-  return { requestsPerSecond: (tookMs.length * 1000) / (performance.now() - began), p50Ms: quantile(tookMs, 0.5), p99Ms: quantile(tookMs, 0.99), count: tookMs.length }
+  return {
+    requestsPerSecond: (tookMs.length * 1000) / (performance.now() - began),
+    p50Ms: quantile(tookMs, 0.5),
+    p99Ms: quantile(tookMs, 0.99),
+    count: tookMs.length,
+  }
 }
 
 function post(url: string, headers: Record<string, string>, body: string, agent: http.Agent): Promise<number> {
   return new Promise((resolve, reject) => {
-    const request = http.request(url, { method: 'POST', agent, headers: { ...headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) } }, (response) => {
-      response.on('data', () => {})
-      response.on('end', () => resolve(response.statusCode ?? 0))
-      response.on('error', reject)
-    })
+    const request = http.request(
+      url,
+      { method: 'POST', agent, headers: { ...headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) } },
+      (response) => {
+        response.on('data', () => {})
+        response.on('end', () => resolve(response.statusCode ?? 0))
+        response.on('error', reject)
+      },
+    )
     request.on('error', reject)
     request.end(body)
   })

@@ -13,14 +13,19 @@ export async function run(): Promise<void> {
   const coordinator = await world.coordinator()
   await world.worker('bench', 'burst=fake:?slots=256 paced=fake:?slots=256&rate=50 first=fake:?slots=256&first_token_ms=5')
   const [port = 0] = await freePorts(1)
-  const floor = spawn(process.execPath, [fileURLToPath(new URL('floor.ts', import.meta.url)), String(port)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const floor = spawn(process.execPath, [fileURLToPath(new URL('floor.ts', import.meta.url)), String(port)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   await new Promise((resolve) => floor.stdout.once('data', resolve))
   const direct = { url: `http://127.0.0.1:${port}/v1/chat/completions`, headers: {} }
   const through = { url: `${world.url}/v1/chat/completions`, headers: { authorization: `Bearer ${ADMIN_KEY}` } }
   await burst(through, 'burst', 2)
 
   const rows: Record<string, string | number>[] = []
-  for (const [name, target, pid] of [['direct', direct, floor.pid], ['holdfast', through, coordinator.pid]] as const) {
+  for (const [name, target, pid] of [
+    ['direct', direct, floor.pid],
+    ['holdfast', through, coordinator.pid],
+  ] as const) {
     const fast = await burst(target, 'burst', 4)
     const before = cpuSeconds([pid ?? 0], false)
     const paced = await pacedStreams(target)
@@ -38,7 +43,9 @@ export async function run(): Promise<void> {
     })
   }
   printTable('stream: 64 streams; CPU is that of the server process alone', rows)
-  console.log('\nTargets: ≥ 100,000 tok/s in burst; paced p99 gap ≤ direct + 1 ms; ≤ 75 CPU s per million tokens paced; first token ≤ direct + 1 ms; no stream starves.')
+  console.log(
+    '\nTargets: ≥ 100,000 tok/s in burst; paced p99 gap ≤ direct + 1 ms; ≤ 75 CPU s per million tokens paced; first token ≤ direct + 1 ms; no stream starves.',
+  )
   floor.kill()
 }
 
@@ -62,7 +69,10 @@ async function burst(target: Target, model: string, waves: number): Promise<{ to
     }),
   )
   tookMs.sort((a, b) => a - b)
-  return { tokensPerSecond: (STREAMS * TOKENS * waves * 1000) / (performance.now() - began), slowestOverMedian: quantile(tookMs, 1) / quantile(tookMs, 0.5) }
+  return {
+    tokensPerSecond: (STREAMS * TOKENS * waves * 1000) / (performance.now() - began),
+    slowestOverMedian: quantile(tookMs, 1) / quantile(tookMs, 0.5),
+  }
 }
 
 async function pacedStreams(target: Target): Promise<{ gapsMs: number[]; tokens: number }> {
@@ -74,11 +84,16 @@ async function pacedStreams(target: Target): Promise<{ gapsMs: number[]; tokens:
       // Spread over a second, or all streams would tick together.
       while (performance.now() - began < (index * 1000) / STREAMS) await new Promise((resolve) => setTimeout(resolve, 5))
       let last = 0
-      await stream(target, { model: 'paced', max_tokens: TOKENS, ...(target.headers.authorization === undefined ? { rate: 50 } : {}) }, agent, () => {
-        const now = performance.now()
-        if (last > 0) gapsMs.push(now - last)
-        last = now
-      })
+      await stream(
+        target,
+        { model: 'paced', max_tokens: TOKENS, ...(target.headers.authorization === undefined ? { rate: 50 } : {}) },
+        agent,
+        () => {
+          const now = performance.now()
+          if (last > 0) gapsMs.push(now - last)
+          last = now
+        },
+      )
       agent.destroy()
     }),
   )
@@ -91,9 +106,14 @@ async function firstTokens(target: Target): Promise<number[]> {
   for (let round = 0; round < 200; round++) {
     const sent = performance.now()
     let first = 0
-    await stream(target, { model: 'first', max_tokens: 20, ...(target.headers.authorization === undefined ? { first_token_ms: 5 } : {}) }, agent, () => {
-      first ||= performance.now() - sent
-    })
+    await stream(
+      target,
+      { model: 'first', max_tokens: 20, ...(target.headers.authorization === undefined ? { first_token_ms: 5 } : {}) },
+      agent,
+      () => {
+        first ||= performance.now() - sent
+      },
+    )
     tookMs.push(first)
   }
   agent.destroy()
@@ -104,16 +124,24 @@ async function firstTokens(target: Target): Promise<number[]> {
 function stream(target: Target, body: Record<string, unknown>, agent: http.Agent, onToken: () => void): Promise<void> {
   const content = JSON.stringify({ ...body, stream: true, messages: [{ role: 'user', content: 'Say hello to the benchmark.' }] })
   return new Promise((resolve, reject) => {
-    const request = http.request(target.url, { method: 'POST', agent, headers: { ...target.headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(content) } }, (response) => {
-      let tail = ''
-      response.on('data', (data: Buffer) => {
-        const text = data.toString()
-        tail = (tail + text).slice(-200)
-        if (text.includes('"content":" ') || text.includes('"content":"a')) onToken()
-      })
-      response.on('end', () => (tail.includes('[DONE]') ? resolve() : reject(new Error(`cut: ${tail}`))))
-      response.on('error', reject)
-    })
+    const request = http.request(
+      target.url,
+      {
+        method: 'POST',
+        agent,
+        headers: { ...target.headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(content) },
+      },
+      (response) => {
+        let tail = ''
+        response.on('data', (data: Buffer) => {
+          const text = data.toString()
+          tail = (tail + text).slice(-200)
+          if (text.includes('"content":" ') || text.includes('"content":"a')) onToken()
+        })
+        response.on('end', () => (tail.includes('[DONE]') ? resolve() : reject(new Error(`cut: ${tail}`))))
+        response.on('error', reject)
+      },
+    )
     request.on('error', reject)
     request.end(content)
   })

@@ -19,7 +19,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a job whose worker died is forgotten',
     file: 'coordinator/core/scheduler.ts',
-    find: "    this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))\n",
+    find: '    this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))\n',
     replace: '',
     tests: ['scheduler', 'simulation'],
   },
@@ -75,7 +75,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'an answer goes on with another model file',
     file: 'coordinator/core/scheduler.ts',
-    find: "job.sha256 = job.worker?.models.get(job.model)?.offer.sha256 ?? null",
+    find: 'job.sha256 = job.worker?.models.get(job.model)?.offer.sha256 ?? null',
     replace: 'job.sha256 = null',
     tests: ['scheduler'],
   },
@@ -103,8 +103,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'one free slot of several is filled and the rest stay idle',
     file: 'coordinator/core/scheduler.ts',
-    find: "worker: choice.worker.id, rule: choice.rule })\n",
-    replace: "worker: choice.worker.id, rule: choice.rule })\n      return\n",
+    find: 'worker: choice.worker.id, rule: choice.rule })\n',
+    replace: 'worker: choice.worker.id, rule: choice.rule })\n      return\n',
     tests: ['simulation'],
   },
   {
@@ -132,7 +132,8 @@ export const MUTANTS: Mutant[] = [
     bug: 'acceptance is told before it is durable',
     file: 'coordinator/store/writer.ts',
     find: '    const { text, name, values } = statementFor(batch)\n    try {\n      await this.#send',
-    replace: '    const { text, name, values } = statementFor(batch)\n    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send',
+    replace:
+      '    const { text, name, values } = statementFor(batch)\n    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send',
     tests: ['writer'],
   },
   {
@@ -182,7 +183,7 @@ export const MUTANTS: Mutant[] = [
     bug: 'any key opens the door',
     file: 'coordinator/api/auth.ts',
     find: "      throw new Fault('invalid_key', 'The key is wrong or was revoked.', { status: 401 })\n",
-    replace: "      const [any] = this.#byHash.values()\n      if (any !== undefined) return any.caller\n",
+    replace: '      const [any] = this.#byHash.values()\n      if (any !== undefined) return any.caller\n',
     tests: ['bad-input'],
     only: 'keys: none',
   },

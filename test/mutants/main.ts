@@ -12,7 +12,9 @@ import { MUTANTS, type Mutant } from './list.ts'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const wanted = MUTANTS.filter((mutant) => mutant.bug.includes(process.argv[2] ?? ''))
 const copy = mkdtempSync(path.join(os.tmpdir(), 'holdfast-mutants-'))
-const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' }).trim().split('\n')
+const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+  .trim()
+  .split('\n')
 for (const file of files) cpSync(path.join(root, file), path.join(copy, file))
 symlinkSync(path.join(root, 'node_modules'), path.join(copy, 'node_modules'))
 
@@ -31,12 +33,25 @@ function plant(mutant: Mutant): string {
   const source = readFileSync(file, 'utf8')
   const places = source.split(mutant.find).length - 1
   if (places !== 1) return `its place occurs ${places} times in ${mutant.file}`
-  writeFileSync(file, source.replace(mutant.find, () => mutant.replace))
-  const args = ['run', ...mutant.tests.map((test) => `test/${test}.test.ts`), '--bail=1', '--reporter=dot', ...(mutant.only === undefined ? [] : ['-t', mutant.only])]
+  writeFileSync(
+    file,
+    source.replace(mutant.find, () => mutant.replace),
+  )
+  const args = [
+    'run',
+    ...mutant.tests.map((test) => `test/${test}.test.ts`),
+    '--bail=1',
+    '--reporter=dot',
+    ...(mutant.only === undefined ? [] : ['-t', mutant.only]),
+  ]
   const run = spawnSync(path.join(root, 'node_modules/.bin/vitest'), args, { cwd: copy, encoding: 'utf8', timeout: 300_000 })
   writeFileSync(file, source)
   // A run that never got to a failing test (a syntax error in the mutant, say) proves nothing.
-  return run.status !== 0 && /Tests .*\d+ failed/.test(stripColours(`${run.stdout}${run.stderr}`)) ? 'killed' : run.status === 0 ? 'all tests passed' : 'no test failed, the run broke'
+  return run.status !== 0 && /Tests .*\d+ failed/.test(stripColours(`${run.stdout}${run.stderr}`))
+    ? 'killed'
+    : run.status === 0
+      ? 'all tests passed'
+      : 'no test failed, the run broke'
 }
 
 function stripColours(text: string): string {

@@ -70,7 +70,11 @@ export class SchedulerWorld {
 
   report(worker: string, models: Record<string, number>): void {
     this.#offered(worker, models)
-    this.apply({ kind: 'worker-reported', worker: worker as WorkerId, offers: Object.entries(models).map(([name, slots]) => offer(name, slots)) })
+    this.apply({
+      kind: 'worker-reported',
+      worker: worker as WorkerId,
+      offers: Object.entries(models).map(([name, slots]) => offer(name, slots)),
+    })
   }
 
   enqueue(job: string, model = 'm', provider: string | null = null, prefix: string[] = []): void {
@@ -90,11 +94,19 @@ export class SchedulerWorld {
 
   fail(job: string, error: Partial<JobError> = {}): void {
     const { attempt, worker } = this.#liveOf(job)
-    this.apply({ kind: 'attempt-failed', job: job as JobId, attempt, worker, error: { code: 'model_process_died', message: 'x', layer: 'model', retryable: true, ...error } })
+    this.apply({
+      kind: 'attempt-failed',
+      job: job as JobId,
+      attempt,
+      worker,
+      error: { code: 'model_process_died', message: 'x', layer: 'model', retryable: true, ...error },
+    })
   }
 
   startedOn(worker: string): string[] {
-    return this.effects.filter((effect) => effect.kind === 'start-attempt' && effect.worker === worker).map((effect) => ('job' in effect ? effect.job : ''))
+    return this.effects
+      .filter((effect) => effect.kind === 'start-attempt' && effect.worker === worker)
+      .map((effect) => ('job' in effect ? effect.job : ''))
   }
 
   kinds(job: string): string[] {
@@ -123,10 +135,12 @@ export class SchedulerWorld {
       for (const { model } of worker.occupied.values()) held.set(model, (held.get(model) ?? 0) + 1)
       for (const [model, count] of held) {
         if (count !== worker.busy(model)) throw new Error(`${worker.name} miscounts its slots of ${model}`)
-        if (count > (this.mostSlots.get(`${worker.id}/${model}`) ?? 0)) throw new Error(`${worker.name} has more attempts of ${model} than it ever had slots`)
+        if (count > (this.mostSlots.get(`${worker.id}/${model}`) ?? 0))
+          throw new Error(`${worker.name} has more attempts of ${model} than it ever had slots`)
       }
     }
-    for (const [job, outcomes] of this.outcomes) if (outcomes.length > 1) throw new Error(`${job} ended ${outcomes.length} times: ${outcomes.join()}`)
+    for (const [job, outcomes] of this.outcomes)
+      if (outcomes.length > 1) throw new Error(`${job} ended ${outcomes.length} times: ${outcomes.join()}`)
     for (const job of this.#models.keys()) {
       if (this.outcomes.has(job)) continue
       const free = this.scheduler.candidates(this.nowMs, job)?.find((candidate) => candidate.whyNot === null)

@@ -16,10 +16,23 @@ export type Seen = {
 export type Stream = { seen: Seen; done: Promise<Seen>; abort(): void }
 
 /** One streamed chat completion at temperature 0; `seen` fills while it runs. */
-export function chatStream(world: World, model: string, content: string, extra: Record<string, unknown> = {}, headers: Record<string, string> = {}): Stream {
+export function chatStream(
+  world: World,
+  model: string,
+  content: string,
+  extra: Record<string, unknown> = {},
+  headers: Record<string, string> = {},
+): Stream {
   const controller = new AbortController()
   const seen: Seen = { status: 0, job: '', text: '', deltas: 0, comments: [], finish: null, usage: null, error: null, done: false }
-  const body = { model, messages: [{ role: 'user', content }], temperature: 0, stream: true, stream_options: { include_usage: true }, ...extra }
+  const body = {
+    model,
+    messages: [{ role: 'user', content }],
+    temperature: 0,
+    stream: true,
+    stream_options: { include_usage: true },
+    ...extra,
+  }
   const done = follow(world, body, headers, controller.signal, seen)
   // Whoever aborts does not await the rejection.
   done.catch(() => {})

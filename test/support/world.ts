@@ -56,7 +56,12 @@ export class World implements AsyncDisposable {
 
   /** Resolves once its models are ready. */
   async worker(name: string, models: string, extra: Record<string, string> = {}): Promise<Running> {
-    const running = this.start(name, ['worker'], { HOLDFAST_DATA_DIR: path.join(this.dir, name), HOLDFAST_WORKER_NAME: name, HOLDFAST_MODELS: models, ...extra })
+    const running = this.start(name, ['worker'], {
+      HOLDFAST_DATA_DIR: path.join(this.dir, name),
+      HOLDFAST_WORKER_NAME: name,
+      HOLDFAST_MODELS: models,
+      ...extra,
+    })
     await this.until(`worker ${name} serves`, async () => {
       if (running.ended !== null) throw new Failed(`worker ${name} ended: ${running.output}`)
       const found = await this.findWorker(name)
@@ -102,7 +107,11 @@ export class World implements AsyncDisposable {
   }
 
   /** Asks again until the probe answers something truthy; a condition, not a time, is what is waited for. */
-  async until<T>(what: string, probe: () => Promise<T | undefined | false | null> | T | undefined | false | null, withinMs = 60_000): Promise<T> {
+  async until<T>(
+    what: string,
+    probe: () => Promise<T | undefined | false | null> | T | undefined | false | null,
+    withinMs = 60_000,
+  ): Promise<T> {
     const endMs = Date.now() + withinMs
     let last: unknown
     while (Date.now() < endMs) {
@@ -133,7 +142,12 @@ export const ADMIN_KEY = 'test-admin-key-0123456789abcdef'
 export const WORKER_TOKEN = 'test-worker-token-0123456789abcdef'
 const LAUNCHER = fileURLToPath(new URL('../../coordinator/holdfast', import.meta.url))
 
-export type WorkerView = { id: string; name: string; state: string; models: { name: string; state: string; slots: number; busy: number; sha256: string; restarts: number }[] }
+export type WorkerView = {
+  id: string
+  name: string
+  state: string
+  models: { name: string; state: string; slots: number; busy: number; sha256: string; restarts: number }[]
+}
 export type JobView = {
   id: string
   status: string
@@ -147,7 +161,15 @@ export type JobView = {
   trace_id: string
   seed: number
 }
-export type EventView = { id: string; type: string; job: string | null; worker: string | null; trace_id: string | null; severity: string; details: Record<string, unknown> }
+export type EventView = {
+  id: string
+  type: string
+  job: string | null
+  worker: string | null
+  trace_id: string | null
+  severity: string
+  details: Record<string, unknown>
+}
 
 /** A probe that can never succeed any more. */
 class Failed extends Error {}
@@ -198,9 +220,15 @@ export class Running {
 }
 
 export async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(Array.from({ length: count }, () => new Promise<Server>((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => resolve(server))
-  })))
+  const servers = await Promise.all(
+    Array.from(
+      { length: count },
+      () =>
+        new Promise<Server>((resolve) => {
+          const server = createServer().listen(0, '127.0.0.1', () => resolve(server))
+        }),
+    ),
+  )
   const ports = servers.map((server) => {
     const address = server.address()
     return address !== null && typeof address === 'object' ? address.port : 0

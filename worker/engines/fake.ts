@@ -59,7 +59,8 @@ class FakeEngine implements Engine {
     // A real engine answers later too: the caller has its handle before the first word.
     setImmediate(() => {
       if (says(prompt, this.#options.crashOn)) this.#crash()
-      else if (says(prompt, this.#options.failOn)) generation.fail({ layer: 'model', code: 'generation_failed', message: 'The fake engine was told to fail.', retryable: false })
+      else if (says(prompt, this.#options.failOn))
+        generation.fail({ layer: 'model', code: 'generation_failed', message: 'The fake engine was told to fail.', retryable: false })
       else generation.begin(says(prompt, this.#options.stallOn))
     })
     return generation
@@ -115,7 +116,10 @@ class FakeGeneration implements Generation {
     this.#forced = continuation.length
     this.#assembler = new TextAssembler(request.stop)
     this.#promptTokens = countWords(promptText(request))
-    this.#limit = Math.min(request.maxTokens ?? DEFAULT_TOKENS, options.contextTokens === 0 ? Number.POSITIVE_INFINITY : options.contextTokens - this.#promptTokens)
+    this.#limit = Math.min(
+      request.maxTokens ?? DEFAULT_TOKENS,
+      options.contextTokens === 0 ? Number.POSITIVE_INFINITY : options.contextTokens - this.#promptTokens,
+    )
     this.#words = vocabularyOf(options.name, request)
   }
 
@@ -123,7 +127,12 @@ class FakeGeneration implements Generation {
     if (this.#ended) return
     const { contextTokens } = this.#options
     if (contextTokens > 0 && this.#promptTokens >= contextTokens) {
-      this.fail({ layer: 'ingress', code: 'context_length_exceeded', message: `The prompt has ${this.#promptTokens} tokens, the context of the model ${contextTokens}.`, retryable: false })
+      this.fail({
+        layer: 'ingress',
+        code: 'context_length_exceeded',
+        message: `The prompt has ${this.#promptTokens} tokens, the context of the model ${contextTokens}.`,
+        retryable: false,
+      })
       return
     }
     this.#sink.accepted(this.#promptTokens, 0)
@@ -202,7 +211,10 @@ const WORDS =
 
 function vocabularyOf(name: string, request: GenerationRequest): (position: number) => string {
   const seed = request.sampling.temperature === 0 ? '' : String(request.seed)
-  const start = createHash('sha256').update(`${name}\u0000${JSON.stringify(request.prompt)}\u0000${seed}`).digest().readUInt32LE(0)
+  const start = createHash('sha256')
+    .update(`${name}\u0000${JSON.stringify(request.prompt)}\u0000${seed}`)
+    .digest()
+    .readUInt32LE(0)
   return (position) => WORDS[mix(start + Math.imul(position, 0x9e37_79b9)) % WORDS.length] ?? 'word'
 }
 

@@ -89,11 +89,12 @@ create table job_progress (
   primary key (job, first_token)
 );
 
--- Attempts that ended; the one that runs stands in its job's row.
+-- Attempts that failed or were followed by another. The one that runs, and the one that brought the answer, stand in
+-- their job's row: nearly every job has just that one.
 create table attempts (
   job uuid not null,
   number integer not null check (number > 0),
-  status text not null check (status in ('succeeded', 'failed', 'lost', 'refused', 'cancelled')),
+  status text not null check (status in ('failed', 'lost', 'refused')),
   worker uuid,
   worker_name text,
   tier text,
