@@ -18,7 +18,7 @@ export async function runClient(args: string[], env: NodeJS.ProcessEnv): Promise
 }
 
 type Row = Record<string, unknown>
-type Plan = { method: 'GET' | 'POST'; target: string; show(answer: unknown): void }
+type Plan = { method: 'GET' | 'POST'; target: string; show: (answer: unknown) => void }
 type Options = ReturnType<typeof parse>['values']
 
 function parse(args: string[]) {
@@ -96,7 +96,7 @@ function keyFrom(settings: Settings): string {
 function table(...columns: string[]): (answer: unknown) => void {
   return (answer) => {
     const { data = [], next } = answer as { data?: Row[]; next?: string | null }
-    const rows = [columns, ...data.map((row) => columns.map((column) => String(row[column] ?? '-')))]
+    const rows = [columns, ...data.map((row) => columns.map((column) => cell(row[column])))]
     const widths = columns.map((_, index) => Math.max(...rows.map((row) => row[index]?.length ?? 0)))
     for (const row of rows)
       console.log(
@@ -107,6 +107,11 @@ function table(...columns: string[]): (answer: unknown) => void {
       )
     if (next) console.log(`More: --cursor ${next}`)
   }
+}
+
+function cell(value: unknown): string {
+  if (value === null || value === undefined) return '-'
+  return typeof value === 'string' ? value : JSON.stringify(value)
 }
 
 function showWorkers(answer: unknown): void {

@@ -44,7 +44,7 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
     log.info(`Stopping: ${why}.`)
     await coordinator.drain()
   } finally {
-    for (const close of closing.reverse()) await close()
+    for (const close of closing.toReversed()) await close()
     log.info('Stopped.')
   }
 }

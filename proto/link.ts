@@ -18,7 +18,7 @@ import type { ProtoGrpcType } from './generated/worker.ts'
 
 /** The only door to gRPC: both ends of the session of worker.proto. */
 
-export type { FromCoordinator, FromWorker }
+export type { FromWorker }
 export type ToldByCoordinator = FromCoordinator__Output
 export type ToldByWorker = FromWorker__Output
 export type { Model__Output as ToldModel } from './generated/holdfast/worker/v1/Model.ts'

@@ -110,7 +110,7 @@ async function builtinModel(dataDir: string, log: ModelLog): Promise<string> {
     )
     mkdirSync(path.dirname(file), { recursive: true })
     const { writeTinyModel } = await import('./tiny-model.ts')
-    await writeTinyModel(file)
+    writeTinyModel(file)
   }
   return file
 }

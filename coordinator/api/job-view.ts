@@ -49,7 +49,7 @@ export function usageView(record: JobRecord): Record<string, unknown> | null {
   }
 }
 
-export function waitingView(waiting: Waiting): Record<string, unknown> {
+function waitingView(waiting: Waiting): Record<string, unknown> {
   return { reason: waiting.reason, position: waiting.position, estimate_ms: waiting.estimateMs, until: rfc3339(waiting.untilMs) }
 }
 

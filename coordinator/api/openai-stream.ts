@@ -135,7 +135,7 @@ function settled(status: JobStatus): boolean {
   return isFinal(status) || status === 'parked'
 }
 
-export function waitingComment(waiting: Waiting): string {
+function waitingComment(waiting: Waiting): string {
   const until = waiting.untilMs === null ? '' : ` until=${new Date(waiting.untilMs).toISOString()}`
   return `: waiting reason=${waiting.reason} position=${waiting.position} estimate_ms=${waiting.estimateMs ?? 'unknown'}${until}\n\n`
 }

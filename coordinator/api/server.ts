@@ -108,7 +108,7 @@ function nativeError(fault: Fault): { error: Record<string, unknown> } {
 function asFault(error: unknown): Fault {
   if (error instanceof Fault) return error
   const status = Number((error as { statusCode?: unknown })?.statusCode ?? 500)
-  const code = String((error as { code?: unknown })?.code ?? '')
+  const code = (error as { code?: string })?.code ?? ''
   if (status === 413) return new Fault('body_too_large', `The body is larger than ${BODY_LIMIT_BYTES / 1024 / 1024} MiB.`, { status })
   if (status === 415) return new Fault('unsupported_media_type', 'Send the body as application/json.', { status })
   if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError)

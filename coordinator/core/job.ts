@@ -35,13 +35,13 @@ export type WaitingReason =
 /** `position` counts from 1 among the jobs that wait for the same model; `estimateMs` is null while nothing was measured. */
 export type Waiting = { reason: WaitingReason; position: number; estimateMs: number | null; untilMs: number | null }
 
-export type FinishReason = 'stop' | 'length' | 'cancelled'
+type FinishReason = 'stop' | 'length' | 'cancelled'
 
 export function isFinal(status: JobStatus): boolean {
   return status === 'succeeded' || status === 'failed' || status === 'cancelled'
 }
 
-export type Tier = 'gpu' | 'cli' | 'cloud'
+type Tier = 'gpu' | 'cli' | 'cloud'
 
 /** A job's row. In memory while the job is live, where it is the newest truth; times in milliseconds of PostgreSQL's clock. */
 export type JobRecord = {

@@ -80,16 +80,16 @@ export class Ordered<T extends { order: number }> {
 
 const BLOCK_MAX = 1_024
 
-function orderOfLast<T extends { order: number }>(block: T[]): number {
+function orderOfLast(block: readonly { order: number }[]): number {
   return block[block.length - 1]?.order ?? Number.NEGATIVE_INFINITY
 }
 
-function lowerBound<T extends { order: number }>(block: T[], order: number): number {
+function lowerBound(block: readonly { order: number }[], order: number): number {
   let low = 0
   let high = block.length
   while (low < high) {
     const middle = (low + high) >>> 1
-    if ((block[middle] as T).order < order) low = middle + 1
+    if ((block[middle]?.order ?? order) < order) low = middle + 1
     else high = middle
   }
   return low

@@ -48,7 +48,7 @@ export function statementFor(batch: Batch): { name: string; text: string; values
 
 type Part = { key: string; types: string[]; columns: unknown[]; sql: (parameters: string[]) => string }
 
-type Column<T> = [name: string, type: string, value: (row: T) => unknown]
+type Column<T> = [name: string, type: string, value: (row: T) => string | number | boolean | null]
 
 const texts = new Map<string, { name: string; text: string }>()
 

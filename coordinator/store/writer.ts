@@ -27,7 +27,7 @@ export class Writer {
   #closed = false
   #idle: (() => void)[] = []
 
-  constructor(db: Db, listeners: { onFlush(tookMs: number, rows: number): void; onDropped(error: unknown, what: string): void }) {
+  constructor(db: Db, listeners: { onFlush: (tookMs: number, rows: number) => void; onDropped: (error: unknown, what: string) => void }) {
     this.#db = db
     this.#onFlush = listeners.onFlush
     this.#onDropped = listeners.onDropped

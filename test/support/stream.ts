@@ -1,7 +1,7 @@
 import { readEvents } from './sse.ts'
 import type { World } from './world.ts'
 
-export type Seen = {
+type Seen = {
   status: number
   job: string
   text: string

@@ -63,7 +63,7 @@ export function chat(content: string): GenerationRequest['prompt'] {
 
 export type Answer = { ids: number[]; text: string; end: GenerationEnd; cachedTokens: number }
 
-export class GenerationFailed extends Error {
+class GenerationFailed extends Error {
   readonly failure: GenerationFailure
 
   constructor(failure: GenerationFailure) {

@@ -94,7 +94,6 @@ class FakeEngine implements Engine {
 
 class FakeGeneration implements Generation {
   readonly #options: FakeOptions
-  readonly #request: GenerationRequest
   readonly #sink: GenerationSink
   readonly #onEnd: () => void
   readonly #assembler: TextAssembler
@@ -110,7 +109,6 @@ class FakeGeneration implements Generation {
 
   constructor(options: FakeOptions, request: GenerationRequest, continuation: readonly number[], sink: GenerationSink, onEnd: () => void) {
     this.#options = options
-    this.#request = request
     this.#sink = sink
     this.#onEnd = onEnd
     this.#forced = continuation.length

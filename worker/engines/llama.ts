@@ -25,7 +25,7 @@ export type LlamaEngineOptions = {
   log: EngineLog
 }
 
-export type EngineLog = Record<'info' | 'warn' | 'error', (message: string) => void> & { debug?: (message: string) => void }
+type EngineLog = Record<'info' | 'warn' | 'error', (message: string) => void> & { debug?: (message: string) => void }
 
 /**
  * Serves a GGUF model by a process of its own, so that a crash in native code or on a GPU ends that process only:
