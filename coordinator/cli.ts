@@ -23,7 +23,7 @@ const COMMANDS: Record<string, Command> = {
     run: async () => (await import('../worker/main.ts')).runWorker(process.env, version()),
   },
   jobs: reading(
-    'Lists jobs, shows one, or cancels one: jobs [<id> | cancel <id>] [--status S] [--model M] [--limit N].',
+    'Lists jobs, shows one, cancels one, or releases a parked one: jobs [<id> | cancel <id> | release <id>] [--status S] [--model M] [--limit N].',
     'npx holdfast jobs --status queued',
   ),
   workers: reading('Lists workers with their models, slots and state.', 'npx holdfast workers --json'),

@@ -48,9 +48,10 @@ function plan(command: string, positionals: string[], values: Options): Plan {
     return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
   }
   const [first, second] = positionals
-  if (command === 'jobs' && first === 'cancel' && second !== undefined)
-    return { method: 'POST', target: `/api/jobs/${encodeURIComponent(second)}/cancel`, show: showOne }
-  if (command === 'jobs' && first === 'cancel') throw usageError('jobs cancel needs the id of a job.')
+  if (command === 'jobs' && (first === 'cancel' || first === 'release')) {
+    if (second === undefined) throw usageError(`jobs ${first} needs the id of a job.`)
+    return { method: 'POST', target: `/api/jobs/${encodeURIComponent(second)}/${first}`, show: showOne }
+  }
   if (command === 'jobs' && first !== undefined) return { method: 'GET', target: `/api/jobs/${encodeURIComponent(first)}`, show: showOne }
   if (command === 'jobs')
     return {

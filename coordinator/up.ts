@@ -22,7 +22,10 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
 
   const ended = new Promise<string | null>((resolve) => {
     const launch = (name: string): void => {
-      const child = startChild(name, env)
+      const child = startChild(name, {
+        ...env,
+        HOLDFAST_COORDINATOR: env.HOLDFAST_COORDINATOR?.trim() || `${reachable(config.host)}:${config.grpcPort}`,
+      })
       children.set(name, child)
       child.once('exit', (code, signal) => {
         children.delete(name)
@@ -33,10 +36,12 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
         }
         if (children.size === 0) resolve(null)
       })
-      // The coordinator says itself that it is ready: at its address another one may be listening.
+      // Each says itself that it is ready: at the coordinator's address another one may be listening, and before the worker
+      // serves its models the line we print would not work.
       child.once('message', () => {
-        announce(config)
-        if (!stopping) launch('worker')
+        if (stopping) return
+        if (name === 'coordinator') launch('worker')
+        else announce(config)
       })
     }
     launch('coordinator')
@@ -45,6 +50,12 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
   await Promise.all([...children.values()].map((child) => new Promise((resolve) => child.once('exit', resolve))))
   if (why !== null) throw new Fault('ended', why)
   console.log('Stopped.')
+}
+
+/** Where a door bound to this address can be knocked at from the same host. */
+function reachable(host: string): string {
+  if (host === '0.0.0.0' || host === '::') return '127.0.0.1'
+  return host.includes(':') ? `[${host}]` : host
 }
 
 function startChild(name: string, env: NodeJS.ProcessEnv): ChildProcess {
@@ -68,7 +79,7 @@ function readable(line: string): string {
 }
 
 function announce(config: ReturnType<typeof readCoordinatorConfig>): void {
-  const url = `http://${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${config.httpPort}`
+  const url = `http://${reachable(config.host)}:${config.httpPort}`
   const keyFile = path.join(config.dataDir, 'admin.key')
   const fromSetting = config.adminKey !== undefined
   const model = /^\s*([^=\s]+)=/.exec(process.env.HOLDFAST_MODELS ?? '')?.[1] ?? 'tiny'

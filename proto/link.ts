@@ -50,7 +50,8 @@ export async function serveLink(
   admit: (token: string | undefined) => boolean,
   onSession: (end: CoordinatorEnd) => void,
 ): Promise<LinkServer> {
-  const server = new Server(LIMITS)
+  // The coordinator judges silence by heartbeats and its own dead time; this only finds what those cannot.
+  const server = new Server({ ...LIMITS, 'grpc.keepalive_time_ms': 60_000, 'grpc.keepalive_timeout_ms': 20_000 })
   server.addService(service.holdfast.worker.v1.Link.service, {
     Session: (end: CoordinatorEnd) => {
       if (admit(bearerOf(end.metadata))) onSession(end)
@@ -82,7 +83,12 @@ export const refusals = {
 
 /** Statuses after which dialling again with the same settings cannot help, and a person must change something. */
 export function needsPerson(code: number | undefined): boolean {
-  return code === status.UNAUTHENTICATED || code === status.FAILED_PRECONDITION || code === status.ALREADY_EXISTS
+  return (
+    code === status.INVALID_ARGUMENT ||
+    code === status.UNAUTHENTICATED ||
+    code === status.FAILED_PRECONDITION ||
+    code === status.ALREADY_EXISTS
+  )
 }
 
 export type LinkDialler = { open(): WorkerEnd; close(): void }

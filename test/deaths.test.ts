@@ -103,7 +103,13 @@ test('a prompt that kills its model is parked after three attempts, and others g
   expect(job.attempts.map((attempt) => attempt.status)).toEqual(['failed', 'failed', 'failed'])
   expect(job.error?.code).toBe('model_process_died')
   expect((await chatStream(world, 'fake', 'harmless', { max_tokens: 8 }).done).usage?.completion_tokens).toBe(8)
+  expect((await world.request('POST', `/api/jobs/${job.id}/release`)).status).toBe(200)
+  await world.until('it is parked again, after three attempts more', async () => {
+    const again = await world.job(job.id)
+    return again.status === 'parked' && again.attempts.length === 6
+  })
   expect((await world.request('POST', `/api/jobs/${job.id}/cancel`)).status).toBe(200)
+  expect((await world.request('POST', `/api/jobs/${job.id}/release`)).status).toBe(409)
   expect((await world.job(job.id)).status).toBe('cancelled')
   expect((await world.request('POST', `/api/jobs/${job.id}/cancel`)).status).toBe(409)
 })

@@ -12,10 +12,7 @@ test('up serves the built-in model, says how to talk to it, stops without a trac
   const data = path.join(world.dir, 'data')
   const first = await up(world, data, {})
   const curl = await world.until('the curl line', () => /^ {2}(curl .*)$/m.exec(first.output)?.[1])
-  const answer = await world.until('the pasted line answers', () => {
-    const said = execFileSync('sh', ['-c', curl], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
-    return said.includes('chat.completion') && said
-  })
+  const answer = execFileSync('sh', ['-c', curl], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
   expect((JSON.parse(answer) as { usage: { completion_tokens: number } }).usage.completion_tokens).toBeGreaterThan(5)
   expect(first.output).toContain(path.join(data, 'admin.key'))
   expect(first.output).toMatch(/toy/)
@@ -161,10 +158,16 @@ test('SIGTERM of a worker drains: what runs is finished, or goes on elsewhere wi
 })
 
 async function up(world: World, data: string, extra: Record<string, string>): Promise<Running> {
-  const running = world.start('up', ['up'], { HOLDFAST_DATA_DIR: data, HOLDFAST_ADMIN_KEY: '', HOLDFAST_WORKER_TOKEN: '', ...extra })
+  const running = world.start('up', ['up'], {
+    HOLDFAST_DATA_DIR: data,
+    HOLDFAST_ADMIN_KEY: '',
+    HOLDFAST_WORKER_TOKEN: '',
+    HOLDFAST_COORDINATOR: '',
+    ...extra,
+  })
   await world.until('up is ready', () => {
     if (running.ended !== null) throw new Error(running.output)
-    return running.output.includes('is ready: on') && running.output.includes('curl ')
+    return running.output.includes('curl ')
   })
   return running
 }

@@ -74,6 +74,10 @@ export class CoordinatorLink {
     })
   }
 
+  get connected(): boolean {
+    return this.#welcomed
+  }
+
   /** Tells the coordinator at once what the models offer now. */
   report(): void {
     if (this.#welcomed) this.#beat()
@@ -131,6 +135,7 @@ export class CoordinatorLink {
     this.#heartbeat = setInterval(() => this.#beat(), Math.max(100, heartbeatIntervalMs))
     // Models may have changed between the greeting and now.
     this.#beat()
+    this.#facts.onConnected()
   }
 
   #beat(): void {
@@ -286,6 +291,7 @@ export type WorkerFacts = {
   models(): ModelMessage[]
   host(): HostMessage
   onDrain(): void
+  onConnected(): void
 }
 
 // With receipts every 32 messages (coordinator/link.ts) the window never closes on a coordinator that keeps up.

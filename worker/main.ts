@@ -28,8 +28,10 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
   const host = new HostTelemetry(log.warn)
   const slots = new Slots()
   const links: CoordinatorLink[] = []
+  const tellWhenReady = readyTeller(slots, () => links.some((link) => link.connected))
   const changed = (): void => {
     for (const link of links) link.report()
+    tellWhenReady()
   }
   for (const spec of config.models) slots.add(await openModel(spec, config.dataDir, log, changed))
   host.start()
@@ -44,6 +46,7 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     models: () => slots.models(),
     host: () => host.latest(),
     onDrain: stopped.request,
+    onConnected: tellWhenReady,
   }
   for (const address of config.coordinators) links.push(new CoordinatorLink(address, token, slots, facts))
   for (const link of links) link.open()
@@ -71,6 +74,16 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
 }
 
 const HAND_BACK_MS = 1_500
+
+/** Tells the process that started this one, once, that every model is served. */
+function readyTeller(slots: Slots, connected: () => boolean): () => void {
+  let told = false
+  return () => {
+    if (told || !connected() || !slots.allReady) return
+    told = true
+    process.send?.('ready')
+  }
+}
 
 /** SIGTERM and SIGINT ask once; `up` and a terminal's Ctrl-C may both deliver the same wish. */
 function stopRequest(drain: () => Promise<void>): { request: () => void; done: Promise<void> } {

@@ -60,6 +60,10 @@ export class Slots {
     })
   }
 
+  get allReady(): boolean {
+    return [...this.#models.values()].every((served) => served.opened.engine.state().phase === 'ready')
+  }
+
   get busy(): number {
     let busy = 0
     for (const served of this.#models.values()) busy += served.busy

@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify'
 import { validate as isUuid } from 'uuid'
-import { notFound } from '../core/fault.ts'
+import { Fault, notFound } from '../core/fault.ts'
 import { type AttemptRecord, isFinal, type JobId, type JobRecord, type JobStatus } from '../core/job.ts'
 import { notCancellable } from '../engine/dispatcher.ts'
-import { findJob, listJobs, readAttempts, readOutput } from '../store/jobs.ts'
+import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
 import type { ApiParts } from './health.ts'
 import { jobView } from './job-view.ts'
 import { page, readCursor, readLimit, readOneOf, readQuery } from './paging.ts'
@@ -34,6 +34,18 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
       if (record.status !== 'parked') throw notCancellable(record)
       parts.dispatcher.cancelParked(record, request.caller.actor)
     }
+    return readJob(parts, id)
+  })
+
+  app.post<{ Params: { id: string } }>('/api/jobs/:id/release', async (request) => {
+    const id = jobId(request.params.id)
+    const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
+    if (record === undefined) throw noSuchJob(id)
+    if (record.status !== 'parked')
+      throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
+    const progress = (await readProgress(parts.db, id)).get(id)
+    // Asked twice at once, the second finds it live again.
+    if (parts.dispatcher.find(id) === undefined) parts.dispatcher.release(record, progress, request.caller.actor)
     return readJob(parts, id)
   })
 }

@@ -63,7 +63,8 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
     )
   if (fault.retryAfterS !== null) reply.header('retry-after', String(fault.retryAfterS))
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
-  if (fault.job !== null) reply.header('x-holdfast-job', fault.job)
+  // A job that has ended badly has ended: the official clients would submit it again as a new one, twice.
+  if (fault.job !== null) reply.headers({ 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
   return reply.code(fault.status).send(request.url.startsWith('/v1/') ? openAiError(fault) : nativeError(fault))
 }
 

@@ -155,6 +155,7 @@ export class Scheduler {
     if (input.tokens > 0) job.sha256 = input.sha256
     if (input.worker === null) {
       this.#joinLine(job)
+      this.#fill(nowMs, job.model)
       return
     }
     const worker = this.#know(nowMs, input.worker.id, input.worker.name)
@@ -176,6 +177,7 @@ export class Scheduler {
       phase: 'queued',
       attempt: 0,
       strikes: 0,
+      failures: 0,
       tokens: 0,
       tokensAtStart: 0,
       startedMs: 0,
@@ -258,7 +260,8 @@ export class Scheduler {
     const progressed = job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
     const blameless = error.code === 'worker_draining' || error.code === 'coordinator_restarted'
     if (!blameless) job.strikes = progressed ? 0 : job.strikes + 1
-    if (job.strikes >= this.#rules.attemptsMax || job.attempt >= ATTEMPTS_EVER) {
+    job.failures += 1
+    if (job.strikes >= this.#rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
       this.#forget(job)
       this.#emit({ kind: 'job-parked', job: job.id, error })
       return
@@ -651,6 +654,8 @@ type ScheduledJob = {
   attempt: number
   /** Attempts in a row that failed without getting on. */
   strikes: number
+  /** All that failed; a refusal is none. */
+  failures: number
   /** Length of the answer so far, over all attempts. */
   tokens: number
   tokensAtStart: number
@@ -673,7 +678,7 @@ function oldest(routes: Iterable<Route<ScheduledJob>>, closed: Set<Route<Schedul
 
 // Fewer new tokens than this and an attempt brought next to nothing.
 const PROGRESS_TOKENS = 8
-// Whatever a job achieves between its deaths, this many attempts are a case for a person.
+// Whatever a job achieves between its deaths, this many of them are a case for a person.
 const ATTEMPTS_EVER = 30
 // Recent answers weigh more: a model's load changes within minutes.
 const SERVICE_TIME_WEIGHT = 0.1

@@ -81,6 +81,16 @@ export class Dispatcher {
     return live
   }
 
+  /** A person gives a parked job its attempts anew; it goes on from what was delivered. */
+  release(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string): void {
+    record.status = 'queued'
+    record.error = null
+    const live = this.#takeUp(record, progress)
+    this.#changed(live)
+    this.#event('job.released', live, actor, { after_attempts: record.attempt })
+    this.#line(live, null)
+  }
+
   find(id: JobId): LiveJob | undefined {
     return this.#live.get(id)
   }
@@ -104,17 +114,26 @@ export class Dispatcher {
 
   /** Takes up a job that the last coordinator left behind. */
   recover(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): void {
+    const live = this.#takeUp(record, progress)
+    const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
+    if (worker !== null) this.#workerNames.set(worker.id, worker.name)
+    this.#line(live, worker)
+  }
+
+  #takeUp(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): LiveJob {
     const live = new LiveJob(record, null, progress)
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#live.set(record.id, live)
-    const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
-    if (worker !== null) this.#workerNames.set(worker.id, worker.name)
+    return live
+  }
+
+  #line({ record, tokenIds }: LiveJob, worker: { id: WorkerId; name: string } | null): void {
     this.#apply({
       kind: 'job-recovered',
       job: { id: record.id, model: record.model, provider: record.pinnedProvider, prefix: [] },
       attempt: record.attempt,
       worker,
-      tokens: live.tokenIds.length,
+      tokens: tokenIds.length,
       sha256: record.modelSha256,
     })
   }

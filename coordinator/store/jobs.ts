@@ -39,8 +39,11 @@ export async function readOutput(db: Db, id: JobId): Promise<unknown> {
 }
 
 /** What was delivered of jobs that had not ended, put together from its pieces. */
-export async function readProgress(db: Db): Promise<Map<JobId, { tokenIds: number[]; text: string }>> {
-  const rows = await db.query('select job, first_token, token_ids, text from job_progress order by job, first_token')
+export async function readProgress(db: Db, only: JobId | null = null): Promise<Map<JobId, { tokenIds: number[]; text: string }>> {
+  const rows = await db.query(
+    'select job, first_token, token_ids, text from job_progress where $1::uuid is null or job = $1 order by job, first_token',
+    [only],
+  )
   const found = new Map<JobId, { tokenIds: number[]; text: string }>()
   for (const row of rows) {
     const id = text(row.job) as JobId

@@ -54,8 +54,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a poison prompt is tried on every worker for ever',
     file: 'coordinator/core/scheduler.ts',
-    find: 'job.strikes >= this.#rules.attemptsMax || job.attempt >= ATTEMPTS_EVER',
-    replace: 'job.attempt >= ATTEMPTS_EVER',
+    find: 'job.strikes >= this.#rules.attemptsMax || job.failures >= ATTEMPTS_EVER',
+    replace: 'job.failures >= ATTEMPTS_EVER',
     tests: ['scheduler'],
   },
   {

@@ -403,5 +403,6 @@ function setBias(bias: TokenBias, token: number, logit: number, model: LlamaMode
     return
   }
   const table: unknown = Reflect.get(bias, '_biases')
-  if (table instanceof Map) table.set(token, logit)
+  if (!(table instanceof Map)) throw new Error('node-llama-cpp keeps its token biases elsewhere now: end-of-text cannot be biased')
+  table.set(token, logit)
 }
