@@ -16,7 +16,8 @@ export class PrefixStore {
   /** Oldest use first. */
   readonly #saved = new Map<string, Saved>()
   #bytes = 0
-  #bytesPerToken = 0
+  /** The least seen: a state has a fixed part too, which makes the tokens of a short one look large. */
+  #bytesPerToken = Number.POSITIVE_INFINITY
 
   constructor(folder: string, bytesMax: number) {
     this.#folder = folder
@@ -36,12 +37,12 @@ export class PrefixStore {
   /** Saves what a sequence holds; undefined if that is more than the bound allows. */
   async save(sequence: Sequence): Promise<Saved | undefined> {
     const tokens = sequence.held()
-    const expected = tokens.length * this.#bytesPerToken
+    const expected = Number.isFinite(this.#bytesPerToken) ? tokens.length * this.#bytesPerToken : 0
     if (expected > this.#bytesMax) return undefined
     await this.#makeRoom(expected)
     const file = join(this.#folder, createHash('sha256').update(Uint32Array.from(tokens)).digest('hex').slice(0, 32))
     const bytes = await sequence.save(file)
-    this.#bytesPerToken = bytes / tokens.length
+    if (tokens.length > 0) this.#bytesPerToken = Math.min(this.#bytesPerToken, bytes / tokens.length)
     const saved = { file, tokens, bytes }
     this.#add(saved)
     await this.#makeRoom(0)
