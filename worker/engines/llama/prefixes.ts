@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Sequence } from './sequence.ts'
-import { commonPrefixLength } from './slots.ts'
+import { commonPrefixLength, PREFIX_TOKENS_MIN } from './slots.ts'
 
 type Saved = { file: string; tokens: readonly number[]; bytes: number }
 
@@ -16,7 +16,7 @@ export class PrefixStore {
   /** Oldest use first. */
   readonly #saved = new Map<string, Saved>()
   #bytes = 0
-  /** The least seen: a state has a fixed part too, which makes the tokens of a short one look large. */
+  /** The least seen of states that are not short: a fixed part makes the tokens of a short one look large. */
   #bytesPerToken = Number.POSITIVE_INFINITY
 
   constructor(folder: string, bytesMax: number) {
@@ -42,7 +42,7 @@ export class PrefixStore {
     await this.#makeRoom(expected)
     const file = join(this.#folder, createHash('sha256').update(Uint32Array.from(tokens)).digest('hex').slice(0, 32))
     const bytes = await sequence.save(file)
-    if (tokens.length > 0) this.#bytesPerToken = Math.min(this.#bytesPerToken, bytes / tokens.length)
+    if (tokens.length >= PREFIX_TOKENS_MIN) this.#bytesPerToken = Math.min(this.#bytesPerToken, bytes / tokens.length)
     const saved = { file, tokens, bytes }
     this.#add(saved)
     await this.#makeRoom(0)
