@@ -8,7 +8,10 @@ let client: OpenAI
 beforeAll(async () => {
   world = await World.open()
   await world.coordinator()
-  await world.worker('a', 'fake=fake:?slots=8&rate=400 other=fake:?slots=1 failing=fake:?fail_on=BOOM small=fake:?context=20')
+  await world.worker(
+    'a',
+    'fake=fake:?slots=8&rate=400 other=fake:?slots=1 failing=fake:?fail_on=BOOM hopeless=fake:?fail_on=BOOM small=fake:?context=20',
+  )
   client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
 })
 afterAll(() => world.close())
@@ -103,7 +106,7 @@ test('text completions work, streamed and not', async () => {
 
 test('models are listed, found and missed', async () => {
   const ids = (await client.models.list()).data.map((model) => model.id)
-  expect(ids).toEqual(['failing', 'fake', 'other', 'small'])
+  expect(ids).toEqual(['failing', 'fake', 'hopeless', 'other', 'small'])
   expect((await client.models.retrieve('other')).id).toBe('other')
   await expect(client.models.retrieve('nope')).rejects.toMatchObject({ status: 404 })
 })
@@ -134,6 +137,16 @@ test('an engine that fails gives an error that names the job, plain and in a str
       void chunk
   })()
   await expect(streamed).rejects.toBeInstanceOf(APIError)
+})
+
+test('a client that repeats failures by itself does not submit an ended job again', async () => {
+  const repeating = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY })
+  const failures = async () => ((await world.get('/api/jobs?limit=200&status=failed&model=hopeless')) as { data: unknown[] }).data.length
+  await expect(
+    repeating.chat.completions.create({ model: 'hopeless', messages: [{ role: 'user', content: 'BOOM' }] }),
+  ).rejects.toMatchObject({ status: 502 })
+  await world.until('the failure is stored', async () => (await failures()) > 0)
+  expect(await failures()).toBe(1)
 })
 
 test('a prompt beyond the context is refused with both numbers', async () => {

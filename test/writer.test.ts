@@ -116,6 +116,33 @@ test('text that PostgreSQL cannot hold is made storable, not refused', async () 
   await writer.close()
 })
 
+test('a batch that was stored but whose answer was lost is neither stored twice nor refused', async () => {
+  const dedicated = db.dedicated.bind(db)
+  let lost = false
+  db.dedicated = async (onLost) => {
+    const session = await dedicated(onLost)
+    return {
+      ...session,
+      run: async (name, text, values) => {
+        const rows = await session.run(name, text, values)
+        if (lost || !text.startsWith('with')) return rows
+        lost = true
+        throw Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' })
+      },
+    }
+  }
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const one = record()
+  const stored = writer.insertJob(one, '{}')
+  writer.addProgress({ job: one.id, firstToken: 0, tokenIds: [1], text: 'once' })
+  await stored
+  db.dedicated = dedicated
+  expect(lost).toBe(true)
+  expect((await findJob(db, one.id))?.status).toBe('queued')
+  expect((await readProgress(db)).get(one.id)?.text).toBe('once')
+  await writer.close()
+})
+
 test('a connection that breaks under the writer costs nothing but time', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const records: JobRecord[] = []

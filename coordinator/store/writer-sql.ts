@@ -7,7 +7,7 @@ import type { Batch } from './writer.ts'
  * One statement for a whole batch: a common table expression per kind of row that the batch holds. Batches hold few
  * combinations of kinds, so each combination is one prepared statement, planned once.
  */
-export function statementFor(batch: Batch): { name: string; text: string; values: unknown[] } {
+export function statementFor(batch: Batch): Statement {
   const inserted: { record: JobRecord; request: string }[] = []
   const updated: JobRecord[] = []
   for (const { record, request } of batch.jobs.values()) {
@@ -46,26 +46,35 @@ export function statementFor(batch: Batch): { name: string; text: string; values
   return assemble(parts)
 }
 
-type Part = { key: string; types: string[]; columns: unknown[]; sql: (parameters: string[]) => string }
+/** `again` is for a batch that may be there already; looking for rows that are costs too much to do every time. */
+export type Statement = { first: Prepared; again: Prepared; values: unknown[] }
+
+type Prepared = { name: string; text: string }
+
+type Part = { key: string; types: string[]; columns: unknown[]; sql: (parameters: string[], onConflict: string) => string }
 
 type Column<T> = [name: string, type: string, value: (row: T) => string | number | boolean | null]
 
-const texts = new Map<string, { name: string; text: string }>()
+const statements = new Map<string, { first: Prepared; again: Prepared }>()
 
-function assemble(parts: Part[]): { name: string; text: string; values: unknown[] } {
+function assemble(parts: Part[]): Statement {
   const key = parts.map((part) => part.key).join()
-  let statement = texts.get(key)
-  if (statement === undefined) {
-    let number = 0
-    const clauses = parts.map((part) => {
-      const parameters = part.types.map((type) => `$${++number}::${type}[]`)
-      return `${part.key.replaceAll('-', '_')} as (${part.sql(parameters)} returning 1)`
-    })
-    const text = `with ${clauses.join(', ')} select 1`
-    statement = { name: statementName(text), text }
-    texts.set(key, statement)
+  let prepared = statements.get(key)
+  if (prepared === undefined) {
+    prepared = { first: prepare(parts, ''), again: prepare(parts, ' on conflict do nothing') }
+    statements.set(key, prepared)
   }
-  return { ...statement, values: parts.flatMap((part) => part.columns) }
+  return { ...prepared, values: parts.flatMap((part) => part.columns) }
+}
+
+function prepare(parts: Part[], onConflict: string): Prepared {
+  let number = 0
+  const clauses = parts.map((part) => {
+    const parameters = part.types.map((type) => `$${++number}::${type}[]`)
+    return `${part.key.replaceAll('-', '_')} as (${part.sql(parameters, onConflict)})`
+  })
+  const text = `with ${clauses.join(', ')} select 1`
+  return { name: statementName(text), text }
 }
 
 function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
@@ -73,8 +82,8 @@ function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
     key: `new-${table}`,
     types: columns.map(([, type]) => type),
     columns: columns.map((column) => arrayOf(column, rows)),
-    sql: (parameters) =>
-      `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select * from unnest(${parameters.join(', ')}) on conflict do nothing`,
+    sql: (parameters, onConflict) =>
+      `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select * from unnest(${parameters.join(', ')})${onConflict}`,
   }
 }
 
@@ -106,8 +115,8 @@ function progressPart(batch: Batch): Part {
       rows.map((r) => `{${r.tokenIds.join()}}`),
       rows.map((r) => storable(r.text)),
     ],
-    sql: (parameters) => `insert into job_progress (job, first_token, token_ids, text)
-      select a, b, c::integer[], d from unnest(${parameters.join(', ')}) as x(a, b, c, d) on conflict do nothing`,
+    sql: (parameters, onConflict) => `insert into job_progress (job, first_token, token_ids, text)
+      select a, b, c::integer[], d from unnest(${parameters.join(', ')}) as x(a, b, c, d)${onConflict}`,
   }
 }
 

@@ -2,7 +2,7 @@ import type { EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
 import { Fault } from '../core/fault.ts'
 import { type Db, isUnavailable, type Session } from './db.ts'
-import { statementFor } from './writer-sql.ts'
+import { type Statement, statementFor } from './writer-sql.ts'
 
 /**
  * The one writer of the hot tables. It keeps one multi-row statement in flight; whatever is asked meanwhile gathers and
@@ -130,9 +130,8 @@ export class Writer {
 
   async #flush(batch: Batch): Promise<void> {
     const began = performance.now()
-    const { text, name, values } = statementFor(batch)
     try {
-      await this.#send(name, text, values)
+      await this.#send(statementFor(batch))
     } catch (error) {
       await this.#flushOneByOne(batch, error)
       return
@@ -142,10 +141,12 @@ export class Writer {
   }
 
   /** Sends until PostgreSQL answers, through its restarts; throws only when it refuses the statement itself. */
-  async #send(name: string, text: string, values: unknown[]): Promise<void> {
+  async #send({ first, again, values }: Statement): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
         this.#session ??= await this.#connect()
+        // What was sent when the connection broke may have been stored all the same.
+        const { name, text } = attempt === 0 ? first : again
         await this.#session.run(name, text, values)
         this.#db.markDown(false)
         return
@@ -183,9 +184,8 @@ export class Writer {
       return
     }
     for (const single of singles) {
-      const { text, name, values } = statementFor(single)
       try {
-        await this.#send(name, text, values)
+        await this.#send(statementFor(single))
         for (const job of single.jobs.values()) for (const settle of job.settled) settle(null)
       } catch (error) {
         this.#refuse(single, error)

@@ -131,9 +131,9 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'acceptance is told before it is durable',
     file: 'coordinator/store/writer.ts',
-    find: '    const { text, name, values } = statementFor(batch)\n    try {\n      await this.#send',
+    find: '    try {\n      await this.#send(statementFor(batch))',
     replace:
-      '    const { text, name, values } = statementFor(batch)\n    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send',
+      '    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send(statementFor(batch))',
     tests: ['writer'],
   },
   {
@@ -141,6 +141,13 @@ export const MUTANTS: Mutant[] = [
     file: 'coordinator/store/writer.ts',
     find: 'if (!isUnavailable(error) || this.#closed) throw error',
     replace: 'if (attempt >= 0) throw error',
+    tests: ['writer'],
+  },
+  {
+    bug: 'a batch whose answer was lost is stored twice, or refused',
+    file: 'coordinator/store/writer.ts',
+    find: 'attempt === 0 ? first : again',
+    replace: 'attempt >= 0 ? first : again',
     tests: ['writer'],
   },
   {
