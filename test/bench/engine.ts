@@ -54,7 +54,8 @@ function casesOf(answerTokens: number): Record<string, Case> {
   for (const count of STREAM_COUNTS)
     cases[`streams-${count}`] = (contender, prompts, note) => measureStreams(contender, count, answerTokens, prompts, note)
   const scattered: Case = (contender, prompts, note) => measureScattered(contender, answerTokens, prompts, note)
-  return { ...cases, scattered, newcomer: measureNewcomer, gone: measureClientGone, common: measureCommonPrompt }
+  // `gone` comes last: llama-server says at once that it dropped the client and goes on computing its prompt for seconds.
+  return { ...cases, scattered, newcomer: measureNewcomer, common: measureCommonPrompt, gone: measureClientGone }
 }
 
 function noteIn(rows: Row[], model: string, contender: Contender): Note {
