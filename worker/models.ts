@@ -106,7 +106,7 @@ async function builtinModel(dataDir: string, log: ModelLog): Promise<string> {
   const file = path.join(dataDir, 'models', 'tiny.gguf')
   if (!existsSync(file)) {
     log.info(
-      'Making the built-in model "tiny": a toy of half a megabyte to try the plumbing with, not to talk to. For a real one set HOLDFAST_MODELS, for example HOLDFAST_MODELS=qwen=/models/qwen.gguf?slots=4',
+      'Making the built-in model "tiny": a toy of a megabyte to try the plumbing with, not to talk to. For a real one set HOLDFAST_MODELS, for example HOLDFAST_MODELS=qwen=/models/qwen.gguf?slots=4',
     )
     mkdirSync(path.dirname(file), { recursive: true })
     const { writeTinyModel } = await import('./tiny-model.ts')
