@@ -9,6 +9,9 @@ export type CoordinatorConfig = {
   databaseUrl: string | undefined
   adminKey: string | undefined
   workerToken: string | undefined
+  masterKey: string | undefined
+  redisUrl: string | undefined
+  allowedCidrs: string | undefined
   queueLimit: number
   heartbeatIntervalMs: number
   deadAfterMs: number
@@ -16,8 +19,6 @@ export type CoordinatorConfig = {
   nextTokenTimeoutMs: number
   drainTimeoutMs: number
   logLevel: string
-  /** Settings that are understood but whose feature this version does not have; said at the start. */
-  unused: string[]
 }
 
 /** Parsed once; a malformed setting throws a SettingError that names it. */
@@ -31,6 +32,9 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     databaseUrl: settings.optional('DATABASE_URL'),
     adminKey: settings.secret('HOLDFAST_ADMIN_KEY'),
     workerToken: settings.secret('HOLDFAST_WORKER_TOKEN'),
+    masterKey: settings.secret('HOLDFAST_MASTER_KEY'),
+    redisUrl: settings.optional('REDIS_URL'),
+    allowedCidrs: settings.optional('HOLDFAST_ALLOW_PRIVATE_ADDRESSES'),
     queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 0, 10_000_000),
     heartbeatIntervalMs: settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600),
     deadAfterMs: settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000),
@@ -38,8 +42,5 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     nextTokenTimeoutMs: settings.seconds('HOLDFAST_NEXT_TOKEN_TIMEOUT_S', 60, 0.1, 86_400),
     drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
     logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
-    unused: (['REDIS_URL', 'HOLDFAST_MASTER_KEY', 'HOLDFAST_ALLOW_PRIVATE_ADDRESSES'] as const).filter(
-      (name) => settings.optional(name) !== undefined,
-    ),
   }
 }

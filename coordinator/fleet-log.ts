@@ -54,6 +54,13 @@ export class FleetLog {
     this.#save(id)
   }
 
+  breakerChanged(id: WorkerId, model: string, untilMs: number | null, why: string): void {
+    const state = untilMs === null ? 'online' : 'cooling_down'
+    const until = untilMs === null ? null : new Date(untilMs).toISOString()
+    this.#parts.log.warn(`Model "${model}" on worker "${this.#nameOf(id)}" is ${state}: ${why}.`)
+    this.#add('provider.state_changed', this.#nameOf(id), { model, state, until, why })
+  }
+
   #typeOf(id: WorkerId, from: WorkerState, to: WorkerState): EventType {
     if (to === 'suspect') return 'worker.suspected'
     if (to === 'draining') return 'worker.drain_started'

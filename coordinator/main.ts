@@ -18,12 +18,14 @@ import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
 import { Db } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
-import { liveJobs, readProgress, readRequest } from './store/jobs.ts'
+import { adoptJobs, readProgress, readRequest } from './store/jobs.ts'
+import { Lease } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey } from './store/keys.ts'
 import { ensurePartitions, migrate } from './store/migrate.ts'
-import { Ownership } from './store/ownership.ts'
+import { allTeams } from './store/teams.ts'
 import { listWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
+import { Vault } from './vault.ts'
 import { timingSafeEqual } from 'node:crypto'
 
 /**
@@ -33,7 +35,6 @@ import { timingSafeEqual } from 'node:crypto'
 export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): Promise<void> {
   const config = readCoordinatorConfig(env)
   const log = pino({ level: config.logLevel, base: { process: 'coordinator' } })
-  for (const name of config.unused) log.warn(`${name} is set, but what it configures is not part of this version.`)
   const closing: (() => Promise<void> | void)[] = []
   // Asked for before the start: a signal that comes meanwhile is kept, and the start is followed by the stop.
   const asked = stopRequested()
@@ -50,6 +51,7 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
 }
 
 type Log = pino.Logger
+type AddEvent = (type: EventType, actor: string, details: Record<string, unknown>) => void
 type Coordinator = { drain(): Promise<void>; lost: Promise<string> }
 
 async function startCoordinator(
@@ -64,9 +66,15 @@ async function startCoordinator(
   const lost = new Promise<string>((resolve) => {
     reportLost = resolve
   })
-  const ownership = new Ownership(db, () => reportLost('another coordinator took over the database'))
-  await ownership.acquire()
-  closing.push(() => ownership.release())
+  const coordinatorId = newId()
+  const installation = secretFrom(undefined, config.dataDir, 'coordinator.id', '').value
+  const lease = new Lease(
+    db,
+    { coordinator: coordinatorId, installation, leaseMs: config.deadAfterMs },
+    { onLost: reportLost, onProblem: (text) => log.warn(text) },
+  )
+  await lease.lock()
+  closing.push(() => lease.release())
   const applied = await migrate(db)
   if (applied.length > 0) log.info(`Migrated the database: ${applied.join(', ')}.`)
   const clock = await DatabaseClock.start(db, (message) => log.warn(message))
@@ -76,6 +84,8 @@ async function startCoordinator(
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
 
+  const vault = new Vault(secretFrom(config.masterKey, config.dataDir, 'master.key', 'hf_master_').value)
+
   const scheduler = new Scheduler(rulesFrom(config))
   let metrics: Metrics | undefined
   const writer = new Writer(db, {
@@ -83,7 +93,6 @@ async function startCoordinator(
     onDropped: (error, what) => log.error({ err: error }, `PostgreSQL refused rows: ${what}`),
   })
   closing.push(() => closeWriter(writer, log))
-  const coordinatorId = newId()
   const newEvent = (type: EventType, actor: string, details: Record<string, unknown>): EventRecord => ({
     id: newId(),
     atMs: clock.now(),
@@ -96,8 +105,7 @@ async function startCoordinator(
     traceId: null,
     details,
   })
-  const addEvent = (type: EventType, actor: string, details: Record<string, unknown>): void =>
-    writer.addEvent(newEvent(type, actor, details))
+  const addEvent: AddEvent = (type, actor, details) => writer.addEvent(newEvent(type, actor, details))
 
   const known = await listWorkers(db)
   const fleetLog = new FleetLog({ db, writer, scheduler, newEvent, log, known: known.map((worker) => worker.id) })
@@ -117,6 +125,7 @@ async function startCoordinator(
   })
   const counters = metrics
   const dispatcher = new Dispatcher(scheduler, writer, {
+    coordinator: coordinatorId,
     now: () => clock.now(),
     link: sessions,
     readRequest: async (job) => {
@@ -128,6 +137,8 @@ async function startCoordinator(
     onStarted: (record) => counters.started(record),
     onFirstToken: (record) => counters.firstToken(record),
     onEnded: (record) => counters.ended(record),
+    onEndStored: () => {},
+    onBreaker: (worker, model, untilMs, why) => fleetLog.breakerChanged(worker, model, untilMs, why),
     onStale: () => counters.staleReport(),
     onWorkerState: (worker, from, to) => fleetLog.stateChanged(worker, from, to),
     onWorkerReplaced: (worker) => {
@@ -141,36 +152,57 @@ async function startCoordinator(
     facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
     dispatcher.knowWorker(worker.id, worker.name, worker.models)
   }
-  await recoverJobs(db, dispatcher, log)
+  await lease.begin(version)
+  await adopt(db, lease, dispatcher, log)
+  keepAdopting(db, lease, dispatcher, log, addEvent, closing)
 
   let refusedLogins = 0
-  const keyring = new Keyring(() => {
-    refusedLogins += 1
-    counters.keyRefused()
-  })
+  const keyring = new Keyring(
+    () => clock.now(),
+    () => {
+      refusedLogins += 1
+      counters.keyRefused()
+    },
+  )
   // One row for a whole flood: wrong keys must not be a way to fill the disk.
   const loginTimer = setInterval(() => {
     if (refusedLogins > 0) addEvent('login.failed', 'http', { count: refusedLogins, in_seconds: LOGIN_REPORT_MS / 1000 })
     refusedLogins = 0
   }, LOGIN_REPORT_MS)
   closing.push(() => clearInterval(loginTimer))
-  const saved = await saveBootstrapKey(db, { id: newId(), teamId: newId(), hash: sha256(adminKey.value) })
+  const saved = await saveBootstrapKey(db, {
+    id: newId(),
+    teamId: newId(),
+    hash: sha256(adminKey.value),
+    lastFour: adminKey.value.slice(-4),
+  })
   if (saved.created) addEvent('key.created', 'coordinator', { name: 'admin', kind: 'bootstrap' })
   if (saved.replaced) addEvent('key.replaced', 'coordinator', { name: 'admin', kind: 'bootstrap' })
-  keyring.replace(await activeKeys(db))
+  const reloadKeys = async (): Promise<void> => {
+    keyring.replace(await activeKeys(db))
+    for (const team of await allTeams(db)) dispatcher.setTeam(team)
+  }
+  await reloadKeys()
 
   let draining = false
   const parts: ApiParts = {
+    coordinator: coordinatorId,
     db,
     dispatcher,
     scheduler,
     facts,
     keyring,
     metrics,
+    vault,
+    pendingKeys: new Map(),
     queueLimit: config.queueLimit,
     version,
     now: () => clock.now(),
     notReady: () => (draining ? 'the coordinator is stopping' : db.down ? 'PostgreSQL cannot be reached' : null),
+    newEvent,
+    addEvent,
+    stored: () => writer.drained(),
+    reloadKeys,
     log: { error: (text) => log.error(text) },
   }
   dispatcher.start()
@@ -199,6 +231,7 @@ async function startCoordinator(
 }
 
 const LOGIN_REPORT_MS = 10_000
+const ADOPT_EVERY_MS = 5_000
 const PARTITION_CHECK_MS = 6 * 3_600_000
 const WRITER_CLOSE_MS = 5_000
 
@@ -214,6 +247,9 @@ function rulesFrom(config: CoordinatorConfig): ConstructorParameters<typeof Sche
     attemptsMax: 3,
     retryBackoffMs: 1_000,
     refusalPauseMs: 500,
+    breakerFailures: 5,
+    breakerOpenMs: 5_000,
+    breakerMaxMs: 60_000,
   }
 }
 
@@ -253,11 +289,42 @@ async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (
   closing.push(() => clearInterval(timer))
 }
 
-async function recoverJobs(db: Db, dispatcher: Dispatcher, log: Log): Promise<void> {
-  const progress = await readProgress(db)
-  const jobs = await liveJobs(db)
+async function adopt(db: Db, lease: Lease, dispatcher: Dispatcher, log: Log): Promise<void> {
+  const jobs = await adoptJobs(db, lease.id)
+  const progress = await readProgress(
+    db,
+    jobs.map((job) => job.id),
+  )
   for (const record of jobs) dispatcher.recover(record, progress.get(record.id))
-  if (jobs.length > 0) log.info(`Took up ${jobs.length} jobs that the last run had left.`)
+  if (jobs.length > 0) log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)
+}
+
+/** Looks for coordinators that stopped renewing their lease; what they ran goes on here. */
+function keepAdopting(
+  db: Db,
+  lease: Lease,
+  dispatcher: Dispatcher,
+  log: Log,
+  addEvent: AddEvent,
+  closing: (() => Promise<void> | void)[],
+): void {
+  let looking = false
+  const look = async (): Promise<void> => {
+    for (const coordinator of await lease.expireOthers()) addEvent('coordinator.lost', 'coordinator', { coordinator })
+    await adopt(db, lease, dispatcher, log)
+  }
+  const timer = setInterval(() => {
+    if (looking || db.down) return
+    looking = true
+    look()
+      .catch((error: unknown) => {
+        if (!db.down) log.warn(`Jobs without a coordinator could not be looked for: ${String(error)}`)
+      })
+      .finally(() => {
+        looking = false
+      })
+  }, ADOPT_EVERY_MS)
+  closing.push(() => clearInterval(timer))
 }
 
 async function listenForWorkers(

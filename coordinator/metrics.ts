@@ -38,7 +38,7 @@ export class Metrics {
   constructor(scheduler: Scheduler, facts: FleetFacts, now: () => number) {
     collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
     this.#fleetGauges(scheduler, facts, now)
-    this.#queueGauges(scheduler)
+    this.#queueGauges(scheduler, now)
   }
 
   get contentType(): string {
@@ -86,9 +86,9 @@ export class Metrics {
     this.#refusedKeys.inc()
   }
 
-  #queueGauges(scheduler: Scheduler): void {
+  #queueGauges(scheduler: Scheduler, now: () => number): void {
     this.#gauge('jobs_waiting', 'Jobs that wait, by why.', ['model', 'reason'], (gauge) => {
-      for (const { model, reason, count } of scheduler.waitingByReason()) gauge.inc({ model, reason }, count)
+      for (const { model, reason, count } of scheduler.waitingByReason(now())) gauge.inc({ model, reason }, count)
     })
     this.#gauge('jobs_running', 'Attempts that hold a slot.', ['model', 'tier'], (gauge) => {
       for (const worker of scheduler.workers)

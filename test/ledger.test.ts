@@ -79,7 +79,7 @@ test('the database refuses rows that cannot be', async () => {
   await client.end()
 })
 
-test('DATABASE_URL replaces the embedded server, and two coordinators do not share one database', async () => {
+test('DATABASE_URL replaces the embedded server, and two coordinators do not share one data directory', async () => {
   await using host = await World.open()
   await host.coordinator()
   const socket = path.join(host.dir, 'coordinator', 'postgres')
@@ -93,10 +93,10 @@ test('DATABASE_URL replaces the embedded server, and two coordinators do not sha
   await world.worker('a', 'fake=fake:')
   expect((await chatStream(world, 'fake', 'x').done).usage?.completion_tokens).toBe(16)
   await using rival = await World.open()
-  const second = rival.start('rival', ['coordinator'], { DATABASE_URL: url, HOLDFAST_DATA_DIR: path.join(rival.dir, 'rival') })
+  const second = rival.start('rival', ['coordinator'], { DATABASE_URL: url, HOLDFAST_DATA_DIR: path.join(world.dir, 'coordinator') })
   await second.exited
   expect(second.ended?.code).toBe(1)
-  expect(second.output).toContain('Another coordinator works on this database')
+  expect(second.output).toContain('Another coordinator runs from this data directory')
   const unreachable = rival.start('unreachable', ['coordinator'], {
     DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none',
     HOLDFAST_DATA_DIR: path.join(rival.dir, 'none'),

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import type { JobId, WorkerId } from '../coordinator/core/job.ts'
-import { offer, RULES, SchedulerWorld } from './support/simulation.ts'
+import { offer, plainJob, RULES, SchedulerWorld } from './support/simulation.ts'
 
 const id = (job: string): JobId => job as JobId
 
@@ -87,13 +87,13 @@ test('a conversation returns to the worker that holds its prefix, unless that on
   const world = new SchedulerWorld()
   world.connect('a', { m: 4 })
   world.connect('b', { m: 4 })
-  world.enqueue('1', 'm', null, ['h1'])
+  world.enqueue('1', { prefix: ['h1'] })
   const owner = world.live.get(id('1'))?.worker
-  world.enqueue('2', 'm', null, ['h1', 'h2'])
+  world.enqueue('2', { prefix: ['h1', 'h2'] })
   expect(world.live.get(id('2'))?.worker).toBe(owner)
-  world.enqueue('3', 'm', null, ['h1', 'h2', 'h3'])
+  world.enqueue('3', { prefix: ['h1', 'h2', 'h3'] })
   expect(world.live.get(id('3'))?.worker).toBe(owner)
-  world.enqueue('4', 'm', null, ['h1', 'h2', 'h3', 'h4'])
+  world.enqueue('4', { prefix: ['h1', 'h2', 'h3', 'h4'] })
   expect(world.live.get(id('4'))?.worker).not.toBe(owner)
 })
 
@@ -101,8 +101,8 @@ test('a request pinned to a provider is never sent elsewhere', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 1 })
   world.connect('b', { m: 1 })
-  world.enqueue('1', 'm', 'a')
-  world.enqueue('2', 'm', 'a')
+  world.enqueue('1', { provider: 'a' })
+  world.enqueue('2', { provider: 'a' })
   expect(world.startedOn('b')).toEqual([])
   world.enqueue('3')
   expect(world.startedOn('b')).toEqual(['3'])
@@ -116,7 +116,7 @@ test('a late report of a lost attempt changes nothing and is counted', () => {
   world.connect('b', { m: 1 })
   world.pass(1_000)
   expect(world.live.get(id('1'))).toMatchObject({ worker: 'b', attempt: 2 })
-  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId })
+  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId, cost: 1 })
   expect(effects.map((effect) => effect.kind)).toEqual(['stale-report'])
   expect(world.live.get(id('1'))).toMatchObject({ worker: 'b', attempt: 2 })
   world.finish('1')
@@ -129,7 +129,7 @@ test('a late report of an older attempt on the same worker is stale', () => {
   world.enqueue('1')
   world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
   world.connect('a', { m: 1 })
-  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId })
+  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId, cost: 1 })
   expect(effects.map((effect) => effect.kind)).toEqual(['stale-report'])
   expect(world.live.get(id('1'))).toMatchObject({ worker: 'a', attempt: 2 })
 })
@@ -138,8 +138,8 @@ test('the right attempt from the wrong worker is stale too', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 1 })
   world.connect('b', { m: 1 })
-  world.enqueue('1', 'm', 'a')
-  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'b' as WorkerId })
+  world.enqueue('1', { provider: 'a' })
+  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'b' as WorkerId, cost: 1 })
   expect(effects.map((effect) => effect.kind)).toEqual(['stale-report'])
   expect(world.live.has(id('1'))).toBe(true)
 })
@@ -148,7 +148,7 @@ test('a worker that blinks keeps its attempt; it is resumed, not restarted', () 
   const world = new SchedulerWorld()
   world.connect('a', { m: 1 })
   world.connect('b', { m: 1 })
-  world.enqueue('1', 'm', 'a')
+  world.enqueue('1', { provider: 'a' })
   world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
   world.pass(RULES.returnGraceMs - 200)
   world.connect('a', { m: 1 }, [{ job: '1', attempt: 1 }])
@@ -180,7 +180,7 @@ test('a cancelled job holds its slot until the worker confirms', () => {
   world.apply({ kind: 'job-cancelled', job: id('1') })
   expect(world.outcomes.get(id('1'))).toEqual(['job-cancelled'])
   expect(world.startedOn('a')).toEqual(['1'])
-  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId })
+  const effects = world.apply({ kind: 'attempt-finished', job: id('1'), attempt: 1, worker: 'a' as WorkerId, cost: 1 })
   expect(effects.map((effect) => effect.kind)).toEqual(['start-attempt'])
 })
 
@@ -298,7 +298,7 @@ test('silence ends an attempt: before the first token after one limit, between t
   const world = new SchedulerWorld({ firstTokenTimeoutMs: 5_000, nextTokenTimeoutMs: 2_000 })
   world.connect('a', { m: 1 })
   world.connect('b', { m: 1 })
-  world.enqueue('1', 'm')
+  world.enqueue('1')
   const first = world.live.get(id('1'))?.worker
   for (let second = 0; second < 4; second++) {
     world.pass(1_000)
@@ -329,8 +329,8 @@ test('a draining worker finishes what it runs and gets nothing new', () => {
 
 test('after a restart of the coordinator a worker has time to come back and hand over', () => {
   const world = new SchedulerWorld()
-  const job = { id: id('1'), model: 'm', provider: null, prefix: [] }
-  world.apply({ kind: 'job-recovered', job, attempt: 3, worker: { id: 'a' as WorkerId, name: 'a' }, tokens: 40, sha256: 'sha' })
+  const recovered = { job: plainJob('1'), attempt: 3, tokens: 40, sha256: 'sha', strikes: 0, failures: 0 }
+  world.apply({ kind: 'job-recovered', ...recovered, worker: { id: 'a' as WorkerId, name: 'a' } })
   world.connect('b', { m: 4 })
   world.pass(2_000)
   expect(world.startedOn('b')).toEqual([])
@@ -344,7 +344,9 @@ test('a worker that does not come back after the restart loses its jobs without 
     const fresh = new SchedulerWorld()
     fresh.apply({
       kind: 'job-recovered',
-      job: { id: id('1'), model: 'm', provider: null, prefix: [] },
+      job: plainJob('1'),
+      strikes: 0,
+      failures: restart,
       attempt: restart + 1,
       worker: { id: 'gone' as WorkerId, name: 'gone' },
       tokens: 0,

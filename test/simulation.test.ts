@@ -65,7 +65,7 @@ function play(steps: Step[]): string {
     for (const worker of WORKERS) world.report(worker, { m: 2, n: 2 })
     for (const worker of world.scheduler.workers)
       for (const [job, { attempt }] of [...worker.occupied])
-        if (!world.live.has(job)) world.apply({ kind: 'attempt-finished', job, attempt, worker: worker.id })
+        if (!world.live.has(job)) world.apply({ kind: 'attempt-finished', job, attempt, worker: worker.id, cost: 1 })
     world.pass(1_000)
   }
   for (const job of accepted) expect(world.outcomes.get(job as JobId)).toHaveLength(1)
@@ -80,7 +80,7 @@ function apply(world: SchedulerWorld, accepted: string[], one: Step): void {
   } else if (one.do === 'enqueue') {
     const job = `j${accepted.length}`
     accepted.push(job)
-    world.enqueue(job, MODELS[one.model], WORKERS[one.pin] ?? null)
+    world.enqueue(job, { model: MODELS[one.model] ?? 'm', provider: WORKERS[one.pin] ?? null })
   } else if ('pick' in one) {
     disturb(world, accepted, one)
   } else {
@@ -99,6 +99,7 @@ function disturb(world: SchedulerWorld, accepted: string[], one: Extract<Step, {
       job: (accepted[one.pick % Math.max(1, accepted.length)] ?? 'none') as JobId,
       attempt: 99,
       worker: 'a' as WorkerId,
+      cost: 1,
     })
   else if (job === undefined || live === undefined) return
   else if (one.do === 'finish') world.finish(job)

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { newRecord } from '../coordinator/engine/dispatcher.ts'
 import type { JobId, JobRecord } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { Db } from '../coordinator/store/db.ts'
@@ -97,13 +98,13 @@ test('progress is put together in order, and a hole ends it', async () => {
   ] as const)
     writer.addProgress({ job, firstToken, tokenIds: [firstToken, firstToken + 1], text })
   await writer.drained()
-  const progress = await readProgress(db)
+  const progress = await readProgress(db, [whole, holed])
   expect(progress.get(whole)).toEqual({ tokenIds: [0, 1, 2, 3], text: 'abc' })
   expect(progress.get(holed)).toEqual({ tokenIds: [0, 1], text: 'x' })
   writer.addProgress({ job: whole, firstToken: 4, tokenIds: [4], text: 'd' })
   writer.clearProgress(whole)
   await writer.drained()
-  expect((await readProgress(db)).has(whole)).toBe(false)
+  expect((await readProgress(db, [whole])).has(whole)).toBe(false)
   await writer.close()
 })
 
@@ -112,7 +113,7 @@ test('text that PostgreSQL cannot hold is made storable, not refused', async () 
   const job = newId() as JobId
   writer.addProgress({ job, firstToken: 0, tokenIds: [1], text: 'a\u0000b\ud800c' })
   await writer.drained()
-  expect((await readProgress(db)).get(job)?.text).toBe('a\uFFFDb\uFFFDc')
+  expect((await readProgress(db, [job])).get(job)?.text).toBe('a\uFFFDb\uFFFDc')
   await writer.close()
 })
 
@@ -139,7 +140,7 @@ test('a batch that was stored but whose answer was lost is neither stored twice 
   db.dedicated = dedicated
   expect(lost).toBe(true)
   expect((await findJob(db, one.id))?.status).toBe('queued')
-  expect((await readProgress(db)).get(one.id)?.text).toBe('once')
+  expect((await readProgress(db, [one.id])).get(one.id)?.text).toBe('once')
   await writer.close()
 })
 
@@ -156,7 +157,9 @@ test('a connection that breaks under the writer costs nothing but time', async (
       )
     await stored
   }
-  const stored = new Set((await listJobs(db, { status: null, model: 'writer-test', before: null, limit: 1_000 })).map((one) => one.id))
+  const stored = new Set(
+    (await listJobs(db, { status: null, model: 'writer-test', team: null, before: null, limit: 1_000 })).map((one) => one.id),
+  )
   expect(records.every((one) => stored.has(one.id))).toBe(true)
   await writer.close()
 })
@@ -168,33 +171,24 @@ function finish(one: JobRecord): void {
 }
 
 function record(): JobRecord {
-  return {
+  const job = {
     id: newId() as JobId,
-    version: 1,
-    status: 'queued',
-    type: 'chat',
+    type: 'chat' as const,
     team: 'default',
+    actor: 'test',
     model: 'writer-test',
     pinnedProvider: null,
     detached: false,
-    seed: 1,
     traceId: randomUUID(),
-    createdMs: Date.now(),
-    startedMs: null,
-    finishedMs: null,
-    attempt: 0,
-    attemptStartedMs: null,
-    worker: null,
-    workerName: null,
-    tier: null,
-    modelSha256: null,
-    queueMs: null,
-    firstTokenMs: null,
-    promptTokens: null,
-    completionTokens: null,
-    cachedTokens: null,
-    costMicros: 0,
-    finishReason: null,
-    error: null,
+    priority: 'normal' as const,
+    maxWaitMs: null,
+    maxRunMs: null,
+    cost: 10,
+    request: '{}',
+    seed: 1,
+    prefix: [],
   }
+  return newRecord(job, Date.now(), OWNER)
 }
+
+const OWNER = randomUUID()

@@ -12,6 +12,8 @@ export class Attempt {
   generation: Generation | undefined
   /** Nobody wants the rest: once it ends there is nothing to keep. */
   unwanted = false
+  /** Tells the session that the attempt belongs to now: another coordinator may take it over. */
+  onChanged: () => void = () => {}
   readonly #forced: number
   readonly #tokenIds: number[] = []
   /** Text that each token released; joined over any run of tokens it is the text of that run. */

@@ -150,8 +150,8 @@ export class CoordinatorLink {
       return
     }
     const attempt = new Attempt(start.job, start.attempt, start.model, start.continuation.length)
-    this.#attempts.set(attempt.key, attempt)
-    const changed = (): void => this.#changed(attempt)
+    this.#hold(attempt)
+    const changed = (): void => attempt.onChanged()
     attempt.generation = this.#slots.generate(
       start.model,
       attempt.key,
@@ -200,10 +200,43 @@ export class CoordinatorLink {
   }
 
   #resume(job: string, number: number, first: number): void {
-    const attempt = this.#attempts.get(attemptKey(job, number))
-    if (attempt === undefined) return
+    const key = attemptKey(job, number)
+    const attempt = this.#attempts.get(key) ?? this.#takeOver(key)
+    if (attempt === undefined) {
+      const message = 'The worker does not hold this attempt.'
+      this.#end?.write({
+        output: { failed: [{ job, attempt: number, layer: 'provider', code: 'attempt_unknown', message, retryable: true }] },
+      })
+      return
+    }
     attempt.rewind(first)
     this.#changed(attempt)
+  }
+
+  #hold(attempt: Attempt): void {
+    this.#attempts.set(attempt.key, attempt)
+    attempt.onChanged = () => this.#changed(attempt)
+  }
+
+  /** A coordinator that adopted the job of another one asks for an attempt that the other one started. */
+  #takeOver(key: string): Attempt | undefined {
+    const attempt = this.#facts.giveUp(key)
+    if (attempt !== undefined) this.#hold(attempt)
+    return attempt
+  }
+
+  /** Lets go of an attempt that another coordinator owns now. */
+  giveUp(key: string): Attempt | undefined {
+    const attempt = this.#attempts.get(key)
+    if (attempt === undefined) return undefined
+    this.#letGo(attempt)
+    return attempt
+  }
+
+  #letGo(attempt: Attempt): void {
+    this.#dirty.delete(attempt)
+    this.#attempts.delete(attempt.key)
+    if (this.#attempts.size === 0) for (const resolve of this.#onQuiet.splice(0)) resolve()
   }
 
   #received(outputs: number): void {
@@ -258,9 +291,7 @@ export class CoordinatorLink {
     const attempt = this.#attempts.get(key)
     if (attempt === undefined) return
     attempt.generation?.cancel()
-    this.#dirty.delete(attempt)
-    this.#attempts.delete(key)
-    if (this.#attempts.size === 0) for (const resolve of this.#onQuiet.splice(0)) resolve()
+    this.#letGo(attempt)
   }
 
   #broken(end: WorkerEnd, code: number | undefined, why: string): void {
@@ -292,6 +323,8 @@ export type WorkerFacts = {
   host(): HostMessage
   onDrain(): void
   onConnected(): void
+  /** The attempt from whichever session holds it; that one lets go of it. */
+  giveUp(key: string): Attempt | undefined
 }
 
 // With receipts every 32 messages (coordinator/link.ts) the window never closes on a coordinator that keeps up.

@@ -47,6 +47,13 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     host: () => host.latest(),
     onDrain: stopped.request,
     onConnected: tellWhenReady,
+    giveUp: (key: string) => {
+      for (const link of links) {
+        const attempt = link.giveUp(key)
+        if (attempt !== undefined) return attempt
+      }
+      return undefined
+    },
   }
   for (const address of config.coordinators) links.push(new CoordinatorLink(address, token, slots, facts))
   for (const link of links) link.open()

@@ -3,25 +3,32 @@ import { Fault } from '../core/fault.ts'
 import { sha256 } from '../secrets.ts'
 import type { KeyRecord } from '../store/keys.ts'
 
-export type Caller = { key: string; name: string; team: string; actor: string }
+/** An admin sees and changes everything; others see the jobs of their team. */
+export type Caller = { key: string; name: string; team: string; actor: string; admin: boolean }
 
 /**
  * Who may call. Keys are random, so one SHA-256 and a look into a map decide: a flood of wrong keys costs as little as a
  * flood of right ones, and neither touches PostgreSQL.
  */
 export class Keyring {
-  readonly #byHash = new Map<string, { caller: Caller; hash: Buffer }>()
+  readonly #byHash = new Map<string, { caller: Caller; hash: Buffer; expiresMs: number | null }>()
+  readonly #now: () => number
   readonly #onRefused: (address: string) => void
 
-  constructor(onRefused: (address: string) => void) {
+  constructor(now: () => number, onRefused: (address: string) => void) {
+    this.#now = now
     this.#onRefused = onRefused
   }
 
   replace(keys: KeyRecord[]): void {
     this.#byHash.clear()
-    for (const { id, name, team, kind, hash } of keys) {
+    for (const { id, name, team, kind, hash, expiresMs } of keys) {
       if (kind === 'worker' || kind === 'intake') continue
-      this.#byHash.set(hash.toString('base64'), { caller: { key: id, name, team, actor: `key:${name}` }, hash })
+      this.#byHash.set(hash.toString('base64'), {
+        caller: { key: id, name, team, actor: `key:${name}`, admin: kind === 'bootstrap' },
+        hash,
+        expiresMs,
+      })
     }
   }
 
@@ -42,8 +49,18 @@ export class Keyring {
       this.#onRefused(address)
       throw new Fault('invalid_key', 'The key is wrong or was revoked.', { status: 401 })
     }
+    if (found.expiresMs !== null && found.expiresMs <= this.#now()) {
+      this.#onRefused(address)
+      throw new Fault('expired_key', 'The key has expired.', { status: 401 })
+    }
     return found.caller
   }
+}
+
+/** Throws a Fault with status 403 unless the caller may change what belongs to everybody. */
+export function requireAdmin(caller: Caller): void {
+  if (!caller.admin)
+    throw new Fault('forbidden', `The key "${caller.name}" belongs to team ${caller.team}; this needs an admin's key.`, { status: 403 })
 }
 
 function bearer(header: string | undefined): string | undefined {

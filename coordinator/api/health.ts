@@ -1,24 +1,38 @@
 import type { FastifyInstance } from 'fastify'
+import type { EventRecord, EventType } from '../core/event.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Db } from '../store/db.ts'
+import type { Vault } from '../vault.ts'
 import type { Keyring } from './auth.ts'
+import type { PendingKeys } from './idempotency.ts'
 
 /** What the routes work with; `main` puts it together. */
 export type ApiParts = {
+  /** This process, as the owner of what is accepted here. */
+  coordinator: string
   db: Db
   dispatcher: Dispatcher
   scheduler: Scheduler
   facts: FleetFacts
   keyring: Keyring
   metrics: Metrics
+  vault: Vault
+  /** Idempotency keys whose jobs are being stored right now. */
+  pendingKeys: PendingKeys
   queueLimit: number
   version: string
   now(): number
   /** Why no work can be accepted; null when it can. */
   notReady(): string | null
+  newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
+  addEvent(type: EventType, actor: string, details: Record<string, unknown>): void
+  /** Resolves when all that was changed so far is durable. */
+  stored(): Promise<void>
+  /** Reads keys and teams anew, after a change here or by another coordinator. */
+  reloadKeys(): Promise<void>
   log: { error(text: string): void }
 }
 
@@ -60,7 +74,7 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       jobs: {
         running: parts.scheduler.runningCount,
         waiting: parts.scheduler.waitingCount,
-        waiting_by_reason: parts.scheduler.waitingByReason(),
+        waiting_by_reason: parts.scheduler.waitingByReason(parts.now()),
       },
       database: { reachable: !parts.db.down },
     }
@@ -79,7 +93,7 @@ function problemsOf(parts: ApiParts): string[] {
       else if (worker.state === 'online') problems.push(`model ${offer.name} on worker ${worker.name} is ${offer.state}: ${offer.detail}`)
     }
   }
-  for (const { model, reason, count } of parts.scheduler.waitingByReason())
+  for (const { model, reason, count } of parts.scheduler.waitingByReason(parts.now()))
     if (reason === 'no_provider_for_model') problems.push(`${count} job(s) wait for ${model}, which nobody serves now`)
   if (served.size === 0) problems.push('no worker serves any model')
   return problems

@@ -28,6 +28,11 @@ export function jobView(
     ...(output === undefined ? {} : { output }),
     finish_reason: record.finishReason,
     error: record.error,
+    priority: record.priority,
+    max_wait_ms: record.maxWaitMs,
+    max_run_ms: record.maxRunMs,
+    batch: record.batch,
+    row_key: record.rowKey,
     team: record.team,
     seed: record.seed,
     thread: null,
@@ -49,8 +54,17 @@ export function usageView(record: JobRecord): Record<string, unknown> | null {
   }
 }
 
-function waitingView(waiting: Waiting): Record<string, unknown> {
-  return { reason: waiting.reason, position: waiting.position, estimate_ms: waiting.estimateMs, until: rfc3339(waiting.untilMs) }
+export function waitingView(waiting: Waiting): Record<string, unknown> {
+  const { reason, position, estimateMs, untilMs, basis, detail } = waiting
+  return {
+    reason,
+    position,
+    estimate_ms: estimateMs,
+    until: rfc3339(untilMs),
+    // What the estimate was made from: the jobs ahead of it, and what the model takes for one in each of so many slots.
+    basis: basis === null ? null : { jobs_ahead: position - 1, mean_service_ms: basis.meanServiceMs, slots: basis.slots },
+    detail,
+  }
 }
 
 /** Attempts that another followed or that failed, and the one that runs or ended the job, which stands in the record. */

@@ -1,54 +1,128 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
-import { Fault, notFound } from '../core/fault.ts'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { type AttemptRecord, isFinal, type JobId, type JobRecord, type JobStatus } from '../core/job.ts'
 import { notCancellable } from '../engine/dispatcher.ts'
+import { checkCallbackUrl } from '../engine/outbound.ts'
 import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
+import { findTeam } from '../store/teams.ts'
+import { type Caller, requireAdmin } from './auth.ts'
+import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { readEnded } from './idempotency.ts'
+import { JobStream, readPlace } from './job-stream.ts'
 import { jobView } from './job-view.ts'
+import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { page, readCursor, readLimit, readOneOf, readQuery } from './paging.ts'
+import { ended, type Submission, submit } from './submit.ts'
+
+type ById = { Params: { id: string } }
 
 export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/jobs', async (request) => {
-    const query = readQuery(request.query, ['limit', 'cursor', 'status', 'model'])
+    const query = readQuery(request.query, ['limit', 'cursor', 'status', 'model', 'team'])
     const limit = readLimit(query.limit)
     const status = readOneOf('status', query.status, STATUSES)
-    const stored = await listJobs(parts.db, { status, model: query.model ?? null, before: readCursor(query.cursor), limit: limit + 1 })
+    const { admin, team } = request.caller
+    const filter = { status, model: query.model ?? null, team: admin ? (query.team ?? null) : team }
+    const stored = await listJobs(parts.db, { ...filter, before: readCursor(query.cursor), limit: limit + 1 })
     const records = stored
       .map((record) => parts.dispatcher.find(record.id)?.record ?? record)
       .filter((record) => status === null || record.status === status)
     const attempts = await attemptsOf(parts, records)
-    return page(records, limit, (record) => jobView(record, attempts.get(record.id) ?? [], parts.dispatcher.waiting(record.id)))
+    const view = (record: JobRecord): unknown => jobView(record, attempts.get(record.id) ?? [], parts.dispatcher.waiting(record.id))
+    return page(records, limit, view, { teams: admin ? 'all' : [team] })
   })
 
-  app.get<{ Params: { id: string } }>('/api/jobs/:id', async (request) => {
-    readQuery(request.query, [])
-    return readJob(parts, jobId(request.params.id))
+  app.post('/api/jobs', async (request, reply) => {
+    const { live, stored } = await submit(parts, request, await readSubmission(parts, request))
+    await stored
+    const { record } = live
+    const view = jobView(record, live.endedAttempts, parts.dispatcher.waiting(record.id))
+    return reply
+      .code(202)
+      .headers({ location: `/api/jobs/${record.id}`, 'x-holdfast-job': record.id })
+      .send(view)
   })
 
-  app.post<{ Params: { id: string } }>('/api/jobs/:id/cancel', async (request) => {
+  app.get<ById>('/api/jobs/:id', async (request) => {
+    const query = readQuery(request.query, ['wait_s'])
     const id = jobId(request.params.id)
+    const waitMs = readWait(query.wait_s)
+    await getRecord(parts, request.caller, id)
+    const live = parts.dispatcher.find(id)
+    if (live !== undefined && waitMs > 0) await ended(parts, live, waitMs)
+    return readJob(parts, request.caller, id)
+  })
+
+  app.get<ById>('/api/jobs/:id/stream', async (request, reply) => {
+    readQuery(request.query, [])
+    const id = jobId(request.params.id)
+    const { 'last-event-id': lastEventId } = request.headers
+    const place = readPlace(typeof lastEventId === 'string' ? lastEventId : undefined)
+    await getRecord(parts, request.caller, id)
+    const live = parts.dispatcher.find(id) ?? (await readEnded(parts, id))
+    reply.hijack()
+    new JobStream(parts.dispatcher, live, reply.raw, place).open({ 'x-holdfast-job': id, 'x-request-id': request.id })
+    return reply
+  })
+
+  app.post<ById>('/api/jobs/:id/cancel', async (request) => {
+    const id = jobId(request.params.id)
+    const record = await getRecord(parts, request.caller, id)
     if (!parts.dispatcher.cancel(id, request.caller.actor)) {
-      const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
-      if (record === undefined) throw noSuchJob(id)
       if (record.status !== 'parked') throw notCancellable(record)
       parts.dispatcher.cancelParked(record, request.caller.actor)
     }
-    return readJob(parts, id)
+    return readJob(parts, request.caller, id)
   })
 
-  app.post<{ Params: { id: string } }>('/api/jobs/:id/release', async (request) => {
+  app.post<ById>('/api/jobs/:id/release', async (request) => {
+    requireAdmin(request.caller)
     const id = jobId(request.params.id)
-    const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
-    if (record === undefined) throw noSuchJob(id)
+    const record = await getRecord(parts, request.caller, id)
     if (record.status !== 'parked')
       throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
-    const progress = (await readProgress(parts.db, id)).get(id)
+    const progress = (await readProgress(parts.db, [id])).get(id)
     // Asked twice at once, the second finds it live again.
     if (parts.dispatcher.find(id) === undefined) parts.dispatcher.release(record, progress, request.caller.actor)
-    return readJob(parts, id)
+    return readJob(parts, request.caller, id)
   })
 }
+
+/** The body of a chat completion or, with `prompt`, of a completion, and where to call back. */
+async function readSubmission(parts: ApiParts, request: FastifyRequest): Promise<Submission> {
+  const { callback_url: _, ...body } = objectBody(request.body)
+  if (body.stream === true)
+    throw badRequest('unsupported_parameter', 'A job is not streamed in the answer to its POST; read GET /api/jobs/{id}/stream.', 'stream')
+  const completion = body.prompt !== undefined
+  const submission: Submission = {
+    type: completion ? 'completion' : 'chat',
+    parsed: completion ? parseCompletionRequest(body) : parseChatRequest(body),
+    detached: true,
+  }
+  const callbackUrl = text(objectBody(request.body), 'callback_url', 2_000)
+  if (callbackUrl === null) return submission
+  const team = await findTeam(parts.db, request.caller.team)
+  if (team?.hasWebhookSecret !== true)
+    throw new Fault(
+      'no_webhook_secret',
+      `Callbacks are signed, and team ${request.caller.team} has no secret yet: POST /api/teams/${request.caller.team}/rotate_webhook_secret makes one.`,
+      { status: 409, param: 'callback_url' },
+    )
+  return { ...submission, callbackUrl: checkCallbackUrl(callbackUrl).href }
+}
+
+function readWait(value: string | undefined): number {
+  if (value === undefined) return 0
+  const seconds = value.trim() === '' ? Number.NaN : Number(value)
+  if (!(seconds >= 0 && seconds <= WAIT_S_MAX))
+    throw badRequest('out_of_range', `wait_s must be seconds from 0 to ${WAIT_S_MAX}.`, 'wait_s')
+  return seconds * 1000
+}
+
+// Proxies on the way close what is silent for longer.
+const WAIT_S_MAX = 300
 
 const STATUSES: readonly JobStatus[] = ['queued', 'running', 'succeeded', 'failed', 'cancelled', 'parked']
 
@@ -61,11 +135,16 @@ function noSuchJob(id: string): Error {
   return notFound(`There is no job ${id.slice(0, 100)}.`)
 }
 
-/** Memory first: it is newer than PostgreSQL while a job lives. */
-async function readJob(parts: ApiParts, id: JobId): Promise<Record<string, unknown>> {
+/** Memory first: it is newer than PostgreSQL while a job lives. What is another team's is not there. */
+async function getRecord(parts: ApiParts, caller: Caller, id: JobId): Promise<JobRecord> {
+  const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
+  if (record === undefined || (!caller.admin && record.team !== caller.team)) throw noSuchJob(id)
+  return record
+}
+
+async function readJob(parts: ApiParts, caller: Caller, id: JobId): Promise<Record<string, unknown>> {
   const live = parts.dispatcher.find(id)
-  const record = live?.record ?? (await findJob(parts.db, id))
-  if (record === undefined) throw noSuchJob(id)
+  const record = await getRecord(parts, caller, id)
   const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
   const output = live !== undefined ? { text: live.text, finish_reason: record.finishReason } : await readOutput(parts.db, id)
   return jobView(record, attempts, parts.dispatcher.waiting(id), isFinal(record.status) ? output : null)

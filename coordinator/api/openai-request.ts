@@ -1,5 +1,6 @@
 import type { ChatMessage, GenerationRequest, Sampling } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
+import { type Body, boolean, integer, isObject, numeric, objectBody } from './body.ts'
 
 /**
  * Reads the bodies of `chat/completions` and `completions`. Whatever would change the answer is honoured or refused by
@@ -13,8 +14,6 @@ export type ParsedRequest = {
   generation: Omit<GenerationRequest, 'seed'>
   seed: number | null
 }
-
-type Body = Record<string, unknown>
 
 export function parseChatRequest(body: unknown): ParsedRequest {
   const fields = objectBody(body)
@@ -37,11 +36,29 @@ const MESSAGES_MAX = 10_000
 
 /** Taken by both endpoints. Those after the gap cannot change the answer. */
 const COMMON = [
-  'model', 'stream', 'stream_options', 'temperature', 'top_p', 'top_k', 'min_p', 'seed', 'max_tokens', 'stop', 'n',
-  'frequency_penalty', 'presence_penalty', 'repeat_penalty', 'logit_bias',
+  'model',
+  'stream',
+  'stream_options',
+  'temperature',
+  'top_p',
+  'top_k',
+  'min_p',
+  'seed',
+  'max_tokens',
+  'stop',
+  'n',
+  'frequency_penalty',
+  'presence_penalty',
+  'repeat_penalty',
+  'logit_bias',
 
-  'user', 'metadata', 'store', 'service_tier', 'safety_identifier', 'prompt_cache_key',
-] // biome-ignore format: two groups
+  'user',
+  'metadata',
+  'store',
+  'service_tier',
+  'safety_identifier',
+  'prompt_cache_key',
+]
 
 /** Known to the dialect and not to this version, with the values that mean "off" and are therefore fine. */
 const CHAT_UNSUPPORTED: Record<string, (value: unknown) => boolean> = {
@@ -84,11 +101,6 @@ function parsed(fields: Body, text: GenerationRequest['prompt'], maxTokens: numb
     generation,
     seed: seed === null ? null : seed >>> 0,
   }
-}
-
-function objectBody(body: unknown): Body {
-  if (!isObject(body)) throw badRequest('invalid_body', 'The body must be a JSON object, sent with content-type application/json.')
-  return body
 }
 
 function refuseUnknown(fields: Body, known: string[], unsupportedFields: Record<string, (value: unknown) => boolean>): void {
@@ -200,31 +212,6 @@ function includeUsage(value: unknown, stream: boolean): boolean {
     if (name !== 'include_usage' && name !== 'include_obfuscation')
       throw badRequest('unknown_parameter', `Unknown parameter: stream_options.${name.slice(0, 100)}.`, 'stream_options')
   return boolean(value, 'include_usage') ?? false
-}
-
-function integer(fields: Body, name: string, least: number, most: number): number | null {
-  const value = numeric(fields, name, least, most)
-  if (value !== null && !Number.isInteger(value)) throw badRequest('invalid_type', `${name} must be a whole number.`, name)
-  return value
-}
-
-function numeric(fields: Body, name: string, least: number, most: number): number | null {
-  const value = fields[name]
-  if (value === undefined || value === null) return null
-  if (typeof value !== 'number' || !Number.isFinite(value)) throw badRequest('invalid_type', `${name} must be a number.`, name)
-  if (value < least || value > most) throw badRequest('out_of_range', `${name} must be from ${least} to ${most}, not ${value}.`, name)
-  return value
-}
-
-function boolean(fields: Body, name: string): boolean | null {
-  const value = fields[name]
-  if (value === undefined || value === null) return null
-  if (typeof value !== 'boolean') throw badRequest('invalid_type', `${name} must be true or false.`, name)
-  return value
-}
-
-function isObject(value: unknown): value is Body {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function isEmptyList(value: unknown): boolean {

@@ -41,10 +41,16 @@ export function page<T extends { id: string }>(
   rows: T[],
   limit: number,
   view: (row: T) => unknown,
-): { data: unknown[]; next: string | null; scope: { teams: 'all' } } {
+  scope: Scope = EVERYTHING,
+): { data: unknown[]; next: string | null; scope: Scope } {
   const shown = rows.slice(0, limit)
-  return { data: shown.map(view), next: rows.length > limit ? (shown.at(-1)?.id ?? null) : null, scope: { teams: 'all' } }
+  return { data: shown.map(view), next: rows.length > limit ? (shown.at(-1)?.id ?? null) : null, scope }
 }
+
+/** Whose rows a list could show: an empty one that is empty by its scope says so. */
+export type Scope = { teams: 'all' | string[] }
+
+const EVERYTHING: Scope = { teams: 'all' }
 
 export function rfc3339(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString()

@@ -3,8 +3,12 @@ import { Fault } from '../core/fault.ts'
 import type { Caller } from './auth.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
+import { registerKeys } from './keys.ts'
 import { registerJobs } from './jobs.ts'
+import { registerBatches } from './batches.ts'
+import { registerOpenAiBatches } from './openai-batches.ts'
 import { registerOpenAi } from './openai.ts'
+import { registerTeams } from './teams.ts'
 import { registerWorkers } from './workers.ts'
 
 declare module 'fastify' {
@@ -48,6 +52,10 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerJobs(app, parts)
   registerWorkers(app, parts)
   registerEvents(app, parts)
+  registerTeams(app, parts)
+  registerBatches(app, parts)
+  registerOpenAiBatches(app, parts)
+  registerKeys(app, parts)
   return app
 }
 
@@ -91,7 +99,7 @@ export function openAiError(fault: Fault): { error: Record<string, unknown> } {
   }
 }
 
-function nativeError(fault: Fault): { error: Record<string, unknown> } {
+export function nativeError(fault: Fault): { error: Record<string, unknown> } {
   return {
     error: {
       code: fault.code,

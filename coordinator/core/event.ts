@@ -9,6 +9,12 @@ export const EVENT_SEVERITY = {
   'job.parked': 'error',
   'job.released': 'info',
   'attempt.refused': 'info',
+  'provider.state_changed': 'warning',
+  'callback.failed': 'error',
+  'team.created': 'info',
+  'team.changed': 'info',
+  'batch.accepted': 'info',
+  'batch.cancelled': 'info',
   'worker.joined': 'info',
   'worker.returned': 'info',
   'worker.suspected': 'warning',
@@ -22,9 +28,11 @@ export const EVENT_SEVERITY = {
   'model.crashed': 'error',
   'key.created': 'info',
   'key.replaced': 'warning',
+  'key.revoked': 'warning',
   'login.failed': 'warning',
   'coordinator.started': 'info',
   'coordinator.stopped': 'info',
+  'coordinator.lost': 'error',
 } as const satisfies Record<string, Severity>
 
 export type Severity = 'debug' | 'info' | 'warning' | 'error'

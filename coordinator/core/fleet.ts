@@ -1,3 +1,4 @@
+import { type Breaker, newBreaker } from './breaker.ts'
 import type { JobId, WorkerId } from './job.ts'
 
 /**
@@ -29,6 +30,7 @@ export type FleetModel = {
   offer: ModelOffer
   /** After a refusal nothing is sent here until then, so that a full worker is not asked in a loop. */
   refusedUntilMs: number
+  breaker: Breaker
 }
 
 export class FleetWorker {
@@ -61,7 +63,17 @@ export class FleetWorker {
   free(model: string, nowMs: number): number {
     const entry = this.models.get(model)
     if (entry === undefined || !this.serves(model) || entry.refusedUntilMs > nowMs) return 0
-    return Math.max(0, entry.offer.slots - this.busy(model))
+    const slots = Math.max(0, entry.offer.slots - this.busy(model))
+    if (entry.breaker.openings === 0) return slots
+    return entry.breaker.openUntilMs <= nowMs && entry.breaker.trial === null ? Math.min(1, slots) : 0
+  }
+
+  /** Until when the model's breaker keeps work away; null when it does not. A trial that runs counts as not yet. */
+  cooling(model: string, nowMs: number): number | null {
+    const breaker = this.models.get(model)?.breaker
+    if (breaker === undefined || breaker.openings === 0) return null
+    if (breaker.trial !== null) return nowMs
+    return breaker.openUntilMs > nowMs ? breaker.openUntilMs : null
   }
 
   serves(model: string): boolean {
@@ -72,6 +84,8 @@ export class FleetWorker {
     this.vacate(job)
     this.occupied.set(job, { attempt, model })
     this.#busyByModel.set(model, this.busy(model) + 1)
+    const breaker = this.models.get(model)?.breaker
+    if (breaker !== undefined && breaker.openings > 0) breaker.trial ??= job
   }
 
   vacate(job: JobId): void {
@@ -86,7 +100,7 @@ export class FleetWorker {
     for (const name of this.models.keys()) if (!offers.some((offer) => offer.name === name)) this.models.delete(name)
     for (const offer of offers) {
       const known = this.models.get(offer.name)
-      if (known === undefined) this.models.set(offer.name, { offer, refusedUntilMs: 0 })
+      if (known === undefined) this.models.set(offer.name, { offer, refusedUntilMs: 0, breaker: newBreaker() })
       else known.offer = offer
     }
   }

@@ -14,6 +14,9 @@ export type WorkerId = string & { readonly brand: 'WorkerId' }
  */
 export type JobStatus = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled' | 'parked'
 
+/** Classes of jobs with reserved shares of the fleet, in falling order. */
+export type Priority = 'interactive' | 'normal' | 'batch'
+
 export type JobError = {
   code: string
   message: string
@@ -32,8 +35,18 @@ export type WaitingReason =
   | 'paused'
   | 'retry_backoff'
 
-/** `position` counts from 1 among the jobs that wait for the same model; `estimateMs` is null while nothing was measured. */
-export type Waiting = { reason: WaitingReason; position: number; estimateMs: number | null; untilMs: number | null }
+/**
+ * `position` counts from 1 among the jobs that wait for the same model. `estimateMs` is null while nothing was measured;
+ * `basis` says what it was made from. `detail` is what the fleet says about the reason, such as how far a model has loaded.
+ */
+export type Waiting = {
+  reason: WaitingReason
+  position: number
+  estimateMs: number | null
+  untilMs: number | null
+  basis: { meanServiceMs: number; slots: number } | null
+  detail: string | null
+}
 
 type FinishReason = 'stop' | 'length' | 'cancelled'
 
@@ -52,6 +65,18 @@ export type JobRecord = {
   readonly team: string
   readonly model: string
   readonly pinnedProvider: string | null
+  readonly priority: Priority
+  /** Limits of one wait and of all running together; null: none. */
+  readonly maxWaitMs: number | null
+  readonly maxRunMs: number | null
+  /** Estimated tokens of prompt and answer. */
+  readonly cost: number
+  readonly batch: string | null
+  readonly rowKey: string | null
+  /** The coordinator that runs it; null once it is nobody's. */
+  owner: string | null
+  strikes: number
+  failures: number
   detached: boolean
   readonly seed: number
   readonly traceId: string

@@ -1,11 +1,8 @@
 import type { FleetWorker } from './fleet.ts'
+import type { Heap } from './heap.ts'
 import type { WorkerId } from './job.ts'
-import { Ordered } from './ordered.ts'
 
-/**
- * Where a job may run. Jobs with the same route wait in one line, so a free slot looks at one head per route and never
- * at the jobs behind it.
- */
+/** Where a job may run. */
 export type RouteKey = {
   model: string
   /** A provider's name when the request was pinned to it. */
@@ -16,14 +13,18 @@ export type RouteKey = {
   avoid: readonly WorkerId[]
 }
 
-export class Route<T extends { order: number }> {
+/** The jobs that may run on the same workers: a free slot looks at heads of flows and never at the jobs behind them. */
+export class Route<F extends { heapIndex: number; account: object }> {
   readonly id: string
   readonly key: RouteKey
-  readonly queue = new Ordered<T>()
+  /** Flows with a job that may start, per class in falling priority. */
+  readonly ready: readonly Heap<F>[]
+  readonly flows = new Map<F['account'], F>()
 
-  constructor(id: string, key: RouteKey) {
+  constructor(id: string, key: RouteKey, newHeap: () => Heap<F>) {
     this.id = id
     this.key = key
+    this.ready = [newHeap(), newHeap(), newHeap()]
   }
 }
 

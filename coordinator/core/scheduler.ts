@@ -1,27 +1,37 @@
+import { type Breaker, reset, trip } from './breaker.ts'
+import type { AttemptStatus, Effect } from './effects.ts'
 import { FleetWorker, type ModelOffer, type WorkerState } from './fleet.ts'
+import { Heap } from './heap.ts'
+import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Waiting, WaitingReason, WorkerId } from './job.ts'
-import type { Ordered } from './ordered.ts'
+import { type Flow, Line, PRIORITIES, type Team } from './line.ts'
 import { PrefixOwners } from './prefixes.ts'
-import { chooseWorker, eligibleWorkers, Route, type RouteKey, routeId } from './routing.ts'
+import { chooseWorker, eligibleWorkers, type Route } from './routing.ts'
+import { estimateBasis, whyWaits } from './waiting.ts'
 
 /**
  * The scheduler: one deterministic state machine over jobs and workers. Input and time go in, effects come out; it does
  * no I/O and reads no clock. It mutates its own indexes, because copying a million waiting jobs per decision is no option.
  *
- *   a job is   queued    in the line of its route
+ *   a job is   queued    in the line of its model (line.ts says who is next)
  *              delayed   between two attempts, until its backoff is over
  *              running   one attempt on one worker; every report about it is fenced by (job, attempt, worker)
  *   and gone once it succeeded, failed, was cancelled or parked.
  *
- * What always holds between two inputs: no job waits while a worker eligible for it has a free slot; no worker holds
- * more attempts of a model than the slots it announced; a job has at most one attempt that is listened to.
+ * What always holds between two inputs: no job waits while a worker eligible for it has a free slot and its team is below
+ * its limit; no worker holds more attempts of a model than the slots it announced; a job has at most one attempt that is
+ * listened to; no team runs more than its limit.
  */
 export class Scheduler {
   readonly #rules: SchedulerRules
   readonly #jobs = new Map<JobId, ScheduledJob>()
   readonly #workers = new Map<WorkerId, FleetWorker>()
-  readonly #routesByModel = new Map<string, Map<string, Route<ScheduledJob>>>()
+  readonly #teams = new Map<string, Team<ScheduledJob>>()
+  readonly #lines = new Map<string, Line<ScheduledJob>>()
+  /** Models whose line or slots changed in this input: filled when it has been taken in whole. */
+  readonly #unsettled = new Set<string>()
   readonly #delayed = new Set<ScheduledJob>()
+  readonly #waitLimits = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
   readonly #running = new Set<ScheduledJob>()
   readonly #prefixes = new PrefixOwners()
   readonly #serviceMsByModel = new Map<string, number>()
@@ -72,10 +82,15 @@ export class Scheduler {
       case 'attempt-failed':
         this.#fail(nowMs, input, input.error)
         break
+      case 'team-set':
+        this.#setTeam(input.team)
+        break
       case 'time-passed':
         this.#passTime(nowMs)
         break
     }
+    for (const model of this.#unsettled) this.#fill(nowMs, model)
+    this.#unsettled.clear()
     return this.#effects
   }
 
@@ -107,11 +122,16 @@ export class Scheduler {
   waiting(nowMs: number, id: JobId): Waiting | undefined {
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
-    let position = 1
-    for (const route of this.#routesByModel.get(job.model)?.values() ?? []) position += route.queue.countBefore(job.order)
-    if (job.phase === 'delayed')
-      return { reason: 'retry_backoff', position, estimateMs: Math.max(0, job.notBeforeMs - nowMs), untilMs: job.notBeforeMs }
-    return { reason: this.#reason(job), position, estimateMs: this.#estimate(job, position), untilMs: null }
+    if (job.phase === 'delayed') {
+      const estimateMs = Math.max(0, job.notBeforeMs - nowMs)
+      return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
+    }
+    const position = this.#lines.get(job.model)?.position(job) ?? 1
+    const why = whyWaits(nowMs, job, job.team, this.#workers.values())
+    const basis = estimateBasis(job, this.#serviceMsByModel.get(job.model), this.#workers.values())
+    const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
+    const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
+    return { ...why, position, estimateMs, basis }
   }
 
   /** Every worker with why the job cannot start there now; null where it could. Undefined for a job that does not wait. */
@@ -122,15 +142,24 @@ export class Scheduler {
     return [...this.#workers.values()].map((worker) => {
       if (job.phase === 'delayed') return { worker: worker.name, whyNot: 'retry_backoff' }
       if (!eligible.has(worker)) return { worker: worker.name, whyNot: worker.serves(job.model) ? 'not_eligible' : 'does_not_serve_model' }
+      if (job.team.full) return { worker: worker.name, whyNot: 'team_limit' }
+      if (worker.cooling(job.model, nowMs) !== null) return { worker: worker.name, whyNot: 'cooling_down' }
       return { worker: worker.name, whyNot: worker.free(job.model, nowMs) > 0 ? null : 'all_slots_busy' }
     })
   }
 
-  /** How many wait, by model and reason; costs one look per route, not per job. */
-  waitingByReason(): { model: string; reason: WaitingReason; count: number }[] {
+  /** How many wait, by model and reason; costs one look per flow, not per job. */
+  waitingByReason(nowMs: number): { model: string; reason: WaitingReason; count: number }[] {
     const rows: { model: string; reason: WaitingReason; count: number }[] = []
-    for (const [model, routes] of this.#routesByModel)
-      for (const route of routes.values()) rows.push({ model, reason: this.#reason(route.key), count: route.queue.size })
+    for (const [model, line] of this.#lines) {
+      const counts = new Map<WaitingReason, number>()
+      for (const route of line.routes)
+        for (const flow of route.flows.values()) {
+          const { reason } = whyWaits(nowMs, route.key, flow.account.team, this.#workers.values())
+          counts.set(reason, (counts.get(reason) ?? 0) + flow.jobs.size)
+        }
+      for (const [reason, count] of counts) rows.push({ model, reason, count })
+    }
     if (this.#delayed.size > 0) {
       const byModel = new Map<string, number>()
       for (const job of this.#delayed) byModel.set(job.model, (byModel.get(job.model) ?? 0) + 1)
@@ -143,23 +172,30 @@ export class Scheduler {
 
   #accept(nowMs: number, accepted: AcceptedJob): void {
     const job = this.#enlist(accepted)
-    const line = this.#joinLine(job)
-    // With others already in line there is no slot free for this route: the invariant above.
-    if (line.size === 1) this.#fill(nowMs, job.model)
+    this.#startWaiting(nowMs, job)
+    this.#joinLine(job)
   }
 
   #recover(nowMs: number, input: InputOf<'job-recovered'>): void {
     const job = this.#enlist(input.job)
     job.attempt = input.attempt
     job.tokens = input.tokens
+    job.strikes = input.strikes
+    job.failures = input.failures
     if (input.tokens > 0) job.sha256 = input.sha256
+    this.#startWaiting(nowMs, job)
     if (input.worker === null) {
       this.#joinLine(job)
-      this.#fill(nowMs, job.model)
       return
     }
     const worker = this.#know(nowMs, input.worker.id, input.worker.name)
     this.#run(nowMs, job, worker)
+    this.#lineOf(job.model).charge(job, job.team)
+    if (worker.connected) {
+      // It is here already: the job was adopted while this coordinator ran. If the worker holds the attempt, it goes on.
+      this.#emit({ kind: 'resume-attempt', job: job.id, attempt: job.attempt, worker: worker.id })
+      return
+    }
     worker.recovering = true
     worker.lostAtMs = nowMs + this.#rules.recoveryGraceMs
   }
@@ -170,9 +206,16 @@ export class Scheduler {
       order: this.#nextOrder++,
       model: accepted.model,
       provider: accepted.provider,
+      team: this.#team(accepted.team),
+      rank: PRIORITIES.indexOf(accepted.priority),
+      cost: accepted.cost,
+      maxWaitMs: accepted.maxWaitMs,
+      maxRunMs: accepted.maxRunMs,
+      ranMs: 0,
+      waitLimit: null,
       sha256: null,
       avoid: NOBODY,
-      route: null,
+      flow: null,
       prefix: accepted.prefix,
       phase: 'queued',
       attempt: 0,
@@ -186,8 +229,22 @@ export class Scheduler {
       worker: null,
     }
     this.#jobs.set(job.id, job)
-    this.#waiting += 1
     return job
+  }
+
+  /** Every wait is limited by itself: a job that ran and lost its worker did not wait meanwhile. */
+  #startWaiting(nowMs: number, job: ScheduledJob): void {
+    this.#waiting += 1
+    if (job.maxWaitMs === null) return
+    job.waitLimit = { job, atMs: nowMs + job.maxWaitMs, heapIndex: -1 }
+    this.#waitLimits.add(job.waitLimit)
+  }
+
+  #stopWaiting(job: ScheduledJob): void {
+    this.#waiting -= 1
+    if (job.waitLimit === null) return
+    this.#waitLimits.remove(job.waitLimit)
+    job.waitLimit = null
   }
 
   #cancel(nowMs: number, id: JobId): void {
@@ -196,11 +253,11 @@ export class Scheduler {
     if (job.phase === 'running' && job.worker !== null) {
       // The slot stays taken until the worker confirms, or a second job would be sent to a slot still at work.
       this.#emit({ kind: 'stop-attempt', job: id, attempt: job.attempt, worker: job.worker.id })
-      this.#endAttempt(job, 'cancelled', null)
+      this.#endAttempt(nowMs, job, 'cancelled', null)
     }
     this.#forget(job)
     this.#emit({ kind: 'job-cancelled', job: id })
-    this.#fill(nowMs, job.model)
+    this.#unsettled.add(job.model)
   }
 
   #progress(nowMs: number, input: InputOf<'attempt-progressed'>): void {
@@ -219,18 +276,20 @@ export class Scheduler {
     this.#vacate(input)
     if (job !== undefined) {
       this.#learnServiceTime(job.model, nowMs - job.startedMs)
-      this.#endAttempt(job, 'succeeded', null)
+      if (job.worker !== null) this.#tellBreaker(job.worker, job.model, 'succeeded', reset)
+      this.#lineOf(job.model).adjust(job, job.team, input.cost - job.cost)
+      this.#endAttempt(nowMs, job, 'succeeded', null)
       this.#forget(job)
       this.#emit({ kind: 'job-succeeded', job: job.id })
     }
-    this.#fillWorker(nowMs, input.worker)
+    this.#fillWorker(input.worker)
   }
 
   #fail(nowMs: number, report: Report, error: JobError): void {
     const job = this.#live(report)
     this.#vacate(report)
     if (job !== undefined) this.#endBadly(nowMs, job, 'failed', error)
-    this.#fillWorker(nowMs, report.worker)
+    this.#fillWorker(report.worker)
   }
 
   #refuse(nowMs: number, input: InputOf<'attempt-refused'>): void {
@@ -238,17 +297,22 @@ export class Scheduler {
     this.#vacate(input)
     if (job !== undefined) {
       const offer = job.worker?.models.get(job.model)
-      if (offer !== undefined) offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs
-      this.#endAttempt(job, 'refused', null)
+      if (offer !== undefined) {
+        offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs
+        if (offer.breaker.trial === job.id) offer.breaker.trial = null
+      }
+      this.#endAttempt(nowMs, job, 'refused', null)
       this.#requeue(nowMs, job, `worker refused: ${input.reason}`, 0)
     }
-    this.#fillWorker(nowMs, input.worker)
+    this.#fillWorker(input.worker)
   }
 
   /** An attempt that did not bring the answer: again elsewhere, or the end of the job. */
   #endBadly(nowMs: number, job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
-    this.#endAttempt(job, status, error)
+    if (worker !== null && status === 'failed' && error.retryable && !BLAMELESS.has(error.code))
+      this.#tellBreaker(worker, job.model, error.code, (breaker) => trip(breaker, job.id, nowMs, this.#rules))
+    this.#endAttempt(nowMs, job, status, error)
     if (!error.retryable) {
       this.#forget(job)
       this.#emit({ kind: 'job-failed', job: job.id, error })
@@ -258,7 +322,7 @@ export class Scheduler {
     // brought next to nothing separate bad luck from a bad prompt; after that a person looks. An attempt that got on
     // clears the count: a long answer on a fleet whose hosts die often is not poison.
     const progressed = job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
-    const blameless = error.code === 'worker_draining' || error.code === 'coordinator_restarted'
+    const blameless = BLAMELESS.has(error.code)
     if (!blameless) job.strikes = progressed ? 0 : job.strikes + 1
     job.failures += 1
     if (job.strikes >= this.#rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
@@ -271,8 +335,9 @@ export class Scheduler {
   }
 
   #requeue(nowMs: number, job: ScheduledJob, why: string, delayMs: number): void {
-    this.#emit({ kind: 'job-requeued', job: job.id, why })
-    this.#waiting += 1
+    this.#emit({ kind: 'job-requeued', job: job.id, why, strikes: job.strikes, failures: job.failures })
+    this.#lineOf(job.model).adjust(job, job.team, -job.cost)
+    this.#startWaiting(nowMs, job)
     if (delayMs > 0) {
       job.phase = 'delayed'
       job.notBeforeMs = nowMs + delayMs
@@ -280,7 +345,41 @@ export class Scheduler {
       return
     }
     this.#joinLine(job)
-    this.#fill(nowMs, job.model)
+  }
+
+  #tellBreaker(worker: FleetWorker, model: string, why: string, change: (breaker: Breaker) => boolean): void {
+    const breaker = worker.models.get(model)?.breaker
+    if (breaker === undefined || !change(breaker)) return
+    const untilMs = breaker.openings > 0 ? breaker.openUntilMs : null
+    this.#emit({ kind: 'breaker-changed', worker: worker.id, model, untilMs, why })
+  }
+
+  // ── teams ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #setTeam({ name, weight, maxParallel }: TeamRules): void {
+    const team = this.#team(name)
+    team.weight = weight
+    team.maxParallel = maxParallel
+    this.#judgeTeam(team)
+  }
+
+  #team(name: string): Team<ScheduledJob> {
+    let team = this.#teams.get(name)
+    if (team === undefined) {
+      team = { name, weight: 1, maxParallel: null, running: 0, full: false, lines: new Set() }
+      this.#teams.set(name, team)
+    }
+    return team
+  }
+
+  #judgeTeam(team: Team<ScheduledJob>): void {
+    const full = team.maxParallel !== null && team.running >= team.maxParallel
+    if (full === team.full) return
+    team.full = full
+    for (const line of team.lines) {
+      line.setFull(team, full)
+      if (!full) this.#unsettled.add(line.model)
+    }
   }
 
   // ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -308,7 +407,7 @@ export class Scheduler {
     this.#setState(worker, input.draining ? 'draining' : 'online')
     this.#reconcile(nowMs, worker, input.held)
     worker.recovering = false
-    this.#fillWorker(nowMs, worker.id)
+    this.#fillWorker(worker.id)
   }
 
   /** The greeting is the truth about what the worker still holds; what it does not name is gone. */
@@ -336,7 +435,7 @@ export class Scheduler {
     worker.lastHeardMs = nowMs
     worker.setOffers(offers)
     this.#setState(worker, worker.draining ? 'draining' : 'online')
-    this.#fillWorker(nowMs, id)
+    this.#fillWorker(id)
   }
 
   #drain(nowMs: number, id: WorkerId): void {
@@ -346,7 +445,7 @@ export class Scheduler {
     worker.lastHeardMs = nowMs
     this.#setState(worker, 'draining')
     // Jobs that avoided the other workers may have nobody else now.
-    this.#fillModels(nowMs, worker)
+    this.#fillModels(worker)
   }
 
   #disconnect(nowMs: number, id: WorkerId): void {
@@ -359,7 +458,7 @@ export class Scheduler {
     }
     worker.lostAtMs = nowMs + this.#rules.returnGraceMs
     this.#setState(worker, 'suspect')
-    this.#fillModels(nowMs, worker)
+    this.#fillModels(worker)
   }
 
   #lose(nowMs: number, worker: FleetWorker, error: JobError): void {
@@ -373,7 +472,7 @@ export class Scheduler {
       const job = this.#jobs.get(id)
       if (job?.worker === worker && job.attempt === attempt) this.#endBadly(nowMs, job, 'lost', error)
     }
-    this.#fillModels(nowMs, worker)
+    this.#fillModels(worker)
   }
 
   #remove(nowMs: number, worker: FleetWorker): void {
@@ -398,9 +497,19 @@ export class Scheduler {
       this.#delayed.delete(job)
       this.#joinLine(job)
     }
-    for (const job of this.#running) this.#judgeSilence(nowMs, job)
-    // Backoffs and the pause after a refusal end by time alone.
-    for (const model of this.#routesByModel.keys()) this.#fill(nowMs, model)
+    for (const job of this.#running) this.#judgeRunning(nowMs, job)
+    for (let next = this.#waitLimits.first(); next !== undefined && next.atMs <= nowMs; next = this.#waitLimits.first())
+      this.#giveUpWaiting(nowMs, next.job)
+    // Backoffs, open breakers and the pause after a refusal end by time alone.
+    for (const model of this.#lines.keys()) this.#unsettled.add(model)
+  }
+
+  #giveUpWaiting(nowMs: number, job: ScheduledJob): void {
+    const { reason } = this.waiting(nowMs, job.id) ?? { reason: 'all_slots_busy' }
+    this.#forget(job)
+    const seconds = (job.maxWaitMs ?? 0) / 1000
+    const message = `The job waited ${seconds} s, which is as long as its caller allows (x-holdfast-max-wait); it waited because: ${reason}.`
+    this.#emit({ kind: 'job-failed', job: job.id, error: { code: 'max_wait_exceeded', message, layer: 'routing', retryable: true } })
   }
 
   #judge(nowMs: number, worker: FleetWorker): void {
@@ -418,43 +527,50 @@ export class Scheduler {
     }
   }
 
-  #judgeSilence(nowMs: number, job: ScheduledJob): void {
-    if (job.worker === null || !job.worker.connected) return
+  #judgeRunning(nowMs: number, job: ScheduledJob): void {
+    if (job.worker === null) return
+    if (job.maxRunMs !== null && job.ranMs + nowMs - job.startedMs >= job.maxRunMs) {
+      this.#stopWith(nowMs, job, tooLong(job.maxRunMs))
+      return
+    }
+    if (!job.worker.connected) return
     const first = job.tokens === job.tokensAtStart
     const limitMs = first ? this.#rules.firstTokenTimeoutMs : this.#rules.nextTokenTimeoutMs
-    if (nowMs - job.progressedMs < limitMs) return
-    const error = silent(first ? 'first_token_timeout' : 'next_token_timeout', limitMs)
-    this.#emit({ kind: 'stop-attempt', job: job.id, attempt: job.attempt, worker: job.worker.id })
+    if (nowMs - job.progressedMs >= limitMs)
+      this.#stopWith(nowMs, job, silent(first ? 'first_token_timeout' : 'next_token_timeout', limitMs))
+  }
+
+  #stopWith(nowMs: number, job: ScheduledJob, error: JobError): void {
+    if (job.worker !== null) this.#emit({ kind: 'stop-attempt', job: job.id, attempt: job.attempt, worker: job.worker.id })
     this.#endBadly(nowMs, job, 'failed', error)
   }
 
   // ── placing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  #fillWorker(nowMs: number, id: WorkerId): void {
+  #fillWorker(id: WorkerId): void {
     const worker = this.#workers.get(id)
-    if (worker !== undefined) this.#fillModels(nowMs, worker)
+    if (worker !== undefined) this.#fillModels(worker)
   }
 
-  #fillModels(nowMs: number, worker: FleetWorker): void {
-    for (const model of worker.models.keys()) this.#fill(nowMs, model)
+  #fillModels(worker: FleetWorker): void {
+    for (const model of worker.models.keys()) this.#unsettled.add(model)
   }
 
-  /** Starts waiting jobs of the model, oldest first, until no eligible slot is free. */
+  /** Starts waiting jobs of the model, in the order of its line, until no eligible slot is free. */
   #fill(nowMs: number, model: string): void {
-    const routes = this.#routesByModel.get(model)
-    if (routes === undefined) return
-    const closed = new Set<Route<ScheduledJob>>()
-    for (;;) {
-      const route = oldest(routes.values(), closed)
-      const job = route?.queue.first()
-      if (route === undefined || job === undefined) return
+    const line = this.#lines.get(model)
+    if (line === undefined || line.waiting === 0) return
+    const closed = new Set<Route<Flow<ScheduledJob>>>()
+    for (let job = line.next(closed); job !== undefined; job = line.next(closed)) {
+      const { route } = job.flow as Flow<ScheduledJob>
       const free = eligibleWorkers(route.key, this.#workers.values()).filter((worker) => worker.free(model, nowMs) > 0)
       const choice = chooseWorker(model, free, this.#prefixes.ownerOf(model, job.prefix))
       if (choice === undefined) {
         closed.add(route)
         continue
       }
-      this.#leaveLine(job)
+      line.remove(job)
+      line.charge(job, job.team)
       job.attempt += 1
       this.#run(nowMs, job, choice.worker)
       this.#emit({ kind: 'start-attempt', job: job.id, attempt: job.attempt, worker: choice.worker.id, rule: choice.rule })
@@ -462,22 +578,30 @@ export class Scheduler {
   }
 
   #run(nowMs: number, job: ScheduledJob, worker: FleetWorker): void {
+    this.#stopWaiting(job)
     job.phase = 'running'
     job.worker = worker
     job.startedMs = nowMs
     job.progressedMs = nowMs
     job.tokensAtStart = job.tokens
-    this.#waiting -= 1
     this.#running.add(job)
     worker.occupy(job.id, job.attempt, job.model)
     this.#prefixes.remember(job.model, job.prefix, worker.id)
+    job.team.running += 1
+    this.#judgeTeam(job.team)
   }
 
-  #endAttempt(job: ScheduledJob, status: AttemptStatus, error: JobError | null): void {
+  #endAttempt(nowMs: number, job: ScheduledJob, status: AttemptStatus, error: JobError | null): void {
     this.#emit({ kind: 'attempt-ended', job: job.id, attempt: job.attempt, status, error })
+    // Whatever became of it, a trial that ended without a verdict must not keep its provider closed.
+    const breaker = job.worker?.models.get(job.model)?.breaker
+    if (breaker?.trial === job.id) breaker.trial = null
     this.#running.delete(job)
+    job.ranMs += nowMs - job.startedMs
     job.worker = null
     job.phase = 'queued'
+    job.team.running -= 1
+    this.#judgeTeam(job.team)
   }
 
   /** The job whose current attempt the report is about; anything else is stale, changes nothing and is counted. */
@@ -496,61 +620,26 @@ export class Scheduler {
   }
 
   #forget(job: ScheduledJob): void {
-    if (job.phase === 'delayed') {
-      this.#delayed.delete(job)
-      this.#waiting -= 1
-    } else if (job.phase === 'queued' && this.#leaveLine(job)) {
-      this.#waiting -= 1
-    }
+    if (job.phase === 'delayed') this.#delayed.delete(job)
+    if (job.phase === 'delayed' || job.flow !== null) this.#stopWaiting(job)
+    this.#lines.get(job.model)?.remove(job)
     this.#running.delete(job)
     this.#jobs.delete(job.id)
   }
 
-  #joinLine(job: ScheduledJob): Ordered<ScheduledJob> {
-    let routes = this.#routesByModel.get(job.model)
-    if (routes === undefined) this.#routesByModel.set(job.model, (routes = new Map()))
-    const id = routeId(job)
-    let route = routes.get(id)
-    if (route === undefined) {
-      const { model, provider, sha256, avoid } = job
-      routes.set(id, (route = new Route<ScheduledJob>(id, { model, provider, sha256, avoid })))
-    }
+  #joinLine(job: ScheduledJob): void {
     job.phase = 'queued'
-    job.route = route
-    route.queue.add(job)
-    return route.queue
+    // With others already in line there is no slot free for this route: the invariant above.
+    if (this.#lineOf(job.model).add(job, job, job.team)) this.#unsettled.add(job.model)
   }
 
-  #leaveLine(job: ScheduledJob): boolean {
-    const { route } = job
-    job.route = null
-    if (route === null || !route.queue.remove(job)) return false
-    if (route.queue.size === 0) {
-      const routes = this.#routesByModel.get(job.model)
-      routes?.delete(route.id)
-      if (routes?.size === 0) this.#routesByModel.delete(job.model)
-    }
-    return true
+  #lineOf(model: string): Line<ScheduledJob> {
+    let line = this.#lines.get(model)
+    if (line === undefined) this.#lines.set(model, (line = new Line(model)))
+    return line
   }
 
   // ── saying why ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #reason(key: RouteKey): WaitingReason {
-    if (eligibleWorkers(key, this.#workers.values()).length > 0) return 'all_slots_busy'
-    for (const worker of this.#workers.values()) {
-      const named = key.provider === null || key.provider === worker.name
-      if (named && worker.state === 'online' && worker.models.get(key.model)?.offer.state === 'loading') return 'model_loading'
-    }
-    return 'no_provider_for_model'
-  }
-
-  #estimate(key: RouteKey, position: number): number | null {
-    const serviceMs = this.#serviceMsByModel.get(key.model)
-    if (serviceMs === undefined) return null
-    let slots = 0
-    for (const worker of eligibleWorkers(key, this.#workers.values())) slots += worker.models.get(key.model)?.offer.slots ?? 0
-    return slots === 0 ? null : Math.round((position * serviceMs) / slots)
-  }
 
   #learnServiceTime(model: string, tookMs: number): void {
     const known = this.#serviceMsByModel.get(model)
@@ -562,92 +651,25 @@ export class Scheduler {
   }
 }
 
-export type SchedulerRules = {
-  suspectAfterMs: number
-  deadAfterMs: number
-  /** How long a worker whose stream closed may take to come back before its attempts run elsewhere. */
-  returnGraceMs: number
-  /** The same after the coordinator's own start, when every worker has to find it again. */
-  recoveryGraceMs: number
-  firstTokenTimeoutMs: number
-  nextTokenTimeoutMs: number
-  attemptsMax: number
-  retryBackoffMs: number
-  refusalPauseMs: number
-}
-
-export type AcceptedJob = {
-  id: JobId
-  model: string
-  /** A provider's name when the request is pinned to it. */
-  provider: string | null
-  /** Hashes of the conversation's growing prefixes, shortest first. */
-  prefix: readonly string[]
-}
-
-type Report = { job: JobId; attempt: number; worker: WorkerId }
-
-export type Input =
-  | { kind: 'job-accepted'; job: AcceptedJob }
-  | {
-      kind: 'job-recovered'
-      job: AcceptedJob
-      attempt: number
-      /** The worker that ran it when the last coordinator died; null: it was queued. */
-      worker: { id: WorkerId; name: string } | null
-      tokens: number
-      sha256: string | null
-    }
-  | { kind: 'job-cancelled'; job: JobId }
-  | { kind: 'worker-known'; worker: WorkerId; name: string; offers: ModelOffer[] }
-  | {
-      kind: 'worker-connected'
-      worker: WorkerId
-      name: string
-      offers: ModelOffer[]
-      held: { job: JobId; attempt: number }[]
-      draining: boolean
-    }
-  | { kind: 'worker-reported'; worker: WorkerId; offers: ModelOffer[] }
-  | { kind: 'worker-draining'; worker: WorkerId }
-  | { kind: 'worker-disconnected'; worker: WorkerId }
-  /** `tokens` is the length of the answer so far. */
-  | ({ kind: 'attempt-progressed'; tokens: number } & Report)
-  | ({ kind: 'attempt-refused'; reason: string } & Report)
-  | ({ kind: 'attempt-finished' } & Report)
-  | ({ kind: 'attempt-failed'; error: JobError } & Report)
-  | { kind: 'time-passed' }
-
-type InputOf<K extends Input['kind']> = Extract<Input, { kind: K }>
-
-export type AttemptStatus = 'succeeded' | 'failed' | 'lost' | 'refused' | 'cancelled'
-
-export type Effect =
-  | { kind: 'start-attempt'; job: JobId; attempt: number; worker: WorkerId; rule: 'prefix' | 'least_busy' }
-  | { kind: 'resume-attempt'; job: JobId; attempt: number; worker: WorkerId }
-  | { kind: 'stop-attempt'; job: JobId; attempt: number; worker: WorkerId }
-  | { kind: 'attempt-ended'; job: JobId; attempt: number; status: AttemptStatus; error: JobError | null }
-  | { kind: 'job-requeued'; job: JobId; why: string }
-  | { kind: 'job-succeeded'; job: JobId }
-  | { kind: 'job-failed'; job: JobId; error: JobError }
-  | { kind: 'job-cancelled'; job: JobId }
-  | { kind: 'job-parked'; job: JobId; error: JobError }
-  | { kind: 'worker-state-changed'; worker: WorkerId; from: WorkerState; to: WorkerState }
-  | { kind: 'worker-replaced'; worker: WorkerId }
-  | { kind: 'drop-worker'; worker: WorkerId }
-  | { kind: 'stale-report'; job: JobId; attempt: number; worker: WorkerId }
-
 type ScheduledJob = {
   readonly id: JobId
   /** The place in line, kept over every attempt: what comes back goes to the front. */
   readonly order: number
   readonly model: string
   readonly provider: string | null
+  readonly team: Team<ScheduledJob>
+  readonly rank: number
+  readonly cost: number
+  readonly maxWaitMs: number | null
+  readonly maxRunMs: number | null
+  /** Time spent in attempts that ended. */
+  ranMs: number
+  waitLimit: WaitLimit | null
   /** Set once text was delivered: only the same model file continues it. */
   sha256: string | null
   avoid: readonly WorkerId[]
-  /** The line it stands in; null while it does not wait. */
-  route: Route<ScheduledJob> | null
+  /** Where it stands in line; null while it does not. */
+  flow: Flow<ScheduledJob> | null
   readonly prefix: readonly string[]
   phase: 'queued' | 'delayed' | 'running'
   /** Number of the current or last attempt; 0 before the first. */
@@ -665,16 +687,12 @@ type ScheduledJob = {
   worker: FleetWorker | null
 }
 
-const NOBODY: readonly WorkerId[] = []
+type WaitLimit = { job: ScheduledJob; atMs: number; heapIndex: number }
 
-function oldest(routes: Iterable<Route<ScheduledJob>>, closed: Set<Route<ScheduledJob>>): Route<ScheduledJob> | undefined {
-  let found: Route<ScheduledJob> | undefined
-  for (const route of routes) {
-    if (closed.has(route)) continue
-    if (found === undefined || (route.queue.first()?.order ?? 0) < (found.queue.first()?.order ?? 0)) found = route
-  }
-  return found
-}
+// What no prompt and no provider can be blamed for.
+const BLAMELESS = new Set(['worker_draining', 'coordinator_restarted', 'attempt_unknown'])
+
+const NOBODY: readonly WorkerId[] = []
 
 // Fewer new tokens than this and an attempt brought next to nothing.
 const PROGRESS_TOKENS = 8
@@ -697,4 +715,10 @@ const COORDINATOR_RESTARTED = lost(
 
 function silent(code: string, limitMs: number): JobError {
   return lost(code, `The worker produced no token for ${Math.round(limitMs / 1000)} s.`)
+}
+
+/** Running again would take as long again. */
+function tooLong(limitMs: number): JobError {
+  const message = `The job ran for ${limitMs / 1000} s, which is as long as its caller allows (x-holdfast-max-run).`
+  return { code: 'max_run_exceeded', message, layer: 'provider', retryable: false }
 }

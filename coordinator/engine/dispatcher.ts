@@ -2,9 +2,11 @@ import assert from 'node:assert/strict'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
-import { isFinal, type JobError, type JobId, type JobRecord, type Waiting, type WorkerId } from '../core/job.ts'
-import type { Effect, Input, Scheduler } from '../core/scheduler.ts'
-import type { Writer } from '../store/writer.ts'
+import { isFinal, type JobError, type JobId, type JobRecord, type Priority, type Waiting, type WorkerId } from '../core/job.ts'
+import type { Effect } from '../core/effects.ts'
+import type { AcceptedJob, Input, TeamRules } from '../core/inputs.ts'
+import type { Scheduler } from '../core/scheduler.ts'
+import type { JobCompanions, Writer } from '../store/writer.ts'
 import { LiveJob } from './live-job.ts'
 
 /**
@@ -49,17 +51,17 @@ export class Dispatcher {
 
   /** `stored` resolves once the job is durable: nothing may be answered before. */
   accept(job: NewJob): { live: LiveJob; stored: Promise<void> } {
-    const record = newRecord(job, this.#parts.now())
+    const record = newRecord(job, this.#parts.now(), this.#parts.coordinator)
     const live = new LiveJob(record, job.request)
     this.#live.set(record.id, live)
-    const stored = this.#writer.insertJob(record, job.request).catch((error: unknown) => {
+    const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
       this.#apply({ kind: 'job-cancelled', job: record.id })
       this.#live.delete(record.id)
       throw error
     })
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model })
-    this.#apply({ kind: 'job-accepted', job: { id: record.id, model: record.model, provider: record.pinnedProvider, prefix: job.prefix } })
+    this.#apply({ kind: 'job-accepted', job: accepted(record, job.prefix) })
     if (record.status === 'queued' && this.#scheduler.waitingCount > REQUESTS_IN_MEMORY) live.request = null
     return { live, stored }
   }
@@ -75,6 +77,7 @@ export class Dispatcher {
 
   /** A parked job is nobody's work any more; its row says all there is. */
   cancelParked(record: JobRecord, actor: string): LiveJob {
+    record.owner = this.#parts.coordinator
     const live = new LiveJob(record, null)
     this.#live.set(record.id, live)
     this.#end(live, 'cancelled', 'job.cancelled', actor, {})
@@ -85,6 +88,8 @@ export class Dispatcher {
   release(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string): void {
     record.status = 'queued'
     record.error = null
+    record.strikes = 0
+    record.owner = this.#parts.coordinator
     const live = this.#takeUp(record, progress)
     this.#changed(live)
     this.#event('job.released', live, actor, { after_attempts: record.attempt })
@@ -112,7 +117,18 @@ export class Dispatcher {
     if (waiting !== undefined) live.waits(waiting)
   }
 
-  /** Takes up a job that the last coordinator left behind. */
+  setTeam(team: TeamRules): void {
+    this.#apply({ kind: 'team-set', team })
+  }
+
+  /** A row of a batch, stored already, joins the line. */
+  takeUp(record: JobRecord, request: string): void {
+    const live = this.#takeUp(record, undefined)
+    if (this.#scheduler.waitingCount < REQUESTS_IN_MEMORY) live.request = request
+    this.#line(live, null)
+  }
+
+  /** Takes up a job that another coordinator left behind. */
   recover(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): void {
     const live = this.#takeUp(record, progress)
     const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
@@ -130,11 +146,13 @@ export class Dispatcher {
   #line({ record, tokenIds }: LiveJob, worker: { id: WorkerId; name: string } | null): void {
     this.#apply({
       kind: 'job-recovered',
-      job: { id: record.id, model: record.model, provider: record.pinnedProvider, prefix: [] },
+      job: accepted(record, []),
       attempt: record.attempt,
       worker,
       tokens: tokenIds.length,
       sha256: record.modelSha256,
+      strikes: record.strikes,
+      failures: record.failures,
     })
   }
 
@@ -210,7 +228,7 @@ export class Dispatcher {
       live.workerMs = end.totalMs
       if (end.text !== '') live.append([], end.text)
     }
-    this.#apply({ kind: 'attempt-finished', job: end.job, attempt: end.attempt, worker })
+    this.#apply({ kind: 'attempt-finished', job: end.job, attempt: end.attempt, worker, cost: end.promptTokens + end.completionTokens })
     this.#acknowledge(worker, end, live)
   }
 
@@ -262,7 +280,7 @@ export class Dispatcher {
         this.#endAttempt(effect)
         break
       case 'job-requeued':
-        this.#requeue(effect.job, effect.why)
+        this.#requeue(effect)
         break
       case 'job-succeeded':
         this.#end(this.#get(effect.job), 'succeeded', 'job.succeeded', 'coordinator', {})
@@ -279,6 +297,9 @@ export class Dispatcher {
         break
       case 'worker-state-changed':
         this.#parts.onWorkerState(effect.worker, effect.from, effect.to)
+        break
+      case 'breaker-changed':
+        this.#parts.onBreaker(effect.worker, effect.model, effect.untilMs, effect.why)
         break
       case 'worker-replaced':
         this.#parts.onWorkerReplaced(effect.worker)
@@ -313,6 +334,7 @@ export class Dispatcher {
     this.#changed(live)
     this.#event('job.started', live, 'coordinator', { attempt: effect.attempt, rule: effect.rule, continued_tokens: live.tokenIds.length })
     this.#send(live)
+    live.changed()
   }
 
   #send(live: LiveJob): void {
@@ -358,11 +380,14 @@ export class Dispatcher {
     if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${record.workerName}`, { attempt: effect.attempt })
   }
 
-  #requeue(id: JobId, why: string): void {
-    const live = this.#get(id)
+  #requeue({ job, why, strikes, failures }: Extract<Effect, { kind: 'job-requeued' }>): void {
+    const live = this.#get(job)
     live.record.status = 'queued'
+    live.record.strikes = strikes
+    live.record.failures = failures
     this.#changed(live)
     this.#event('job.requeued', live, 'coordinator', { why, attempt: live.record.attempt, delivered_tokens: live.tokenIds.length })
+    live.changed()
     if (live.followed) this.announceWaiting(live)
   }
 
@@ -386,7 +411,9 @@ export class Dispatcher {
     this.#event(type, live, actor, { ...details, attempts: record.attempt })
     this.#changed(live, (error) => {
       // From here on PostgreSQL knows all of it.
-      if (error === null && this.#live.get(record.id) === live) this.#live.delete(record.id)
+      if (error !== null || this.#live.get(record.id) !== live) return
+      this.#live.delete(record.id)
+      this.#parts.onEndStored(record)
     })
     this.#parts.onEnded(record)
     live.ended()
@@ -440,6 +467,8 @@ export class Dispatcher {
 
 /** What the dispatcher needs of the outside; `now` is PostgreSQL's clock in milliseconds. */
 export type DispatcherParts = {
+  /** Who owns the jobs accepted here. */
+  coordinator: string
   now(): number
   link: WorkerLink
   readRequest(job: JobId): Promise<string>
@@ -447,7 +476,10 @@ export type DispatcherParts = {
   onStarted(record: JobRecord): void
   onFirstToken(record: JobRecord): void
   onEnded(record: JobRecord): void
+  /** The end, or the parking, of a job is durable. */
+  onEndStored(record: JobRecord): void
   onStale(): void
+  onBreaker(worker: WorkerId, model: string, untilMs: number | null, why: string): void
   onWorkerState(worker: WorkerId, from: string, to: string): void
   onWorkerReplaced(worker: WorkerId): void
 }
@@ -470,10 +502,18 @@ export type NewJob = {
   pinnedProvider: string | null
   detached: boolean
   traceId: string
+  priority: Priority
+  maxWaitMs: number | null
+  maxRunMs: number | null
+  /** Estimated tokens of prompt and answer. */
+  cost: number
   /** The GenerationRequest of proto/request.ts as JSON. */
   request: string
   seed: number
   prefix: readonly string[]
+  batch?: string
+  rowKey?: string
+  along?: JobCompanions
 }
 
 type AttemptOutput = {
@@ -507,7 +547,12 @@ const WAITING_NOTE_MS = 2_000
 // With more waiting than this, a new job's prompt is read back from PostgreSQL when its turn comes.
 const REQUESTS_IN_MEMORY = 20_000
 
-function newRecord(job: NewJob, nowMs: number): JobRecord {
+function accepted(record: JobRecord, prefix: readonly string[]): AcceptedJob {
+  const { id, model, pinnedProvider: provider, team, priority, cost, maxWaitMs, maxRunMs } = record
+  return { id, model, provider, team, priority, cost, maxWaitMs, maxRunMs, prefix }
+}
+
+export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord {
   return {
     id: job.id,
     version: 1,
@@ -516,6 +561,15 @@ function newRecord(job: NewJob, nowMs: number): JobRecord {
     team: job.team,
     model: job.model,
     pinnedProvider: job.pinnedProvider,
+    priority: job.priority,
+    maxWaitMs: job.maxWaitMs,
+    maxRunMs: job.maxRunMs,
+    cost: job.cost,
+    batch: job.batch ?? null,
+    rowKey: job.rowKey ?? null,
+    owner,
+    strikes: 0,
+    failures: 0,
     detached: job.detached,
     seed: job.seed,
     traceId: job.traceId,

@@ -15,6 +15,8 @@ export class LiveJob {
   tokensAtAttemptStart = 0
   /** How long the worker says the last attempt took. */
   workerMs: number | null = null
+  /** Requests that wait for this answer: more than one where an idempotency key brought a second to the same job. */
+  callers = 0
   readonly #followers = new Set<Follower>()
 
   constructor(record: JobRecord, request: string | null, progress?: { tokenIds: number[]; text: string }) {
@@ -49,6 +51,10 @@ export class LiveJob {
     for (const follower of this.#followers) follower.ended()
   }
 
+  changed(): void {
+    for (const follower of this.#followers) follower.changed?.()
+  }
+
   waits(waiting: Waiting): void {
     for (const follower of this.#followers) follower.waits(waiting)
   }
@@ -61,4 +67,6 @@ export interface Follower {
   /** The record is final (or parked) and `text` complete. */
   ended(): void
   waits(waiting: Waiting): void
+  /** An attempt started, or the job went back into the line. */
+  changed?(): void
 }

@@ -1,4 +1,4 @@
-import type { AttemptRecord, JobError, JobId, JobRecord, JobStatus, WorkerId } from '../core/job.ts'
+import type { AttemptRecord, JobError, JobId, JobRecord, JobStatus, Priority, WorkerId } from '../core/job.ts'
 import type { Db } from './db.ts'
 import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNull } from './rows.ts'
 
@@ -9,22 +9,31 @@ export async function findJob(db: Db, id: JobId): Promise<JobRecord | undefined>
   return row === undefined ? undefined : parseJob(row)
 }
 
-export type JobFilter = { status: JobStatus | null; model: string | null; before: string | null; limit: number }
+export type JobFilter = { status: JobStatus | null; model: string | null; team: string | null; before: string | null; limit: number }
 
 /** Newest first; `before` is the id the page starts behind. */
 export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> {
   const rows = await db.query(
     `select * from jobs
       where ($1::uuid is null or id < $1) and ($2::text is null or status = $2) and ($3::text is null or model = $3)
+        and ($5::text is null or team = $5)
       order by id desc limit $4`,
-    [filter.before, filter.status, filter.model, filter.limit],
+    [filter.before, filter.status, filter.model, filter.limit, filter.team],
   )
   return rows.map(parseJob)
 }
 
-/** Everything a starting coordinator has to pick up, oldest first. */
-export async function liveJobs(db: Db): Promise<JobRecord[]> {
-  const rows = await db.query(`select * from jobs where status in ('queued', 'running') order by id`)
+/** Makes the coordinator the owner of every live job that has none, or whose owner is gone; oldest first. */
+export async function adoptJobs(db: Db, coordinator: string): Promise<JobRecord[]> {
+  const rows = await db.query(
+    `with adopted as (
+       update jobs set owner = $1, version = version + 1
+        where status in ('queued', 'running')
+          and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner))
+       returning *)
+     select * from adopted order by id`,
+    [coordinator],
+  )
   return rows.map(parseJob)
 }
 
@@ -38,12 +47,11 @@ export async function readOutput(db: Db, id: JobId): Promise<unknown> {
   return row?.output ?? null
 }
 
-/** What was delivered of jobs that had not ended, put together from its pieces. */
-export async function readProgress(db: Db, only: JobId | null = null): Promise<Map<JobId, { tokenIds: number[]; text: string }>> {
-  const rows = await db.query(
-    'select job, first_token, token_ids, text from job_progress where $1::uuid is null or job = $1 order by job, first_token',
-    [only],
-  )
+/** What was delivered of jobs that have not ended, put together from its pieces. */
+export async function readProgress(db: Db, jobs: JobId[]): Promise<Map<JobId, { tokenIds: number[]; text: string }>> {
+  const rows = await db.query('select job, first_token, token_ids, text from job_progress where job = any($1) order by job, first_token', [
+    jobs,
+  ])
   const found = new Map<JobId, { tokenIds: number[]; text: string }>()
   for (const row of rows) {
     const id = text(row.job) as JobId
@@ -75,7 +83,7 @@ export async function readAttempts(db: Db, jobs: JobId[]): Promise<AttemptRecord
   }))
 }
 
-function parseJob(row: Record<string, unknown>): JobRecord {
+export function parseJob(row: Record<string, unknown>): JobRecord {
   return {
     id: text(row.id) as JobId,
     version: number(row.version),
@@ -84,6 +92,15 @@ function parseJob(row: Record<string, unknown>): JobRecord {
     team: text(row.team),
     model: text(row.model),
     pinnedProvider: textOrNull(row.pinned_provider),
+    priority: text(row.priority) as Priority,
+    maxWaitMs: numberOrNull(row.max_wait_ms),
+    maxRunMs: numberOrNull(row.max_run_ms),
+    cost: number(row.cost),
+    batch: textOrNull(row.batch),
+    rowKey: textOrNull(row.row_key),
+    owner: textOrNull(row.owner),
+    strikes: number(row.strikes),
+    failures: number(row.failures),
     detached: row.detached === true,
     seed: number(row.seed),
     traceId: text(row.trace_id),

@@ -10,9 +10,13 @@ import type { Batch } from './writer.ts'
 export function statementFor(batch: Batch): Statement {
   const inserted: { record: JobRecord; request: string }[] = []
   const updated: JobRecord[] = []
-  for (const { record, request } of batch.jobs.values()) {
+  const idempotent: { record: JobRecord; key: string; hash: Buffer }[] = []
+  const callbacks: { record: JobRecord; id: string; url: string }[] = []
+  for (const { record, request, along } of batch.jobs.values()) {
     if (request === null) updated.push(record)
     else inserted.push({ record, request })
+    if (along.idempotency !== undefined) idempotent.push({ record, ...along.idempotency })
+    if (along.callback !== undefined) callbacks.push({ record, ...along.callback })
   }
   const parts: Part[] = []
   if (inserted.length > 0) {
@@ -32,6 +36,8 @@ export function statementFor(batch: Batch): Statement {
     )
   }
   if (updated.length > 0) parts.push(updatePart(updated))
+  if (idempotent.length > 0) parts.push(insertPart('idempotency_keys', IDEMPOTENCY, idempotent))
+  if (callbacks.length > 0) parts.push(insertPart('callbacks', CALLBACK, callbacks))
   if (batch.attempts.length > 0) parts.push(insertPart('attempts', ATTEMPT, batch.attempts))
   if (batch.events.length > 0) parts.push(insertPart('events', EVENT, batch.events))
   if (batch.outputs.length > 0) parts.push(insertPart('job_outputs', OUTPUT, batch.outputs))
@@ -87,9 +93,12 @@ function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
   }
 }
 
-/** A record only ever replaces an older version of itself: a batch sent twice, or late, changes nothing. */
+/**
+ * A record only ever replaces an older version of itself, so a batch sent twice, or late, changes nothing; and only its
+ * owner writes a job, so a coordinator that slept through its lease does not either. A parked job is anybody's.
+ */
 function updatePart(rows: JobRecord[]): Part {
-  const columns = JOB.filter(([name]) => name === 'id' || CHANGING.has(name))
+  const columns = JOB.filter(([name]) => name === 'id' || name === 'owner' || CHANGING.has(name))
   const names = columns.map(([name]) => name)
   return {
     key: 'changed-jobs',
@@ -99,7 +108,7 @@ function updatePart(rows: JobRecord[]): Part {
       .filter((name) => name !== 'id')
       .map((name) => `${name} = x.${name}`)
       .join(', ')}
-      from unnest(${parameters.join(', ')}) as x(${names.join(', ')}) where j.id = x.id and j.version < x.version`,
+      from unnest(${parameters.join(', ')}) as x(${names.join(', ')}) where j.id = x.id and j.version < x.version and (j.owner = x.owner or j.status = 'parked')`,
   }
 }
 
@@ -128,6 +137,15 @@ const JOB: Column<JobRecord>[] = [
   ['team', 'text', (r) => r.team],
   ['model', 'text', (r) => r.model],
   ['pinned_provider', 'text', (r) => r.pinnedProvider],
+  ['priority', 'text', (r) => r.priority],
+  ['max_wait_ms', 'bigint', (r) => r.maxWaitMs],
+  ['max_run_ms', 'bigint', (r) => r.maxRunMs],
+  ['cost', 'integer', (r) => r.cost],
+  ['batch', 'uuid', (r) => r.batch],
+  ['row_key', 'text', (r) => r.rowKey],
+  ['owner', 'uuid', (r) => r.owner],
+  ['strikes', 'integer', (r) => r.strikes],
+  ['failures', 'integer', (r) => r.failures],
   ['detached', 'boolean', (r) => r.detached],
   ['seed', 'bigint', (r) => r.seed],
   ['trace_id', 'uuid', (r) => r.traceId],
@@ -151,10 +169,25 @@ const JOB: Column<JobRecord>[] = [
 ]
 
 const CHANGING = new Set(
-  'version status detached started_at finished_at attempt attempt_started_at worker worker_name tier model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
+  'version status strikes failures detached started_at finished_at attempt attempt_started_at worker worker_name tier model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
     ' ',
   ),
 )
+
+const IDEMPOTENCY: Column<{ record: JobRecord; key: string; hash: Buffer }>[] = [
+  ['team', 'text', (r) => r.record.team],
+  ['key', 'text', (r) => r.key],
+  ['request_hash', 'bytea', (r) => `\\x${r.hash.toString('hex')}`],
+  ['job', 'uuid', (r) => r.record.id],
+]
+
+const CALLBACK: Column<{ record: JobRecord; id: string; url: string }>[] = [
+  ['id', 'uuid', (r) => r.id],
+  ['job', 'uuid', (r) => r.record.id],
+  ['team', 'text', (r) => r.record.team],
+  ['url', 'text', (r) => r.url],
+  ['trace_id', 'uuid', (r) => r.record.traceId],
+]
 
 const REQUEST: Column<{ job: string; request: string }>[] = [
   ['job', 'uuid', (r) => r.job],
@@ -196,7 +229,7 @@ const EVENT: Column<EventRecord>[] = [
 
 /** An array literal of PostgreSQL. The driver would escape every element of every column; only text can need it. */
 function arrayOf<T>([, type, value]: Column<T>, rows: T[]): string {
-  const quoted = type === 'text' || type === 'json'
+  const quoted = type === 'text' || type === 'json' || type === 'bytea'
   let literal = '{'
   for (const row of rows) {
     const element = value(row)

@@ -33,10 +33,10 @@ export class Writer {
     this.#onDropped = listeners.onDropped
   }
 
-  /** Resolves when the job is durable; rejects when PostgreSQL refuses its row. */
-  insertJob(record: JobRecord, request: string): Promise<void> {
+  /** Resolves when the job is durable, with all that comes with it; rejects when PostgreSQL refuses one of its rows. */
+  insertJob(record: JobRecord, request: string, along: JobCompanions = {}): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#gathering.jobs.set(record.id, { record, request, settled: [(error) => (error === null ? resolve() : reject(error))] })
+      this.#gathering.jobs.set(record.id, { record, request, along, settled: [(error) => (error === null ? resolve() : reject(error))] })
       this.#now()
     })
   }
@@ -45,7 +45,7 @@ export class Writer {
   updateJob(record: JobRecord, settled?: Settled): void {
     const gathered = this.#gathering.jobs.get(record.id)
     if (gathered === undefined)
-      this.#gathering.jobs.set(record.id, { record, request: null, settled: settled === undefined ? [] : [settled] })
+      this.#gathering.jobs.set(record.id, { record, request: null, along: {}, settled: settled === undefined ? [] : [settled] })
     else if (settled !== undefined) gathered.settled.push(settled)
     this.#soon()
   }
@@ -205,12 +205,18 @@ export class Writer {
 // caller; far below the second that checkpoints are apart.
 const LAZY_MS = 5
 
+/** Rows that a job brings along, durable with it or not at all. */
+export type JobCompanions = {
+  idempotency?: { key: string; hash: Buffer }
+  callback?: { id: string; url: string }
+}
+
 export type Settled = (error: Error | null) => void
 export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string }
 
 export type Batch = {
   /** `request` is null for a job that exists already. */
-  jobs: Map<JobId, { record: JobRecord; request: string | null; settled: Settled[] }>
+  jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[] }>
   attempts: AttemptRecord[]
   events: EventRecord[]
   outputs: { job: JobId; output: string }[]
@@ -218,7 +224,7 @@ export type Batch = {
   cleared: JobId[]
 }
 
-function emptyBatch(): Batch {
+export function emptyBatch(): Batch {
   return { jobs: new Map(), attempts: [], events: [], outputs: [], progress: [], cleared: [] }
 }
 

@@ -1,7 +1,10 @@
 import type { JobId, WorkerId } from '../../coordinator/core/job.ts'
+import { PRIORITIES } from '../../coordinator/core/line.ts'
 import { Scheduler } from '../../coordinator/core/scheduler.ts'
-import { offer, RULES } from '../support/simulation.ts'
+import { offer, plainJob, RULES } from '../support/simulation.ts'
 import { printTable } from './measure.ts'
+
+const TEAMS = 100
 
 /** What one decision of the scheduler costs while 1 k, 100 k and 1 M jobs wait: it must not depend on how many do. */
 export async function run(): Promise<void> {
@@ -18,7 +21,7 @@ export async function run(): Promise<void> {
       'bytes a waiting job': bytesPerJob,
     })
   }
-  printTable('backlog: one decision = one job finished, the next started, another accepted', rows)
+  printTable(`backlog: one decision = one job finished, the next started, another accepted; ${TEAMS} teams, three classes`, rows)
   console.log('\nTarget: decisions/s flat within 2 ×.')
 }
 
@@ -32,7 +35,10 @@ function measure(waiting: number, decisions: number): { decisionsPerSecond: numb
   const accept = (): void => {
     const id = `01900000-0000-7000-8000-${String(next++).padStart(12, '0')}` as JobId
     ids.push(id)
-    scheduler.apply(0, { kind: 'job-accepted', job: { id, model: 'm', provider: null, prefix: [] } })
+    scheduler.apply(0, {
+      kind: 'job-accepted',
+      job: plainJob(id, { team: `team-${next % TEAMS}`, priority: PRIORITIES[next % 3] ?? 'normal' }),
+    })
   }
   for (let index = 0; index < waiting; index++) accept()
   globalThis.gc?.()
@@ -47,7 +53,7 @@ function measure(waiting: number, decisions: number): { decisionsPerSecond: numb
   for (let index = 0; index < decisions; index++) {
     const oldest = running.shift()
     if (oldest === undefined) break
-    take(scheduler.apply(index, { kind: 'attempt-finished', worker, ...oldest }))
+    take(scheduler.apply(index, { kind: 'attempt-finished', worker, cost: 80 + (index % 40), ...oldest }))
     accept()
     if (running.length > 1_000) running = running.slice()
   }

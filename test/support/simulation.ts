@@ -1,6 +1,8 @@
 import type { ModelOffer } from '../../coordinator/core/fleet.ts'
 import type { JobError, JobId, WorkerId } from '../../coordinator/core/job.ts'
-import { type Effect, type Input, Scheduler, type SchedulerRules } from '../../coordinator/core/scheduler.ts'
+import type { Effect } from '../../coordinator/core/effects.ts'
+import type { AcceptedJob, Input, SchedulerRules } from '../../coordinator/core/inputs.ts'
+import { Scheduler } from '../../coordinator/core/scheduler.ts'
 
 export const RULES: SchedulerRules = {
   suspectAfterMs: 10_000,
@@ -12,6 +14,15 @@ export const RULES: SchedulerRules = {
   attemptsMax: 3,
   retryBackoffMs: 1_000,
   refusalPauseMs: 500,
+  breakerFailures: 5,
+  breakerOpenMs: 5_000,
+  breakerMaxMs: 60_000,
+}
+
+/** A job as a caller without wishes submits it. */
+export function plainJob(job: string, wishes: Partial<AcceptedJob> = {}): AcceptedJob {
+  const plain = { model: 'm', provider: null, team: 'default', priority: 'normal' as const, cost: 100, maxWaitMs: null, maxRunMs: null }
+  return { ...plain, prefix: [], ...wishes, id: job as JobId }
 }
 
 /**
@@ -23,6 +34,8 @@ export class SchedulerWorld {
   readonly effects: Effect[] = []
   readonly live = new Map<JobId, { attempt: number; worker: WorkerId; model: string }>()
   readonly outcomes = new Map<JobId, string[]>()
+  readonly #teamOf = new Map<JobId, string>()
+  readonly limits = new Map<string, number | null>()
   readonly #models = new Map<JobId, { model: string; provider: string | null }>()
   /** The most slots each worker ever offered of each model; slots that shrink under running attempts are no oversale. */
   readonly mostSlots = new Map<string, number>()
@@ -77,9 +90,16 @@ export class SchedulerWorld {
     })
   }
 
-  enqueue(job: string, model = 'm', provider: string | null = null, prefix: string[] = []): void {
-    this.#models.set(job as JobId, { model, provider })
-    this.apply({ kind: 'job-accepted', job: { id: job as JobId, model, provider, prefix } })
+  enqueue(job: string, wishes: Partial<AcceptedJob> = {}): void {
+    const accepted = plainJob(job, wishes)
+    this.#models.set(accepted.id, { model: accepted.model, provider: accepted.provider })
+    this.#teamOf.set(accepted.id, accepted.team)
+    this.apply({ kind: 'job-accepted', job: accepted })
+  }
+
+  setTeam(name: string, maxParallel: number | null, weight = 1): void {
+    this.limits.set(name, maxParallel)
+    this.apply({ kind: 'team-set', team: { name, weight, maxParallel } })
   }
 
   progress(job: string, tokens: number): void {
@@ -87,9 +107,9 @@ export class SchedulerWorld {
     this.apply({ kind: 'attempt-progressed', job: job as JobId, attempt, worker, tokens })
   }
 
-  finish(job: string): void {
+  finish(job: string, cost = 100): void {
     const { attempt, worker } = this.#liveOf(job)
-    this.apply({ kind: 'attempt-finished', job: job as JobId, attempt, worker })
+    this.apply({ kind: 'attempt-finished', job: job as JobId, attempt, worker, cost })
   }
 
   fail(job: string, error: Partial<JobError> = {}): void {

@@ -1,0 +1,110 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { FastifyRequest } from 'fastify'
+import { badRequest, Fault } from '../core/fault.ts'
+import type { JobRecord } from '../core/job.ts'
+import { newRecord } from '../engine/dispatcher.ts'
+import { newId } from '../ids.ts'
+import { type BatchRecord, findBatch, type NewBatch, type NewRow, saveBatch } from '../store/batches.ts'
+import { findIdempotencyKey } from '../store/idempotency.ts'
+import type { ApiParts } from './health.ts'
+import { hashOf, refuseOther } from './idempotency.ts'
+import type { ParsedRequest } from './openai-request.ts'
+import { newJob, refuseWhenFull } from './submit.ts'
+import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
+
+/** One row before it is a job. */
+export type Row = { rowKey: string; type: JobRecord['type']; parsed: ParsedRequest }
+
+export type BatchIntake = {
+  /** How many there are, and each of them parsed; a bad one throws and names its place. */
+  count: number
+  row(index: number): Row
+  endpoint: string | null
+  inputFile: string | null
+  metadata: Record<string, string> | null
+  maxWaitMs: number | null
+}
+
+/**
+ * Accepts a batch whole or not at all: every row is checked, then all are stored in one transaction, then they join the
+ * line. A batch that was repeated with its idempotency key is found again instead.
+ */
+export async function acceptBatch(parts: ApiParts, request: FastifyRequest, intake: BatchIntake): Promise<BatchRecord> {
+  const { team, actor } = request.caller
+  const claim = await claimOf(parts, request)
+  if (claim !== undefined && 'known' in claim) return claim.known
+  refuseCount(parts, intake.count)
+  const wishes = readWishes(parts, request)
+  // A batch is nobody's urgent wish unless it says so.
+  if (request.headers['x-holdfast-priority'] === undefined) wishes.priority = 'batch'
+  wishes.maxWaitMs ??= intake.maxWaitMs
+  const id = newId()
+  const { endpoint, inputFile, metadata } = intake
+  const rows = await prepare(parts, request, intake, id, wishes)
+  const batch: NewBatch = { id, team, rows: rows.length, endpoint, inputFile, metadata, traceId: wishes.traceId, ...claim }
+  try {
+    await saveBatch(parts.db, batch, inPieces(rows))
+  } catch (error) {
+    // Sent twice at once: the other one was a moment earlier.
+    const again = isDuplicate(error) ? await claimOf(parts, request) : undefined
+    if (again !== undefined && 'known' in again) return again.known
+    throw error
+  }
+  parts.addEvent('batch.accepted', actor, { batch: id, rows: rows.length, team })
+  for (const [index, { record, request: prompt }] of rows.entries()) {
+    parts.dispatcher.takeUp(record, prompt)
+    if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
+  }
+  return (await findBatch(parts.db, id)) as BatchRecord
+}
+
+async function claimOf(
+  parts: ApiParts,
+  request: FastifyRequest,
+): Promise<{ idempotency: { key: string; hash: Buffer } } | { known: BatchRecord } | undefined> {
+  const key = readIdempotencyKey(request)
+  if (key === undefined) return undefined
+  const hash = hashOf(request)
+  const row = await findIdempotencyKey(parts.db, request.caller.team, key)
+  if (row === undefined) return { idempotency: { key, hash } }
+  refuseOther(row.hash, hash)
+  const known = row.batch === null ? undefined : await findBatch(parts.db, row.batch)
+  if (known === undefined) throw new Fault('not_found', 'The batch of this idempotency-key is not there any more.', { status: 404 })
+  return { known }
+}
+
+function isDuplicate(error: unknown): boolean {
+  return (error as { code?: string } | null)?.code === '23505'
+}
+
+function refuseCount(parts: ApiParts, count: number): void {
+  if (count === 0) throw badRequest('invalid_rows', 'A batch must hold at least one row.', 'rows')
+  if (count > ROWS_MAX) throw badRequest('invalid_rows', `A batch may hold at most ${ROWS_MAX} rows, not ${count}.`, 'rows')
+  refuseWhenFull(parts, count)
+}
+
+async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIntake, batch: string, wishes: Wishes): Promise<NewRow[]> {
+  const rows: NewRow[] = []
+  const seen = new Set<string>()
+  for (let index = 0; index < intake.count; index++) {
+    const { rowKey, type, parsed } = intake.row(index)
+    if (seen.has(rowKey)) throw badRequest('duplicate_row_key', `Row ${index + 1}: "${rowKey}" names an earlier row too.`, 'row_key')
+    seen.add(rowKey)
+    const job = { ...newJob(parts, request, { type, parsed, detached: true }, wishes), batch, rowKey }
+    const record = newRecord(job, parts.now(), parts.coordinator)
+    const event = parts.newEvent('job.accepted', request.caller.actor, { type, model: record.model, batch })
+    rows.push({ record, request: job.request, event: { ...event, team: record.team, job: record.id, traceId: record.traceId } })
+    // Others are being served meanwhile.
+    if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
+  }
+  return rows
+}
+
+async function* inPieces(rows: NewRow[]): AsyncGenerator<NewRow[]> {
+  for (let index = 0; index < rows.length; index += ROWS_A_STATEMENT) yield rows.slice(index, index + ROWS_A_STATEMENT)
+}
+
+export const BATCH_BODY_BYTES = 128 * 1024 * 1024
+const ROWS_MAX = 100_000
+const ROWS_A_TURN = 200
+const ROWS_A_STATEMENT = 500

@@ -1,0 +1,181 @@
+import { Readable } from 'node:stream'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { validate as isUuid } from 'uuid'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
+import { isFinal } from '../core/job.ts'
+import {
+  type BatchCounts,
+  type BatchRecord,
+  countRows,
+  findBatch,
+  listBatches,
+  markCancelled,
+  readResults,
+  type ResultRow,
+} from '../store/batches.ts'
+import type { Caller } from './auth.ts'
+import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
+import { type Body, fieldsOf, isObject, required, text } from './body.ts'
+import type { ApiParts } from './health.ts'
+import { usageView } from './job-view.ts'
+import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
+import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
+
+type ById = { Params: { id: string } }
+
+/** Many jobs under one id: rows in, as JSON or JSONL, and their results out as JSONL. */
+export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
+  app.addContentTypeParser(
+    ['application/x-ndjson', 'application/jsonl', 'application/x-jsonlines'],
+    { parseAs: 'string' },
+    (_request, body, done) => done(null, parseLines(String(body))),
+  )
+
+  app.post('/api/batches', { bodyLimit: BATCH_BODY_BYTES }, async (request, reply) => {
+    const { model = null } = readQuery(request.query, ['model'])
+    const { rows, model: named } = rowsOf(request.body)
+    const batch = await acceptBatch(parts, request, {
+      count: rows.length,
+      row: (index) => readRow(rows[index], index, named ?? model),
+      endpoint: null,
+      inputFile: null,
+      metadata: null,
+      maxWaitMs: null,
+    })
+    return reply
+      .code(202)
+      .header('location', `/api/batches/${batch.id}`)
+      .send(await viewOf(parts, batch))
+  })
+
+  app.get('/api/batches', async (request) => {
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    const limit = readLimit(query.limit)
+    const { admin, team } = request.caller
+    const batches = await listBatches(parts.db, {
+      team: admin ? null : team,
+      openAi: null,
+      before: readCursor(query.cursor),
+      limit: limit + 1,
+    })
+    const counts = await countRows(
+      parts.db,
+      batches.map((batch) => batch.id),
+    )
+    return page(batches, limit, (batch) => batchView(batch, counts.get(batch.id)), { teams: admin ? 'all' : [team] })
+  })
+
+  app.get<ById>('/api/batches/:id', async (request) => viewOf(parts, await getBatch(parts, request.caller, request.params.id)))
+
+  app.get<ById>('/api/batches/:id/results', async (request, reply) => {
+    const batch = await getBatch(parts, request.caller, request.params.id)
+    return reply.type('application/x-ndjson').send(jsonLines(readResults(parts.db, batch.id), resultView))
+  })
+
+  app.post<ById>('/api/batches/:id/cancel', async (request) => {
+    const batch = await getBatch(parts, request.caller, request.params.id)
+    await cancelBatch(parts, request, batch)
+    return viewOf(parts, await getBatch(parts, request.caller, batch.id))
+  })
+}
+
+/** What has ended stays as it is. */
+export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batch: BatchRecord): Promise<void> {
+  await markCancelled(parts.db, batch.id)
+  for (const { record } of [...parts.dispatcher.liveJobs])
+    if (record.batch === batch.id && !isFinal(record.status)) parts.dispatcher.cancel(record.id, request.caller.actor)
+  await parts.stored()
+  parts.addEvent('batch.cancelled', request.caller.actor, { batch: batch.id })
+}
+
+/** What another team's is is not there. */
+export async function getBatch(parts: ApiParts, caller: Caller, id: string): Promise<BatchRecord> {
+  const batch = isUuid(id) ? await findBatch(parts.db, id) : undefined
+  if (batch === undefined || (!caller.admin && batch.team !== caller.team)) throw notFound(`There is no batch ${id.slice(0, 100)}.`)
+  return batch
+}
+
+export function jsonLines(pages: AsyncIterable<ResultRow[]>, view: (row: ResultRow) => unknown): Readable {
+  const texts = async function* (): AsyncGenerator<string> {
+    for await (const rows of pages) if (rows.length > 0) yield rows.map((row) => `${JSON.stringify(view(row))}\n`).join('')
+  }
+  return Readable.from(texts())
+}
+
+/** A list made of lines is marked as such: it has no model of its own beside it. */
+function rowsOf(body: unknown): { rows: unknown[]; model: string | null } {
+  if (Array.isArray(body)) return { rows: body, model: null }
+  const fields = fieldsOf(body, ['model', 'rows'])
+  if (!Array.isArray(fields.rows)) throw badRequest('invalid_rows', 'rows must be a list of rows.', 'rows')
+  return { rows: fields.rows, model: text(fields, 'model', 200) }
+}
+
+export function parseLines(body: string): unknown[] {
+  const rows: unknown[] = []
+  for (const [index, line] of body.split('\n').entries()) {
+    if (line.trim() === '') continue
+    try {
+      rows.push(JSON.parse(line))
+    } catch {
+      throw badRequest('invalid_json', `Line ${index + 1} is not valid JSON.`, 'rows')
+    }
+  }
+  return rows
+}
+
+function readRow(value: unknown, index: number, model: string | null): Row {
+  return inRow(index, () => {
+    if (!isObject(value)) throw badRequest('invalid_rows', 'must be an object with row_key and messages.', 'rows')
+    const { row_key: _, ...body } = value
+    const rowKey = required(text(value, 'row_key', 256), 'row_key')
+    return { rowKey, ...parseRowBody(model === null ? body : { model, ...body }) }
+  })
+}
+
+export function parseRowBody(body: Body): Omit<Row, 'rowKey'> {
+  if (body.stream === true) throw badRequest('unsupported_parameter', 'stream: a row of a batch is not streamed.', 'stream')
+  return body.prompt === undefined
+    ? { type: 'chat', parsed: parseChatRequest(body) }
+    : { type: 'completion', parsed: parseCompletionRequest(body) }
+}
+
+/** A fault says which row it is about. */
+export function inRow<T>(index: number, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    throw new Fault(error.code, `Row ${index + 1}: ${error.message}`, {
+      status: error.status,
+      param: `rows[${index}].${error.param ?? ''}`,
+    })
+  }
+}
+
+async function viewOf(parts: ApiParts, batch: BatchRecord): Promise<Record<string, unknown>> {
+  return batchView(batch, (await countRows(parts.db, [batch.id])).get(batch.id))
+}
+
+function batchView(batch: BatchRecord, counts: BatchCounts | undefined): Record<string, unknown> {
+  const { lastFinishedMs, ...byStatus } = counts ?? NO_ROWS
+  const unfinished = byStatus.queued + byStatus.running
+  return {
+    id: batch.id,
+    team: batch.team,
+    status:
+      unfinished > 0 ? (batch.cancelledMs === null ? 'running' : 'cancelling') : batch.cancelledMs === null ? 'completed' : 'cancelled',
+    rows: batch.rows,
+    counts: { total: batch.rows, ...byStatus },
+    created_at: rfc3339(batch.createdMs),
+    finished_at: unfinished > 0 ? null : rfc3339(lastFinishedMs),
+    cancelled_at: rfc3339(batch.cancelledMs),
+    results_url: `/api/batches/${batch.id}/results`,
+  }
+}
+
+const NO_ROWS: BatchCounts = { queued: 0, running: 0, succeeded: 0, failed: 0, cancelled: 0, parked: 0, lastFinishedMs: null }
+
+function resultView({ record, output }: ResultRow): Record<string, unknown> {
+  const { rowKey, id, status, error } = record
+  return { row_key: rowKey, job: id, status, output, usage: usageView(record), error }
+}

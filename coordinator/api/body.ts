@@ -1,0 +1,56 @@
+import { badRequest } from '../core/fault.ts'
+
+/** Readers of JSON bodies: nothing is coerced, null is as good as absent, and what does not fit is named. */
+export type Body = Record<string, unknown>
+
+export function objectBody(body: unknown): Body {
+  if (!isObject(body)) throw badRequest('invalid_body', 'The body must be a JSON object, sent with content-type application/json.')
+  return body
+}
+
+export function integer(fields: Body, name: string, least: number, most: number): number | null {
+  const value = numeric(fields, name, least, most)
+  if (value !== null && !Number.isInteger(value)) throw badRequest('invalid_type', `${name} must be a whole number.`, name)
+  return value
+}
+
+export function numeric(fields: Body, name: string, least: number, most: number): number | null {
+  const value = fields[name]
+  if (value === undefined || value === null) return null
+  if (typeof value !== 'number' || !Number.isFinite(value)) throw badRequest('invalid_type', `${name} must be a number.`, name)
+  if (value < least || value > most) throw badRequest('out_of_range', `${name} must be from ${least} to ${most}, not ${value}.`, name)
+  return value
+}
+
+export function boolean(fields: Body, name: string): boolean | null {
+  const value = fields[name]
+  if (value === undefined || value === null) return null
+  if (typeof value !== 'boolean') throw badRequest('invalid_type', `${name} must be true or false.`, name)
+  return value
+}
+
+export function isObject(value: unknown): value is Body {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+export function text(fields: Body, name: string, longest: number): string | null {
+  const value = fields[name]
+  if (value === undefined || value === null) return null
+  if (typeof value !== 'string' || value === '' || value.length > longest)
+    throw badRequest('invalid_type', `${name} must be a text of 1 to ${longest} characters.`, name)
+  return value
+}
+
+export function required<T>(value: T | null, name: string): T {
+  if (value === null) throw badRequest('missing_field', `${name} is missing.`, name)
+  return value
+}
+
+/** A body with other fields than these is refused: a misspelt one that is ignored does something else than was meant. */
+export function fieldsOf(body: unknown, allowed: readonly string[]): Body {
+  const fields = objectBody(body)
+  for (const name of Object.keys(fields))
+    if (!allowed.includes(name))
+      throw badRequest('unknown_parameter', `Unknown field: ${name.slice(0, 100)}. Known: ${allowed.join(', ')}.`, name.slice(0, 100))
+  return fields
+}

@@ -1,0 +1,93 @@
+import type { FastifyRequest } from 'fastify'
+import { Fault } from '../core/fault.ts'
+import type { JobId } from '../core/job.ts'
+import { LiveJob } from '../engine/live-job.ts'
+import { sha256 } from '../secrets.ts'
+import { findIdempotencyKey } from '../store/idempotency.ts'
+import { findJob, readOutput } from '../store/jobs.ts'
+import type { ApiParts } from './health.ts'
+
+type Accepted = { live: LiveJob; stored: Promise<void> }
+/** What is being stored right now, by team and key. */
+export type PendingKeys = Map<string, { hash: Buffer; accepted: Promise<Accepted> }>
+type Claim = { key: string; hash: Buffer }
+
+/**
+ * One key, one job. Requests that come while the first is being stored find it in memory, later ones in PostgreSQL, where
+ * the key is stored in the job's own statement; if two coordinators try at once, PostgreSQL lets one of them through.
+ */
+export async function once(parts: ApiParts, request: FastifyRequest, key: string, accept: (claim: Claim) => Accepted): Promise<Accepted> {
+  const claim = { key, hash: hashOf(request) }
+  const name = `${request.caller.team}\u0001${key}`
+  const others = parts.pendingKeys
+  const pending = others.get(name)
+  if (pending !== undefined) {
+    refuseOther(pending.hash, claim.hash)
+    const { live, stored } = await pending.accepted
+    live.callers += 1
+    return { live, stored }
+  }
+  const accepted = findOrAccept(parts, request, claim, accept)
+  others.set(name, { hash: claim.hash, accepted })
+  const forget = (): void => {
+    others.delete(name)
+  }
+  void accepted.then(({ stored }) => stored).then(forget, forget)
+  return accepted
+}
+
+async function findOrAccept(parts: ApiParts, request: FastifyRequest, claim: Claim, accept: (claim: Claim) => Accepted): Promise<Accepted> {
+  const known = await findKnown(parts, request, claim)
+  if (known !== undefined) return known
+  const { live, stored } = accept(claim)
+  const refused = await stored.then(
+    () => undefined,
+    (error: unknown) => error,
+  )
+  if (refused === undefined) return { live, stored }
+  // Another coordinator may have been a moment earlier with the same key.
+  const winner = await findKnown(parts, request, claim)
+  if (winner === undefined) throw refused
+  return winner
+}
+
+async function findKnown(parts: ApiParts, request: FastifyRequest, { key, hash }: Claim): Promise<Accepted | undefined> {
+  const row = await findIdempotencyKey(parts.db, request.caller.team, key)
+  if (row === undefined) return undefined
+  refuseOther(row.hash, hash)
+  if (row.job === null) throw otherBody()
+  const live = parts.dispatcher.find(row.job) ?? (await readEnded(parts, row.job))
+  live.callers += 1
+  return { live, stored: Promise.resolve() }
+}
+
+/** A job that lives nowhere any more, as one that can be followed: everything is there at once. */
+export async function readEnded(parts: ApiParts, id: JobId): Promise<LiveJob> {
+  const record = await findJob(parts.db, id)
+  if (record === undefined) throw new Fault('not_found', `There is no job ${id} any more.`, { status: 404 })
+  if (record.status === 'queued' || record.status === 'running')
+    throw new Fault('job_elsewhere', 'The job is being run by another coordinator; ask that one, or again when the job has ended.', {
+      status: 409,
+      layer: 'routing',
+      retryable: true,
+      retryAfterS: 5,
+      job: id,
+    })
+  const output = (await readOutput(parts.db, id)) as { text?: string } | null
+  return new LiveJob(record, null, { tokenIds: [], text: output?.text ?? '' })
+}
+
+export function hashOf(request: FastifyRequest): Buffer {
+  return sha256(`${request.method} ${request.routeOptions.url ?? ''}\n${JSON.stringify(request.body)}`)
+}
+
+export function refuseOther(known: Buffer, given: Buffer): void {
+  if (!known.equals(given)) throw otherBody()
+}
+
+function otherBody(): Fault {
+  return new Fault('idempotency_key_reused', 'This idempotency-key was used with another request. Use a new key for a new request.', {
+    status: 422,
+    param: 'idempotency-key',
+  })
+}

@@ -1,0 +1,130 @@
+import type { ServerResponse } from 'node:http'
+import { badRequest, Fault } from '../core/fault.ts'
+import type { Waiting } from '../core/job.ts'
+import type { Dispatcher } from '../engine/dispatcher.ts'
+import type { Follower, LiveJob } from '../engine/live-job.ts'
+import { TextMark } from '../text-mark.ts'
+import { usageView, waitingView } from './job-view.ts'
+import { nativeError } from './server.ts'
+import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { faultOf } from './submit.ts'
+
+/**
+ * A job's own stream, which can be left and taken up again: events `token`, `state`, `finished`, and `error` where the text
+ * cannot go on. An event's id says how many characters were sent and marks which ones, so that after a restart this text is
+ * never joined to another: the reader gets exactly what follows what it has, or is told that this is not there any more.
+ */
+export class JobStream implements Follower {
+  readonly #dispatcher: Dispatcher
+  readonly #live: LiveJob
+  readonly #sink: SseSink
+  readonly #after: Place | null
+  readonly #mark = new TextMark()
+  #sent = 0
+  /** False until the text has grown to the place where the reader left. */
+  #joined = false
+  #over = false
+
+  constructor(dispatcher: Dispatcher, live: LiveJob, response: ServerResponse, after: Place | null) {
+    this.#dispatcher = dispatcher
+    this.#live = live
+    this.#after = after
+    this.#sink = new SseSink(response, { onRoom: () => this.grown(), onClosed: () => live.unfollow(this) })
+  }
+
+  open(headers: Record<string, string>): void {
+    this.#sink.open(headers)
+    this.#live.follow(this)
+    this.#state()
+    this.grown()
+    if (isSettled(this.#live.record.status)) this.ended()
+    else this.#dispatcher.announceWaiting(this.#live)
+  }
+
+  grown(): void {
+    if (this.#over) return
+    const { text } = this.#live
+    if (this.#sink.blocked) {
+      this.#sink.cutIfFarBehind(text.length - this.#sent)
+      return
+    }
+    if (!this.#joined && !this.#join()) return
+    if (text.length === this.#sent) return
+    const part = text.slice(this.#sent)
+    const position = this.#sent
+    this.#sent = text.length
+    this.#mark.add(part)
+    this.#event('token', { text: part, position })
+  }
+
+  changed(): void {
+    this.#state()
+  }
+
+  waits(waiting: Waiting): void {
+    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  }
+
+  ended(): void {
+    this.#sink.blocked = false
+    this.grown()
+    if (!this.#over && !this.#joined) this.#diverged()
+    if (this.#over) return
+    this.#over = true
+    this.#live.unfollow(this)
+    const { record } = this.#live
+    const error = record.status === 'succeeded' ? null : nativeError(faultOf(record)).error
+    this.#event('finished', { status: record.status, finish_reason: record.finishReason, usage: usageView(record), error })
+    this.#sink.end('')
+  }
+
+  /** False while the text is shorter than what the reader has: a worker that went on alone is about to hand over the rest. */
+  #join(): boolean {
+    const { text } = this.#live
+    const { characters, mark } = this.#after ?? { characters: 0, mark: this.#mark.value }
+    if (text.length < characters) return false
+    this.#mark.add(text.slice(0, characters))
+    this.#sent = characters
+    this.#joined = true
+    if (this.#mark.value === mark) return true
+    this.#joined = false
+    this.#diverged()
+    return false
+  }
+
+  #diverged(): void {
+    this.#over = true
+    this.#live.unfollow(this)
+    const fault = new Fault(
+      'stream_diverged',
+      'What you have read of this answer was lost with the processes that knew it, and the answer was made anew from an earlier place. Read it again from the beginning.',
+      { status: 409, layer: 'provider', retryable: true, job: this.#live.record.id },
+    )
+    this.#sink.end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
+  }
+
+  #state(): void {
+    if (this.#sink.blocked) return
+    const { record } = this.#live
+    const waiting = this.#dispatcher.waiting(record.id)
+    const view = waiting === undefined ? null : waitingView(waiting)
+    this.#event('state', { status: record.status, attempt: record.attempt, worker: record.workerName, waiting: view })
+  }
+
+  #event(name: string, data: Record<string, unknown>): void {
+    // Before the reader is joined its own place is still the right one to come back to.
+    const place = this.#joined || this.#after === null ? { characters: this.#sent, mark: this.#mark.value } : this.#after
+    this.#sink.write(`id: ${place.characters}-${place.mark}\nevent: ${name}\ndata: ${JSON.stringify(data)}\n\n`)
+  }
+}
+
+/** How far a reader has read, and a mark of what. */
+export type Place = { characters: number; mark: string }
+
+export function readPlace(lastEventId: string | undefined): Place | null {
+  if (lastEventId === undefined || lastEventId === '') return null
+  const [, characters, mark] = /^(\d{1,9})-([0-9a-z]{1,7})$/.exec(lastEventId) ?? []
+  if (characters === undefined || mark === undefined)
+    throw badRequest('invalid_last_event_id', 'Last-Event-ID must be the id of an event of this stream.', 'last-event-id')
+  return { characters: Number(characters), mark }
+}

@@ -1,0 +1,168 @@
+import { randomInt } from 'node:crypto'
+import type { FastifyRequest } from 'fastify'
+import type { GenerationRequest } from '../../proto/request.ts'
+import { badRequest, Fault } from '../core/fault.ts'
+import type { ModelOffer } from '../core/fleet.ts'
+import type { JobId, JobRecord } from '../core/job.ts'
+import type { NewJob } from '../engine/dispatcher.ts'
+import type { LiveJob } from '../engine/live-job.ts'
+import { newId } from '../ids.ts'
+import { PrefixHash } from '../prefix-hash.ts'
+import type { ApiParts } from './health.ts'
+import { once } from './idempotency.ts'
+import { isSettled } from './sse.ts'
+import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
+import type { ParsedRequest } from './openai-request.ts'
+
+export type Submission = { type: JobRecord['type']; parsed: ParsedRequest; detached: boolean; callbackUrl?: string }
+
+/**
+ * Makes a job of a request, or finds the one that the same idempotency key made before. `stored` resolves once it is
+ * durable: nothing may be answered before. Throws what speaks against accepting it.
+ */
+export async function submit(
+  parts: ApiParts,
+  request: FastifyRequest,
+  submission: Submission,
+): Promise<{ live: LiveJob; stored: Promise<void> }> {
+  const wishes = readWishes(parts, request)
+  const key = readIdempotencyKey(request)
+  if (key === undefined) return accept(parts, request, submission, wishes)
+  return once(parts, request, key, (along) => accept(parts, request, submission, wishes, along))
+}
+
+function accept(
+  parts: ApiParts,
+  request: FastifyRequest,
+  submission: Submission,
+  wishes: Wishes,
+  idempotency?: { key: string; hash: Buffer },
+): { live: LiveJob; stored: Promise<void> } {
+  refuseWhenFull(parts, 1)
+  const { callbackUrl } = submission
+  const job = newJob(parts, request, submission, wishes)
+  job.along = {
+    ...(idempotency === undefined ? {} : { idempotency }),
+    ...(callbackUrl === undefined ? {} : { callback: { id: newId(), url: callbackUrl } }),
+  }
+  const accepted = parts.dispatcher.accept(job)
+  accepted.live.callers += 1
+  return accepted
+}
+
+/** Also for the rows of a batch, which are stored another way. */
+export function newJob(parts: ApiParts, request: FastifyRequest, submission: Submission, wishes: Wishes): NewJob {
+  const { type, parsed } = submission
+  const offers = parts.scheduler.knownModels().get(parsed.model)
+  if (offers === undefined) throw unknownModel(parts, parsed.model)
+  const bytes = promptBytes(parsed.generation.prompt)
+  refuseWhenTooLong(bytes, offers)
+  const seed = parsed.seed ?? randomInt(2 ** 32)
+  return {
+    id: newId() as JobId,
+    type,
+    team: request.caller.team,
+    actor: request.caller.actor,
+    model: parsed.model,
+    request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
+    seed,
+    prefix: prefixOf(parsed.generation.prompt),
+    cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + (parsed.generation.maxTokens ?? ANSWER_TOKENS)),
+    ...wishes,
+    detached: submission.detached || wishes.detached,
+  }
+}
+
+// What an answer without a limit takes, until it is there: fair sharing is corrected then.
+const ANSWER_TOKENS = 256
+const BYTES_PER_TOKEN = 4
+const COST_MAX = 10_000_000
+
+export function refuseWhenFull(parts: ApiParts, jobs: number): void {
+  const why = parts.notReady()
+  if (why !== null)
+    throw new Fault('not_ready', `No work can be accepted at the moment: ${why}.`, { status: 503, retryable: true, retryAfterS: 2 })
+  if (parts.scheduler.waitingCount + jobs > parts.queueLimit)
+    throw new Fault(
+      'queue_full',
+      `${parts.scheduler.waitingCount} jobs are waiting; the limit is ${parts.queueLimit} (HOLDFAST_QUEUE_LIMIT). Nothing was accepted; try again later.`,
+      { status: 429, layer: 'routing', retryable: true, retryAfterS: 5 },
+    )
+}
+
+export function unknownModel(parts: ApiParts, model: string): Fault {
+  const names = [...parts.scheduler.knownModels().keys()].sort()
+  const there = names.length === 0 ? 'No worker has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
+  return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}". ${there}`, {
+    status: 404,
+    layer: 'routing',
+    param: 'model',
+  })
+}
+
+function promptBytes(prompt: GenerationRequest['prompt']): number {
+  if (prompt.kind === 'text') return Buffer.byteLength(prompt.text)
+  return prompt.messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0)
+}
+
+/** The coordinator cannot count tokens, but it knows the most text one token can stand for. */
+function refuseWhenTooLong(bytes: number, offers: ModelOffer[]): void {
+  if (offers.some((offer) => offer.contextTokens === 0 || offer.maxTokenBytes === 0)) return
+  const fewest = Math.min(...offers.map((offer) => Math.ceil(bytes / offer.maxTokenBytes)))
+  const context = Math.max(...offers.map((offer) => offer.contextTokens))
+  if (fewest > context)
+    throw badRequest(
+      'context_length_exceeded',
+      `The prompt has at least ${fewest} tokens, the context of the model ${context}. Shorten it, or use a model with a larger context.`,
+      'messages',
+    )
+}
+
+/** Hashes of the conversation's growing prefixes, so that its next turn finds the worker that holds this one. */
+function prefixOf(prompt: GenerationRequest['prompt']): string[] {
+  if (prompt.kind === 'text') return []
+  const hashes: string[] = []
+  const hash = new PrefixHash()
+  for (const { role, content } of prompt.messages.slice(0, PREFIX_MESSAGES_MAX)) {
+    hash.add(role)
+    hash.add(content)
+    hashes.push(hash.value)
+  }
+  return hashes
+}
+
+const PREFIX_MESSAGES_MAX = 64
+
+/** Resolves when nothing more will happen to the job by itself, or when the time is over. */
+export async function ended(parts: ApiParts, live: LiveJob, withinMs?: number): Promise<void> {
+  if (isSettled(live.record.status)) return
+  await new Promise<void>((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer)
+      live.unfollow(follower)
+      resolve()
+    }
+    const follower = { grown: () => {}, waits: () => {}, ended: done }
+    const timer = withinMs === undefined ? undefined : setTimeout(done, withinMs)
+    live.follow(follower)
+    parts.dispatcher.announceWaiting(live)
+  })
+}
+
+/** Why a job did not succeed, as an HTTP error for the caller that waited for it. */
+export function faultOf(record: JobRecord): Fault {
+  if (record.status === 'cancelled') return new Fault('job_cancelled', 'The job was cancelled.', { status: 409, job: record.id })
+  const error = record.error
+  if (error === null) return new Fault('internal_error', 'The job ended without saying why.', { status: 500, job: record.id })
+  const message =
+    record.status === 'parked'
+      ? `The job was parked after its attempts were used up; an operator can release it. Last error: ${error.message}`
+      : error.message
+  return new Fault(error.code, message, { status: statusOf(record, error), layer: error.layer, retryable: error.retryable, job: record.id })
+}
+
+function statusOf(record: JobRecord, error: NonNullable<JobRecord['error']>): number {
+  if (error.code === 'max_wait_exceeded' || error.code === 'max_run_exceeded') return 504
+  if (error.layer === 'ingress') return 400
+  return record.status === 'parked' ? 500 : 502
+}

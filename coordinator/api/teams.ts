@@ -1,0 +1,107 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
+import { newId } from '../ids.ts'
+import { archiveTeam, changeTeam, findTeam, listTeams, saveTeam, setWebhookSecret, type TeamRecord } from '../store/teams.ts'
+import { requireAdmin } from './auth.ts'
+import { type Body, fieldsOf, integer, numeric, required, text } from './body.ts'
+import type { ApiParts } from './health.ts'
+import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
+
+type ById = { Params: { id: string } }
+
+/** Teams share the fleet by weight; keys, jobs and the secret that signs callbacks belong to one. */
+export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
+  app.get('/api/teams', async (request) => {
+    requireAdmin(request.caller)
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    const limit = readLimit(query.limit)
+    return page(await listTeams(parts.db, { before: readCursor(query.cursor), limit: limit + 1 }), limit, teamView)
+  })
+
+  app.get<ById>('/api/teams/:id', async (request) => teamView(await getTeam(parts, request)))
+
+  app.post('/api/teams', async (request, reply) => {
+    requireAdmin(request.caller)
+    const fields = fieldsOf(request.body, ['name', 'weight', 'max_parallel'])
+    const name = teamName(required(text(fields, 'name', 64), 'name'))
+    const secret = newWebhookSecret()
+    const rules = { weight: weight(fields) ?? 1, maxParallel: maxParallel(fields) ?? null }
+    const team = await saveTeam(parts.db, { id: newId(), name, ...rules, webhookSecret: parts.vault.seal(secret) })
+    if (team === undefined) throw new Fault('name_taken', `There is a team "${name}" already, or was one.`, { status: 409, param: 'name' })
+    parts.dispatcher.setTeam(team)
+    parts.addEvent('team.created', request.caller.actor, { team: name, weight: team.weight, max_parallel: team.maxParallel })
+    return reply.code(201).send({ ...teamView(team), webhook_secret: secret })
+  })
+
+  app.patch<ById>('/api/teams/:id', async (request) => {
+    const { id, name, weight: was, maxParallel: limitWas } = await getTeam(parts, request)
+    const fields = fieldsOf(request.body, ['weight', 'max_parallel'])
+    const limit = maxParallel(fields)
+    const team = await changeTeam(parts.db, id, { weight: weight(fields) ?? was, maxParallel: limit === undefined ? limitWas : limit })
+    if (team === undefined) throw notFound(`There is no team ${name} any more.`)
+    parts.dispatcher.setTeam(team)
+    parts.addEvent('team.changed', request.caller.actor, { team: name, weight: team.weight, max_parallel: team.maxParallel })
+    return teamView(team)
+  })
+
+  app.delete<ById>('/api/teams/:id', async (request) => {
+    const team = await getTeam(parts, request)
+    if (team.name === 'default')
+      throw new Fault('team_needed', 'The team "default" cannot be archived: the admin key belongs to it.', { status: 409 })
+    await archiveTeam(parts.db, team.id)
+    await parts.reloadKeys()
+    parts.addEvent('team.changed', request.caller.actor, { team: team.name, archived: true })
+    return { ...teamView(team), archived: true }
+  })
+
+  app.post<ById>('/api/teams/:id/rotate_webhook_secret', async (request) => {
+    const team = await getTeam(parts, request)
+    const secret = newWebhookSecret()
+    await setWebhookSecret(parts.db, team.id, parts.vault.seal(secret))
+    parts.addEvent('team.changed', request.caller.actor, { team: team.name, webhook_secret: 'rotated' })
+    return { ...teamView(team), webhook_secret: secret }
+  })
+}
+
+async function getTeam(parts: ApiParts, request: FastifyRequest<ById>): Promise<TeamRecord> {
+  requireAdmin(request.caller)
+  const team = await findTeam(parts.db, request.params.id)
+  if (team === undefined) throw notFound(`There is no team ${request.params.id.slice(0, 100)}.`)
+  return team
+}
+
+/** The form that Standard Webhooks gives symmetric secrets; shown once, stored sealed. */
+function newWebhookSecret(): string {
+  return `whsec_${randomBytes(32).toString('base64')}`
+}
+
+function teamName(name: string): string {
+  if (!/^[a-z0-9][a-z0-9._-]*$/i.test(name))
+    throw badRequest(
+      'invalid_name',
+      'name may hold letters, digits, dots, dashes and underscores, and begins with a letter or digit.',
+      'name',
+    )
+  return name
+}
+
+function weight(fields: Body): number | null {
+  return numeric(fields, 'weight', 0.001, 1_000_000)
+}
+
+/** Undefined when it is not named; null takes the limit away. */
+function maxParallel(fields: Body): number | null | undefined {
+  return fields.max_parallel === undefined ? undefined : integer(fields, 'max_parallel', 1, 1_000_000)
+}
+
+function teamView(team: TeamRecord): Record<string, unknown> {
+  return {
+    id: team.id,
+    name: team.name,
+    weight: team.weight,
+    max_parallel: team.maxParallel,
+    signs_callbacks: team.hasWebhookSecret,
+    created_at: rfc3339(team.createdMs),
+  }
+}

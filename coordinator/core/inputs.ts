@@ -1,0 +1,79 @@
+import type { ModelOffer } from './fleet.ts'
+import type { JobError, JobId, Priority, WorkerId } from './job.ts'
+
+/** Everything the scheduler can be told. */
+export type Input =
+  | { kind: 'job-accepted'; job: AcceptedJob }
+  | {
+      kind: 'job-recovered'
+      job: AcceptedJob
+      attempt: number
+      /** The worker that ran it when the last coordinator died; null: it was queued. */
+      worker: { id: WorkerId; name: string } | null
+      tokens: number
+      sha256: string | null
+      strikes: number
+      failures: number
+    }
+  | { kind: 'job-cancelled'; job: JobId }
+  | { kind: 'team-set'; team: TeamRules }
+  | { kind: 'worker-known'; worker: WorkerId; name: string; offers: ModelOffer[] }
+  | {
+      kind: 'worker-connected'
+      worker: WorkerId
+      name: string
+      offers: ModelOffer[]
+      held: { job: JobId; attempt: number }[]
+      draining: boolean
+    }
+  | { kind: 'worker-reported'; worker: WorkerId; offers: ModelOffer[] }
+  | { kind: 'worker-draining'; worker: WorkerId }
+  | { kind: 'worker-disconnected'; worker: WorkerId }
+  /** `tokens` is the length of the answer so far. */
+  | ({ kind: 'attempt-progressed'; tokens: number } & Report)
+  | ({ kind: 'attempt-refused'; reason: string } & Report)
+  /** `cost` is what it took in tokens, prompt and answer. */
+  | ({ kind: 'attempt-finished'; cost: number } & Report)
+  | ({ kind: 'attempt-failed'; error: JobError } & Report)
+  | { kind: 'time-passed' }
+
+export type InputOf<K extends Input['kind']> = Extract<Input, { kind: K }>
+
+export type AcceptedJob = {
+  id: JobId
+  model: string
+  /** A provider's name when the request is pinned to it. */
+  provider: string | null
+  team: string
+  priority: Priority
+  /** Estimated tokens, prompt and answer. */
+  cost: number
+  maxWaitMs: number | null
+  maxRunMs: number | null
+  /** Hashes of the conversation's growing prefixes, shortest first. */
+  prefix: readonly string[]
+}
+
+/** About one attempt, by the worker that says it runs it. */
+export type Report = { job: JobId; attempt: number; worker: WorkerId }
+
+export type SchedulerRules = {
+  suspectAfterMs: number
+  deadAfterMs: number
+  /** How long a worker whose stream closed may take to come back before its attempts run elsewhere. */
+  returnGraceMs: number
+  /** The same after the coordinator's own start, when every worker has to find it again. */
+  recoveryGraceMs: number
+  firstTokenTimeoutMs: number
+  nextTokenTimeoutMs: number
+  attemptsMax: number
+  retryBackoffMs: number
+  refusalPauseMs: number
+  /** Failures of different jobs in a row after which a model on a worker gets nothing for a while. */
+  breakerFailures: number
+  /** How long, the first time; twice as long each time its one trial job fails too. */
+  breakerOpenMs: number
+  breakerMaxMs: number
+}
+
+export type TeamRules = { name: string; weight: number; maxParallel: number | null }

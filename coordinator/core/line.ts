@@ -1,0 +1,243 @@
+import { Heap } from './heap.ts'
+import type { Priority } from './job.ts'
+import { Ordered } from './ordered.ts'
+import { Route, type RouteKey, routeId } from './routing.ts'
+
+/**
+ * The line of one model: which job is next.
+ *
+ *   class    interactive, normal, batch: each has a reserved share of the tokens, and what one leaves the others take
+ *    └ team  weighted fair queueing by tokens
+ *       └ flow   first in, first out; one per route, because only some workers may run what is pinned or already begun
+ *
+ * Both upper levels are start-time fair queueing: whoever is served gets its tag raised by tokens / weight, the lowest tag
+ * is next, and whoever was idle starts at the tag served last, so idling saves nothing up. Tokens are estimated when a job
+ * starts and corrected when it ends.
+ */
+export class Line<J extends LineJob<J>> {
+  readonly model: string
+  readonly #routes = new Map<string, Route<Flow<J>>>()
+  readonly #accounts: Map<string, Account<J>>[] = [new Map(), new Map(), new Map()]
+  readonly #classTags = [0, 0, 0]
+  readonly #classWaiting = [0, 0, 0]
+  readonly #classCosts = [0, 0, 0]
+  readonly #teamTime = [0, 0, 0]
+  #classTime = 0
+
+  constructor(model: string) {
+    this.model = model
+  }
+
+  get routes(): Iterable<Route<Flow<J>>> {
+    return this.#routes.values()
+  }
+
+  get waiting(): number {
+    return this.#classWaiting.reduce((sum, count) => sum + count, 0)
+  }
+
+  /** True when nobody else in the job's line could have been started instead: then a slot may be free. */
+  add(job: J, key: RouteKey, team: Team<J>): boolean {
+    const account = this.#account(team, job.rank)
+    const flow = this.#flow(key, account)
+    if (account.waiting === 0) account.tag = Math.max(account.tag, this.#teamTime[job.rank] ?? 0)
+    if (this.#classWaiting[job.rank] === 0) this.#classTags[job.rank] = Math.max(this.#classTags[job.rank] ?? 0, this.#classTime)
+    job.flow = flow
+    flow.jobs.add(job)
+    this.#count(account, job, 1)
+    const ready = flow.route.ready[job.rank] as Heap<Flow<J>>
+    if (flow.jobs.size === 1 && !team.full) ready.add(flow)
+    else ready.moved(flow)
+    return flow.jobs.size === 1 && readyFlows(flow.route) === 1
+  }
+
+  remove(job: J): void {
+    const { flow } = job
+    if (flow === null || !flow.jobs.remove(job)) return
+    job.flow = null
+    this.#count(flow.account, job, -1)
+    const ready = flow.route.ready[job.rank] as Heap<Flow<J>>
+    if (flow.jobs.size > 0) {
+      ready.moved(flow)
+      return
+    }
+    ready.remove(flow)
+    flow.account.flows.delete(flow)
+    flow.route.flows.delete(flow.account)
+    if (flow.route.flows.size === 0) this.#routes.delete(flow.route.id)
+  }
+
+  /** The job to start next among the routes that are not closed. */
+  next(closed: ReadonlySet<Route<Flow<J>>>): J | undefined {
+    let best: Flow<J> | undefined
+    for (const route of this.#routes.values()) {
+      if (closed.has(route)) continue
+      for (const heap of route.ready) {
+        const flow = heap.first()
+        if (flow !== undefined && (best === undefined || this.#isBefore(flow, best))) best = flow
+      }
+    }
+    return best?.jobs.first()
+  }
+
+  /** The job's attempt starts: its class and team pay for it. */
+  charge(job: J, team: Team<J>): void {
+    const account = this.#account(team, job.rank)
+    this.#classTime = Math.max(this.#classTime, this.#classTags[job.rank] ?? 0)
+    this.#teamTime[job.rank] = Math.max(this.#teamTime[job.rank] ?? 0, account.tag)
+    this.adjust(job, team, job.cost)
+  }
+
+  /** What it cost turned out to be more or, negative, less; a job that goes back into the line gets all of it back. */
+  adjust(job: J, team: Team<J>, tokens: number): void {
+    const account = this.#account(team, job.rank)
+    account.tag += tokens / team.weight
+    this.#classTags[job.rank] = (this.#classTags[job.rank] ?? 0) + tokens / (CLASS_WEIGHTS[job.rank] ?? 1)
+    for (const flow of account.flows) flow.route.ready[job.rank]?.moved(flow)
+  }
+
+  /** A team reached its limit or is below it again: its flows leave the choice or join it. */
+  setFull(team: Team<J>, full: boolean): void {
+    for (const [rank, accounts] of this.#accounts.entries())
+      for (const flow of accounts.get(team.name)?.flows ?? []) {
+        if (full) flow.route.ready[rank]?.remove(flow)
+        else flow.route.ready[rank]?.add(flow)
+      }
+  }
+
+  /**
+   * The job's place, from 1: exact within its own flow, and across teams and classes what their tags foretell if nobody
+   * new comes. Costs one look per team with waiting jobs.
+   */
+  position(job: J): number {
+    const { flow } = job
+    if (flow === null) return 1
+    const { account } = flow
+    let ahead = 0
+    for (const other of account.flows) ahead += other.jobs.countBefore(job.order)
+    const tag = account.tag + (ahead * meanCost(account)) / account.team.weight
+    let costAhead = ahead * meanCost(account)
+    for (const other of this.#accounts[job.rank]?.values() ?? []) {
+      if (other === account || other.waiting === 0 || other.team.full) continue
+      const count = servedBefore(tag, other.tag, meanCost(other) / other.team.weight, other.waiting)
+      ahead += count
+      costAhead += count * meanCost(other)
+    }
+    return 1 + ahead + this.#fromOtherClasses(job.rank, costAhead)
+  }
+
+  #fromOtherClasses(rank: number, costAhead: number): number {
+    const tag = (this.#classTags[rank] ?? 0) + costAhead / (CLASS_WEIGHTS[rank] ?? 1)
+    let ahead = 0
+    for (const [other, waiting] of this.#classWaiting.entries()) {
+      if (other === rank || waiting === 0) continue
+      const unit = (this.#classCosts[other] ?? 0) / waiting / (CLASS_WEIGHTS[other] ?? 1)
+      const otherTag = this.#classTags[other] ?? 0
+      // At equal tags the higher class goes first.
+      ahead += servedBefore(tag, otherTag, unit, waiting) + (other < rank && otherTag === tag ? 1 : 0)
+    }
+    return ahead
+  }
+
+  #isBefore(a: Flow<J>, b: Flow<J>): boolean {
+    if (a.account.rank !== b.account.rank) {
+      const difference = (this.#classTags[a.account.rank] ?? 0) - (this.#classTags[b.account.rank] ?? 0)
+      return difference === 0 ? a.account.rank < b.account.rank : difference < 0
+    }
+    return flowBefore(a, b)
+  }
+
+  #count(account: Account<J>, job: J, sign: 1 | -1): void {
+    account.waiting += sign
+    account.waitingCost += sign * job.cost
+    this.#classWaiting[job.rank] = (this.#classWaiting[job.rank] ?? 0) + sign
+    this.#classCosts[job.rank] = (this.#classCosts[job.rank] ?? 0) + sign * job.cost
+  }
+
+  #account(team: Team<J>, rank: number): Account<J> {
+    const accounts = this.#accounts[rank] as Map<string, Account<J>>
+    let account = accounts.get(team.name)
+    if (account === undefined) {
+      account = { team, rank, tag: this.#teamTime[rank] ?? 0, waiting: 0, waitingCost: 0, flows: new Set() }
+      accounts.set(team.name, account)
+      team.lines.add(this)
+    }
+    return account
+  }
+
+  #flow(key: RouteKey, account: Account<J>): Flow<J> {
+    const id = routeId(key)
+    let route = this.#routes.get(id)
+    if (route === undefined) {
+      const { model, provider, sha256, avoid } = key
+      route = new Route(id, { model, provider, sha256, avoid }, () => new Heap<Flow<J>>(flowBefore))
+      this.#routes.set(id, route)
+    }
+    let flow = route.flows.get(account)
+    if (flow === undefined) {
+      flow = { route, account, jobs: new Ordered<J>(), heapIndex: -1 }
+      route.flows.set(account, flow)
+      account.flows.add(flow)
+    }
+    return flow
+  }
+}
+
+/** What a line needs to know of a job; `rank` is the place of its class in PRIORITIES. */
+export type LineJob<J extends LineJob<J>> = {
+  readonly order: number
+  readonly rank: number
+  readonly cost: number
+  flow: Flow<J> | null
+}
+
+/** A team as the scheduler sees it, over all models. */
+export type Team<J extends LineJob<J>> = {
+  readonly name: string
+  weight: number
+  /** Attempts that may run at once; null: no limit. */
+  maxParallel: number | null
+  running: number
+  full: boolean
+  readonly lines: Set<Line<J>>
+}
+
+type Account<J extends LineJob<J>> = {
+  readonly team: Team<J>
+  readonly rank: number
+  /** Tokens served so far, divided by weight, as far as they count against the others. */
+  tag: number
+  waiting: number
+  waitingCost: number
+  readonly flows: Set<Flow<J>>
+}
+
+export type Flow<J extends LineJob<J>> = {
+  readonly route: Route<Flow<J>>
+  readonly account: Account<J>
+  readonly jobs: Ordered<J>
+  heapIndex: number
+}
+
+export const PRIORITIES: readonly Priority[] = ['interactive', 'normal', 'batch']
+// Of 21 tokens 16, 4 and 1 are reserved: an interactive flood slows batch to a twentieth, and never to a stop.
+const CLASS_WEIGHTS = [16, 4, 1]
+
+function flowBefore<J extends LineJob<J>>(a: Flow<J>, b: Flow<J>): boolean {
+  if (a.account.tag !== b.account.tag) return a.account.tag < b.account.tag
+  return (a.jobs.first()?.order ?? 0) < (b.jobs.first()?.order ?? 0)
+}
+
+function readyFlows<J extends LineJob<J>>(route: Route<Flow<J>>): number {
+  return route.ready.reduce((sum, heap) => sum + heap.size, 0)
+}
+
+function meanCost<J extends LineJob<J>>(account: Account<J>): number {
+  return account.waiting === 0 ? 0 : account.waitingCost / account.waiting
+}
+
+/** How many jobs of one that stands at `from` and pays `unit` for each are served before the tag is reached. */
+function servedBefore(tag: number, from: number, unit: number, waiting: number): number {
+  if (from >= tag) return 0
+  return unit <= 0 ? waiting : Math.min(waiting, Math.ceil((tag - from) / unit))
+}

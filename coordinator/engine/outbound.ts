@@ -1,0 +1,128 @@
+import dns from 'node:dns'
+import http from 'node:http'
+import https from 'node:https'
+import { isIP, type LookupFunction } from 'node:net'
+import ipaddr from 'ipaddr.js'
+import { badRequest, Fault } from '../core/fault.ts'
+
+/**
+ * The one place that calls addresses which callers gave us. A name is resolved here, what it resolves to is judged, and
+ * the connection goes to exactly the address that was judged: a name that answers differently the second time gains
+ * nothing. Redirects are answers, not orders.
+ */
+export class Outbound {
+  readonly #allowed: Cidr[]
+
+  constructor(allowedCidrs: string[]) {
+    this.#allowed = allowedCidrs.map((cidr) => ipaddr.parseCIDR(cidr))
+  }
+
+  /** Any answer resolves, whatever its status; a refused address, a broken connection and silence throw a Fault. */
+  async post(address: string, headers: Record<string, string>, body: string, timeoutMs: number): Promise<{ status: number }> {
+    const url = checkCallbackUrl(address)
+    this.checkAddress(url)
+    const signal = AbortSignal.timeout(timeoutMs)
+    const lookup: LookupFunction = (host, options, answer) => this.#resolve(host, options, answer)
+    // An agent of its own: a connection kept from an earlier call would be one that nobody judged for this call.
+    const options = { method: 'POST', headers: { ...headers, 'content-length': Buffer.byteLength(body) }, agent: false, lookup, signal }
+    return new Promise((resolve, reject) => {
+      let status: number | undefined
+      const request = (url.protocol === 'https:' ? https : http).request(url, options, (response) => {
+        status = response.statusCode ?? 0
+        discard(response)
+        response.once('close', () => resolve({ status: response.statusCode ?? 0 }))
+      })
+      // An answer that was begun counts, even when its rest never comes.
+      request.on('error', (error) => {
+        if (status === undefined) reject(faultOf(error, url, signal.aborted ? timeoutMs : null))
+        else resolve({ status })
+      })
+      request.end(body)
+    })
+  }
+
+  /** Judges an address written as a number, which is never looked up. Open, so that acceptance can refuse one already. */
+  checkAddress(url: URL): void {
+    // The URL parser has already turned 0x7f.1, 2130706433 and their like into four plain numbers.
+    const host = url.hostname.replace(/^\[|\]$/g, '')
+    if (isIP(host) !== 0 && !this.#mayReach(host)) throw refused(host)
+  }
+
+  #resolve(host: string, options: dns.LookupOptions, answer: Parameters<LookupFunction>[2]): void {
+    dns.lookup(host, { ...options, all: true }, (error, found) => {
+      if (error !== null) return answer(error, '', 0)
+      const reachable = found.filter(({ address }) => this.#mayReach(address))
+      const [first] = reachable
+      if (first === undefined) return answer(refused(host), '', 0)
+      return options.all === true ? answer(null, reachable) : answer(null, first.address, first.family)
+    })
+  }
+
+  #mayReach(text: string): boolean {
+    // An IPv4 address dressed as IPv6 is judged as what it is.
+    const address = ipaddr.process(text)
+    if (this.#allowed.some(([network, bits]) => network.kind() === address.kind() && address.match(network, bits))) return true
+    if (address.range() !== 'unicast') return false
+    return address.kind() === 'ipv4' || address.match(GLOBAL_IPV6)
+  }
+}
+
+/** The callback address of a request, or a fault that says what is wrong with it. */
+export function checkCallbackUrl(text: string): URL {
+  if (text.length > URL_MAX) throw badCallback(`is longer than ${URL_MAX} characters`)
+  const url = URL.parse(text)
+  if (url === null) throw badCallback('is not a URL')
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') throw badCallback('must start with http:// or https://')
+  if (url.username !== '' || url.password !== '') throw badCallback('must not hold a user name or password')
+  return url
+}
+
+/** Networks in CIDR form, or single addresses, separated by commas or white space. */
+export function parseCidrs(text: string): string[] {
+  const entries = text.split(/[\s,]+/).filter((entry) => entry !== '')
+  return entries.map((entry) => {
+    const cidr = entry.includes('/') ? entry : `${entry}/${isIP(entry) === 6 ? 128 : 32}`
+    if (isIP(cidr.split('/')[0] ?? '') === 0 || !ipaddr.isValidCIDR(cidr))
+      throw new Error(`"${entry}" is not a network in CIDR form, such as 10.0.0.0/8 or fd00::/8.`)
+    return cidr
+  })
+}
+
+type Cidr = [ipaddr.IPv4 | ipaddr.IPv6, number]
+
+// All that has ever been given out for use across the internet; beyond it only what is unassigned or internal.
+const GLOBAL_IPV6 = ipaddr.parseCIDR('2000::/3')
+const URL_MAX = 2_000
+const ANSWER_BYTES_MAX = 64 * 1024
+
+/** Nobody reads the answer's body. A little is taken so that a receiver can end in peace, then the connection is cut. */
+function discard(response: http.IncomingMessage): void {
+  let bytes = 0
+  response.on('error', () => {})
+  response.on('data', (chunk: Buffer) => {
+    bytes += chunk.length
+    if (bytes > ANSWER_BYTES_MAX) response.destroy()
+  })
+}
+
+/** Only the host is named: paths and queries of such addresses often hold secrets, and so may what a name resolves to. */
+function refused(host: string): Fault {
+  return new Fault('address_refused', `${host} is not a public address, and HOLDFAST_ALLOW_PRIVATE_ADDRESSES does not list it.`, {
+    status: 400,
+  })
+}
+
+function faultOf(error: NodeJS.ErrnoException, url: URL, timedOutMs: number | null): Fault {
+  if (error instanceof Fault) return error
+  if (timedOutMs !== null)
+    return new Fault('call_timed_out', `${url.hostname} did not answer within ${timedOutMs / 1000} s.`, { retryable: true, cause: error })
+  // The message of a failed connection holds the address the name stands for; the code does not.
+  return new Fault('call_failed', `${url.hostname} could not be reached: ${error.code ?? 'the connection broke'}.`, {
+    retryable: true,
+    cause: error,
+  })
+}
+
+function badCallback(problem: string): Fault {
+  return badRequest('invalid_callback_url', `The callback_url ${problem}.`, 'callback_url')
+}

@@ -1,0 +1,51 @@
+import type { Db } from './db.ts'
+import { milliseconds, number, text } from './rows.ts'
+
+export type FileRecord = { id: string; team: string; name: string; purpose: string; bytes: number; createdMs: number }
+
+const FACTS = 'id, team, name, purpose, bytes, created_at'
+
+export async function saveFile(
+  db: Db,
+  file: { id: string; team: string; name: string; purpose: string; content: Buffer },
+): Promise<FileRecord> {
+  const [row] = await db.query(
+    `insert into files (id, team, name, purpose, bytes, content) values ($1, $2, $3, $4, $5, $6) returning ${FACTS}`,
+    [file.id, file.team, file.name, file.purpose, file.content.length, file.content],
+  )
+  return parseFile(row ?? {})
+}
+
+export async function findFile(db: Db, id: string): Promise<FileRecord | undefined> {
+  const row = await db.maybeOne(`select ${FACTS} from files where id = $1`, [id])
+  return row === undefined ? undefined : parseFile(row)
+}
+
+export async function readFileContent(db: Db, id: string): Promise<Buffer | undefined> {
+  const row = await db.maybeOne('select content from files where id = $1', [id])
+  return row === undefined ? undefined : (row.content as Buffer)
+}
+
+/** Newest first; `team` null: of all teams. */
+export async function listFiles(db: Db, filter: { team: string | null; before: string | null; limit: number }): Promise<FileRecord[]> {
+  const rows = await db.query(
+    `select ${FACTS} from files where ($1::uuid is null or id < $1) and ($2::text is null or team = $2) order by id desc limit $3`,
+    [filter.before, filter.team, filter.limit],
+  )
+  return rows.map(parseFile)
+}
+
+export async function deleteFile(db: Db, id: string): Promise<void> {
+  await db.query('delete from files where id = $1', [id])
+}
+
+function parseFile(row: Record<string, unknown>): FileRecord {
+  return {
+    id: text(row.id),
+    team: text(row.team),
+    name: text(row.name),
+    purpose: text(row.purpose),
+    bytes: number(row.bytes),
+    createdMs: milliseconds(row.created_at),
+  }
+}
