@@ -17,11 +17,13 @@ export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
       type: query.type ?? null,
       job: uuidOf('job', query.job),
       traceId: uuidOf('trace_id', query.trace_id),
+      team: request.caller.admin ? null : request.caller.team,
       before: readCursor(query.cursor),
       limit: limit + 1,
     }
     if (filter.job !== null && filter.traceId === null) filter.traceId = await traceOf(parts, filter.job as JobId)
-    return page(await listEvents(parts.db, filter), limit, eventView)
+    const { admin, team } = request.caller
+    return page(await listEvents(parts.db, filter), limit, eventView, { teams: admin ? 'all' : [team] })
   })
 }
 

@@ -1,3 +1,13 @@
+import {
+  BLAMELESS,
+  COORDINATOR_RESTARTED,
+  silent,
+  tooLong,
+  waitedTooLong,
+  WORKER_LOST,
+  WORKER_RESTARTED,
+  WORKER_SILENT,
+} from './attempt-errors.ts'
 import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
 import { FleetWorker, type ModelOffer, type WorkerState } from './fleet.ts'
@@ -507,9 +517,7 @@ export class Scheduler {
   #giveUpWaiting(nowMs: number, job: ScheduledJob): void {
     const { reason } = this.waiting(nowMs, job.id) ?? { reason: 'all_slots_busy' }
     this.#forget(job)
-    const seconds = (job.maxWaitMs ?? 0) / 1000
-    const message = `The job waited ${seconds} s, which is as long as its caller allows (x-holdfast-max-wait); it waited because: ${reason}.`
-    this.#emit({ kind: 'job-failed', job: job.id, error: { code: 'max_wait_exceeded', message, layer: 'routing', retryable: true } })
+    this.#emit({ kind: 'job-failed', job: job.id, error: waitedTooLong(job.maxWaitMs ?? 0, reason) })
   }
 
   #judge(nowMs: number, worker: FleetWorker): void {
@@ -689,9 +697,6 @@ type ScheduledJob = {
 
 type WaitLimit = { job: ScheduledJob; atMs: number; heapIndex: number }
 
-// What no prompt and no provider can be blamed for.
-const BLAMELESS = new Set(['worker_draining', 'coordinator_restarted', 'attempt_unknown'])
-
 const NOBODY: readonly WorkerId[] = []
 
 // Fewer new tokens than this and an attempt brought next to nothing.
@@ -700,25 +705,3 @@ const PROGRESS_TOKENS = 8
 const ATTEMPTS_EVER = 30
 // Recent answers weigh more: a model's load changes within minutes.
 const SERVICE_TIME_WEIGHT = 0.1
-
-function lost(code: string, message: string): JobError {
-  return { code, message, layer: 'provider', retryable: true }
-}
-
-const WORKER_LOST = lost('worker_lost', 'The connection to the worker closed and it did not come back in time.')
-const WORKER_SILENT = lost('worker_silent', 'The worker sent no heartbeat within the dead time.')
-const WORKER_RESTARTED = lost('worker_restarted', 'The worker came back without the attempt: its process had died.')
-const COORDINATOR_RESTARTED = lost(
-  'coordinator_restarted',
-  'After a restart of the coordinator the worker did not offer the attempt again.',
-)
-
-function silent(code: string, limitMs: number): JobError {
-  return lost(code, `The worker produced no token for ${Math.round(limitMs / 1000)} s.`)
-}
-
-/** Running again would take as long again. */
-function tooLong(limitMs: number): JobError {
-  const message = `The job ran for ${limitMs / 1000} s, which is as long as its caller allows (x-holdfast-max-run).`
-  return { code: 'max_run_exceeded', message, layer: 'provider', retryable: false }
-}

@@ -1,3 +1,4 @@
+import { Socket } from 'node:net'
 import { type BackendFactory, createPostgresBackend, createRedisBackend, type IQueueBackend, withBackend } from 'bullmq'
 import type { DbOptions } from '../store/db.ts'
 
@@ -62,26 +63,33 @@ export class Timers {
 
   /** Runs at once, and again that long after each end, so that two never overlap. */
   sweep(kind: string, everyMs: number, run: () => Promise<void>): void {
+    const runThenPlan = async (): Promise<void> => {
+      await run().catch((error: unknown) => this.#tell(error, `The sweep of ${kind}: `))
+      if (!this.#closed) plan(everyMs)
+    }
     const plan = (delayMs: number): void => {
-      const timer = setTimeout(async () => {
+      const timer = setTimeout(() => {
         this.#sweeps.delete(timer)
-        await run().catch((error: unknown) => this.#tell(error, `The sweep of ${kind}: `))
-        if (!this.#closed) plan(everyMs)
+        void runThenPlan()
       }, delayMs)
       this.#sweeps.add(timer)
     }
     plan(0)
   }
 
-  /** Handlers at work get a moment to end. A polite goodbye to a server that is away would never return, so there is none. */
+  /**
+   * Handlers at work get a moment to end. Then the connections are cut: a polite goodbye waits for ever on a server that
+   * is away, and while BullMQ says it nobody listens for the connection's errors, which would end this process.
+   */
   async close(): Promise<void> {
     this.#closed = true
     for (const timer of this.#sweeps) clearTimeout(timer)
     clearTimeout(this.#resting)
-    const { queue, worker } = this.#bull
+    const { hangUp, queue, worker } = this.#bull
     await worker.pause(true)
     await within(CLOSE_MS, [...this.#working])
-    await within(CLOSE_MS, [worker.getBackend().disconnectBlocking(false), worker.close(true), queue.getBackend().close(true)])
+    await within(CLOSE_MS, [worker.getBackend().disconnectBlocking(false), hangUp()])
+    await within(CLOSE_MS, [worker.close(true), queue.getBackend().close(true)])
   }
 
   #fire({ kind, id, version }: Wake): Promise<void> {
@@ -118,7 +126,7 @@ export class Timers {
   }
 }
 
-export type TimersOptions = { backend: TimersBackend; onProblem(message: string): void }
+export type TimersOptions = { backend: TimersBackend; onProblem: (message: string) => void }
 export type TimersBackend = { kind: 'postgres'; connection: DbOptions } | { kind: 'redis'; url: string }
 type Handler = (id: string, version: number) => Promise<void>
 type Wake = { kind: string; id: string; version: number }
@@ -132,11 +140,12 @@ const TOLD_MAX = 100
 
 /** What is used of BullMQ, which is the same on both servers. */
 type Bull = {
+  hangUp: () => Promise<void>
   queue: Connected & { add(name: string, data: Wake, options: { jobId: string; delay: number }): Promise<unknown> }
   worker: Connected & {
     run(): Promise<void>
     isRunning(): boolean
-    pause(doNotWait: boolean): Promise<void>
+    pause(doNotWait?: boolean): Promise<void>
     resume(): Promise<void>
     close(force: boolean): Promise<void>
   }
@@ -149,17 +158,38 @@ type Connected = {
 
 function connect(backend: TimersBackend, fire: (wake: Wake) => Promise<void>): Bull {
   if (backend.kind === 'redis') {
-    const retryStrategy = (tries: number): number => Math.min(100 * tries, 2_000)
-    return make(createRedisBackend, { url: backend.url, retryStrategy, maxRetriesPerRequest: null }, fire)
+    let hungUp = false
+    const retryStrategy = (tries: number): number | null => (hungUp ? null : Math.min(100 * tries, 2_000))
+    const made = make(createRedisBackend, { url: backend.url, retryStrategy, maxRetriesPerRequest: null }, fire)
+    return { ...made, hangUp: async () => void (hungUp = true) }
   }
   const { connection } = backend
   const server =
     'url' in connection ? { connectionString: connection.url } : { host: connection.socketDir, user: 'holdfast', database: 'holdfast' }
+  const { stream, hangUp } = trackedSockets()
   const options = { schema: 'bullmq', migrate: true, max: 2, application_name: 'holdfast-timers', connectionTimeoutMillis: 5_000 }
-  return make(createPostgresBackend, { ...server, ...options }, fire)
+  return { ...make(createPostgresBackend, { ...server, ...options, stream }, fire), hangUp }
 }
 
-function make<B extends IQueueBackend, C>(factory: BackendFactory<B, C>, connection: C, fire: (wake: Wake) => Promise<void>): Bull {
+function trackedSockets(): { stream: () => Socket; hangUp: () => Promise<void> } {
+  const sockets = new Set<Socket>()
+  const stream = (): Socket => {
+    const socket = new Socket()
+    sockets.add(socket)
+    return socket.once('close', () => sockets.delete(socket))
+  }
+  const hangUp = async (): Promise<void> => {
+    const open = [...sockets].filter((socket) => !socket.destroyed)
+    await Promise.all(open.map((socket) => new Promise((resolve) => socket.once('close', resolve).destroy())))
+  }
+  return { stream, hangUp }
+}
+
+function make<B extends IQueueBackend, C>(
+  factory: BackendFactory<B, C>,
+  connection: C,
+  fire: (wake: Wake) => Promise<void>,
+): Omit<Bull, 'hangUp'> {
   const { Queue, Worker } = withBackend(factory)
   // An ended job is of no use to anyone: the row it was about tells what came of it.
   const defaultJobOptions = { removeOnComplete: true, removeOnFail: true }

@@ -8,6 +8,8 @@ export type EventFilter = {
   /** Events of one job share its trace: the only index that history needs. */
   traceId: string | null
   job: string | null
+  /** Null: of all teams, and what belongs to none. */
+  team: string | null
   before: string | null
   limit: number
 }
@@ -19,9 +21,9 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
   const rows = await db.query(
     `select * from events
       where ($1::uuid is null or id < $1) and ($2::text is null or severity = $2) and ($3::text is null or type = $3)
-        and ($4::uuid is null or trace_id = $4) and ($5::uuid is null or job = $5)
+        and ($4::uuid is null or trace_id = $4) and ($5::uuid is null or job = $5) and ($7::text is null or team = $7)
       order by id desc limit $6`,
-    [filter.before, filter.severity, filter.type, filter.traceId, filter.job, filter.limit],
+    [filter.before, filter.severity, filter.type, filter.traceId, filter.job, filter.limit, filter.team],
   )
   return rows.map((row) => ({
     id: text(row.id),

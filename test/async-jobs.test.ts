@@ -1,0 +1,153 @@
+import { expect, test } from 'vitest'
+import { readJobStream } from './support/job-stream.ts'
+import { chatStream } from './support/stream.ts'
+import { type JobView, World } from './support/world.ts'
+
+async function submit(world: World, content: string, extra: Record<string, unknown> = {}, headers: Record<string, string> = {}) {
+  const body = { model: 'fake', messages: [{ role: 'user', content }], temperature: 0, ...extra }
+  const response = await world.request('POST', '/api/jobs', body, headers)
+  const job = (await response.json()) as JobView & { error: { code: string; param: string } | null }
+  return { status: response.status, headers: response.headers, job }
+}
+
+test('a job is accepted with 202, awaited by long poll, and read again whenever', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=2&rate=100')
+  const { status, headers, job } = await submit(world, 'hello', { max_tokens: 30 })
+  expect(status).toBe(202)
+  expect(headers.get('location')).toBe(`/api/jobs/${job.id}`)
+  const early = (await world.get(`/api/jobs/${job.id}?wait_s=0.01`)) as JobView
+  expect(early.status).toBe('running')
+  const done = (await world.get(`/api/jobs/${job.id}?wait_s=30`)) as JobView
+  expect(done).toMatchObject({ status: 'succeeded', finish_reason: 'length', usage: { completion_tokens: 30 } })
+  expect(done.output?.text).toBe((await chatStream(world, 'fake', 'hello', { max_tokens: 30 }).done).text)
+  const raw = await submit(world, '', { messages: undefined, prompt: 'once', max_tokens: 3 })
+  expect(raw.job).toMatchObject({ type: 'completion' })
+})
+
+test('a job stream can be left and taken up at any event, while it runs and long after', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=2&rate=200')
+  const want = (await chatStream(world, 'fake', 'resume', { max_tokens: 120 }).done).text
+  const { job } = await submit(world, 'resume', { max_tokens: 120 })
+  let text = ''
+  let last: string | undefined
+  for (let round = 0; round < 200; round++) {
+    const part = await readJobStream(world, job.id, last, 7)
+    text += part.text
+    last = part.last
+    if (part.finished !== null) break
+  }
+  expect(text).toBe(want)
+  const late = await readJobStream(world, job.id)
+  expect(late.text).toBe(want)
+  expect(late.finished).toMatchObject({ status: 'succeeded', finish_reason: 'length', error: null })
+  expect((await readJobStream(world, job.id, late.last)).text).toBe('')
+})
+
+test('kill -9 of the coordinator: the reader goes on after its last event, and the worker never stopped', async () => {
+  await using world = await World.open()
+  const coordinator = await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=4&rate=40')
+  const want = (await chatStream(world, 'fake', 'over', { max_tokens: 200 }).done).text
+  const { job } = await submit(world, 'over', { max_tokens: 200 })
+  const reading = readJobStream(world, job.id)
+  await world.until(
+    'text flows',
+    async () => ((await world.job(job.id)).usage ?? null) !== null || (await readJobStream(world, job.id, undefined, 5)).tokens >= 5,
+  )
+  coordinator.kill()
+  const before = await reading
+  expect(before.finished).toBeNull()
+  await world.coordinator()
+  const after = await readJobStream(world, job.id, before.last)
+  expect(before.text + after.text).toBe(want)
+  expect((await world.job(job.id)).attempts).toHaveLength(1)
+})
+
+test('text that was lost with everybody who knew it is never joined to another', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=1&rate=100')
+  const { job } = await submit(world, 'mark', { max_tokens: 40 })
+  await world.get(`/api/jobs/${job.id}?wait_s=30`)
+  const whole = await readJobStream(world, job.id)
+  // A reader of another text of the same length, and one that has read more than there ever was.
+  const [characters = ''] = (whole.last ?? '').split('-')
+  for (const foreign of [`${characters}-zzzz`, `${Number(characters) + 5}-abc`]) {
+    const told = await readJobStream(world, job.id, foreign)
+    expect(told).toMatchObject({ text: '', finished: null, error: { code: 'stream_diverged' } })
+  }
+})
+
+test('a waiting job says why, where it stands and until when, in its stream, in the job and in health', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=1&rate=5')
+  const { job: busy } = await submit(world, 'busy', { max_tokens: 1_000 })
+  const { job } = await submit(world, 'waits')
+  const reading = readJobStream(world, job.id)
+  await world.until('position', async () => (await world.job(job.id)).waiting?.position === 1)
+  expect((await world.job(job.id)).waiting).toMatchObject({ reason: 'all_slots_busy', position: 1 })
+  const health = (await world.get('/api/health')) as { jobs: { waiting_by_reason: unknown[] } }
+  expect(health.jobs.waiting_by_reason).toContainEqual({ model: 'fake', reason: 'all_slots_busy', count: 1 })
+  await world.request('POST', `/api/jobs/${busy.id}/cancel`)
+  const read = await reading
+  expect(read.comments[0]).toMatch(/^waiting reason=all_slots_busy position=1 estimate_ms=/)
+  expect(read.states.map((state) => state.status)).toEqual(['queued', 'running'])
+  expect(read.finished).toMatchObject({ status: 'succeeded' })
+})
+
+test('limits of waiting and running end a job with an error of its own, which its caller gets', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=1&rate=5')
+  const slow = await submit(world, 'slow', { max_tokens: 1_000 }, { 'x-holdfast-max-run': '2.5' })
+  const waiting = await world.request(
+    'POST',
+    '/v1/chat/completions',
+    { model: 'fake', messages: [{ role: 'user', content: 'x' }] },
+    { 'x-holdfast-max-wait': '0.5' },
+  )
+  expect(waiting.status).toBe(504)
+  expect(waiting.headers.get('x-should-retry')).toBe('false')
+  expect(await waiting.json()).toMatchObject({ error: { code: 'max_wait_exceeded', layer: 'routing', retryable: true } })
+  const streamed = await chatStream(world, 'fake', 'y', {}, { 'x-holdfast-max-wait': '0.3' }).done
+  expect(streamed).toMatchObject({ status: 200, error: { code: 'max_wait_exceeded' }, finish: null })
+  const ended = (await world.get(`/api/jobs/${slow.job.id}?wait_s=30`)) as JobView
+  expect(ended).toMatchObject({ status: 'failed', error: { code: 'max_run_exceeded' } })
+  await world.until('the slot is free', async () => (await world.findWorker('a'))?.models[0]?.busy === 0)
+})
+
+test('what cannot be a job is refused by name, and nothing is left of it', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:')
+  const refused: [Record<string, unknown>, Record<string, string>, number, string][] = [
+    [{ stream: true }, {}, 400, 'stream'],
+    [{ colour: 'red' }, {}, 400, 'colour'],
+    [{}, { 'x-holdfast-priority': 'urgent' }, 400, 'x-holdfast-priority'],
+    [{}, { 'x-holdfast-max-wait': 'soon' }, 400, 'x-holdfast-max-wait'],
+    [{}, { 'x-holdfast-max-run': '-1' }, 400, 'x-holdfast-max-run'],
+    [{}, { 'x-holdfast-colour': 'red' }, 400, 'x-holdfast-colour'],
+    [{}, { 'idempotency-key': 'k'.repeat(300) }, 400, 'idempotency-key'],
+    [{ callback_url: 'ftp://example.com' }, {}, 409, 'callback_url'],
+  ]
+  for (const [extra, headers, status, param] of refused) {
+    const answer = await submit(world, 'x', extra, headers)
+    expect(answer.status, param).toBe(status)
+    expect(answer.job.error).toMatchObject({ param })
+  }
+  const { job } = await submit(world, 'x')
+  await world.get(`/api/jobs/${job.id}?wait_s=30`)
+  for (const [target, headers, status] of [
+    [`/api/jobs/${job.id}?wait_s=never`, {}, 400],
+    [`/api/jobs/${job.id}?wait_s=9999`, {}, 400],
+    [`/api/jobs/${job.id}/stream`, { 'last-event-id': 'x y' }, 400],
+    [`/api/jobs/${crypto.randomUUID()}/stream`, {}, 404],
+  ] as const)
+    expect((await world.request('GET', target, undefined, headers)).status, target).toBe(status)
+  expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(1)
+})

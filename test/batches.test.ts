@@ -1,0 +1,173 @@
+import OpenAI, { toFile } from 'openai'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { ADMIN_KEY, type Running, World } from './support/world.ts'
+
+let world: World
+let coordinator: Running
+let client: OpenAI
+beforeAll(async () => {
+  world = await World.open()
+  coordinator = await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=16&fail_on=BOOM slow=fake:?slots=2&rate=20')
+  client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+})
+afterAll(() => world.close())
+
+type BatchView = { id: string; status: string; counts: Record<string, number>; error?: { code: string; message: string } }
+type Result = { row_key: string; job: string; status: string; output: { text: string } | null; error: { code: string } | null }
+
+const rows = (count: number, model?: string): unknown[] =>
+  Array.from({ length: count }, (_, index) => ({
+    row_key: `r${index}`,
+    messages: [{ role: 'user', content: `row ${index}` }],
+    max_tokens: 4,
+    ...(model === undefined ? {} : { model }),
+  }))
+
+async function post(body: unknown, headers: Record<string, string> = {}): Promise<{ status: number; batch: BatchView }> {
+  const response = await world.request('POST', '/api/batches', body, headers)
+  return { status: response.status, batch: (await response.json()) as BatchView }
+}
+
+function ended(id: string): Promise<BatchView> {
+  return world.until('the batch ends', async () => {
+    const batch = (await world.get(`/api/batches/${id}`)) as BatchView
+    return batch.status === 'completed' || batch.status === 'cancelled' ? batch : null
+  })
+}
+
+async function results(id: string): Promise<Result[]> {
+  const text = await (await world.request('GET', `/api/batches/${id}/results`)).text()
+  return text.trim() === ''
+    ? []
+    : text
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as Result)
+}
+
+test('a batch runs each of its rows once, and its results stand in the order of the rows', async () => {
+  const { status, batch } = await post({ model: 'fake', rows: rows(1_200) })
+  expect(status).toBe(202)
+  expect((await ended(batch.id)).counts).toMatchObject({ total: 1_200, succeeded: 1_200 })
+  const lines = await results(batch.id)
+  expect(lines.map((line) => line.row_key)).toEqual(Array.from({ length: 1_200 }, (_, index) => `r${index}`))
+  expect(new Set(lines.map((line) => line.job)).size).toBe(1_200)
+  const job = (await world.job(lines[7]?.job ?? '')) as unknown as Record<string, unknown>
+  expect(job).toMatchObject({ batch: batch.id, row_key: 'r7', priority: 'batch', output: { text: lines[7]?.output?.text } })
+})
+
+test('rows come as JSONL too, and one that fails fails alone', async () => {
+  const lines = [...rows(3, 'fake'), { row_key: 'bad', model: 'fake', messages: [{ role: 'user', content: 'BOOM' }] }]
+  const { batch } = await post(lines.map((line) => JSON.stringify(line)).join('\n'), { 'content-type': 'application/x-ndjson' })
+  await ended(batch.id)
+  const byKey = new Map((await results(batch.id)).map((line) => [line.row_key, line]))
+  expect(byKey.get('r1')).toMatchObject({ status: 'succeeded', error: null })
+  expect(byKey.get('bad')).toMatchObject({
+    status: expect.stringMatching(/failed|parked/),
+    output: expect.anything(),
+    error: expect.anything(),
+  })
+})
+
+test('a bad row refuses the whole batch, names itself, and leaves nothing', async () => {
+  const before = ((await world.get('/api/batches')) as { data: unknown[] }).data.length
+  for (const [bad, code] of [
+    [{ row_key: 'x' }, 'invalid_messages'],
+    [{ messages: [] }, 'missing_field'],
+    [{ row_key: 'r1', messages: [{ role: 'user', content: 'x' }] }, 'duplicate_row_key'],
+    [{ row_key: 'x', messages: [{ role: 'user', content: 'x' }], model: 'nobody' }, 'model_not_found'],
+    [{ row_key: 'x', messages: [{ role: 'user', content: 'x' }], stream: true }, 'unsupported_parameter'],
+    ['text', 'invalid_rows'],
+  ] as const) {
+    const { status, batch } = await post({ model: 'fake', rows: [...rows(3), bad] })
+    expect(status, code).toBeGreaterThanOrEqual(400)
+    expect(batch.error?.code).toBe(code)
+    if (code !== 'model_not_found') expect(batch.error?.message).toMatch(/^Row 4: /)
+  }
+  for (const body of [{ model: 'fake', rows: [] }, { rows: 'x' }, {}]) expect((await post(body)).status).toBe(400)
+  expect(((await world.get('/api/batches')) as { data: unknown[] }).data).toHaveLength(before)
+})
+
+test('a batch repeated with its key is the same batch', async () => {
+  const body = { model: 'fake', rows: rows(50) }
+  const twins = await Promise.all(Array.from({ length: 4 }, () => post(body, { 'idempotency-key': 'batch' })))
+  expect(new Set(twins.map(({ batch }) => batch.id)).size).toBe(1)
+  expect((await post({ model: 'fake', rows: rows(51) }, { 'idempotency-key': 'batch' })).status).toBe(422)
+})
+
+test('a cancelled batch stops what waits and what runs, and keeps what was done', async () => {
+  const { batch } = await post({ model: 'slow', rows: rows(40) })
+  await world.until('some are done', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.succeeded ?? 0)
+  await world.request('POST', `/api/batches/${batch.id}/cancel`)
+  const { counts } = await ended(batch.id)
+  expect(counts.cancelled).toBeGreaterThan(20)
+  expect((counts.cancelled ?? 0) + (counts.succeeded ?? 0)).toBe(40)
+})
+
+test('kill -9 of the coordinator in mid-batch: every row once', async () => {
+  const { batch } = await post({ model: 'slow', rows: rows(60) })
+  await world.until('it runs', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.succeeded ?? 0)
+  coordinator.kill()
+  coordinator = await world.coordinator()
+  expect((await ended(batch.id)).counts).toMatchObject({ succeeded: 60 })
+  expect(new Set((await results(batch.id)).map((line) => line.row_key)).size).toBe(60)
+})
+
+test('the official client uploads a file, runs it as a batch and reads output and errors', async () => {
+  const line = (id: string, content: string): string =>
+    JSON.stringify({
+      custom_id: id,
+      method: 'POST',
+      url: '/v1/chat/completions',
+      body: { model: 'fake', messages: [{ role: 'user', content }], max_tokens: 5 },
+    })
+  const content = [line('one', 'a'), line('two', 'b'), line('three', 'BOOM')].join('\n')
+  const file = await client.files.create({ file: await toFile(Buffer.from(content), 'in.jsonl'), purpose: 'batch' })
+  expect(file).toMatchObject({ object: 'file', bytes: content.length, filename: 'in.jsonl', purpose: 'batch' })
+  expect(await (await client.files.content(file.id)).text()).toBe(content)
+  const made = await client.batches.create({
+    input_file_id: file.id,
+    endpoint: '/v1/chat/completions',
+    completion_window: '24h',
+    metadata: { who: 'test' },
+  })
+  expect(made).toMatchObject({ object: 'batch', request_counts: { total: 3 }, metadata: { who: 'test' } })
+  const done = await world.until('completed', async () => {
+    const batch = await client.batches.retrieve(made.id)
+    return batch.status === 'completed' ? batch : null
+  })
+  expect(done.request_counts).toEqual({ total: 3, completed: 2, failed: 1 })
+  const output = (await (await client.files.content(done.output_file_id ?? '')).text()).trim().split('\n')
+  expect(output.map((text) => JSON.parse(text) as unknown)).toMatchObject([
+    { custom_id: 'one', response: { status_code: 200, body: { object: 'chat.completion', usage: { completion_tokens: 5 } } }, error: null },
+    { custom_id: 'two', response: { status_code: 200 } },
+  ])
+  const errors = (await (await client.files.content(done.error_file_id ?? '')).text()).trim()
+  expect(JSON.parse(errors)).toMatchObject({ custom_id: 'three', error: { code: expect.any(String) } })
+  const listed: string[] = []
+  for await (const batch of client.batches.list()) listed.push(batch.id)
+  expect(listed).toContain(made.id)
+  await client.files.delete(file.id)
+  await expect(client.files.retrieve(file.id)).rejects.toMatchObject({ status: 404 })
+})
+
+test('bad files and batches of the dialect are refused by name', async () => {
+  const upload = (text: string): Promise<{ id: string }> =>
+    toFile(Buffer.from(text), 'x.jsonl').then((file) => client.files.create({ file, purpose: 'batch' }))
+  const create = (input_file_id: string): Promise<unknown> =>
+    client.batches.create({ input_file_id, endpoint: '/v1/chat/completions', completion_window: '24h' })
+  await expect(upload('not json').then(({ id }) => create(id))).rejects.toMatchObject({ status: 400, code: 'invalid_json' })
+  await expect(
+    upload('{"custom_id":"a","method":"GET","url":"/v1/chat/completions","body":{}}').then(({ id }) => create(id)),
+  ).rejects.toMatchObject({
+    status: 400,
+    message: expect.stringContaining('Row 1'),
+  })
+  await expect(upload('').then(({ id }) => create(id))).rejects.toMatchObject({ status: 400 })
+  await expect(create('file-none')).rejects.toMatchObject({ status: 404 })
+  await expect(client.files.create({ file: await toFile(Buffer.from('x'), 'x'), purpose: 'fine-tune' })).rejects.toMatchObject({
+    status: 400,
+    param: 'purpose',
+  })
+})
