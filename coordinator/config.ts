@@ -1,5 +1,6 @@
 import path from 'node:path'
-import { Settings } from '../proto/settings.ts'
+import { SettingError, Settings } from '../proto/settings.ts'
+import { parseCidrs } from './engine/outbound.ts'
 
 export type CoordinatorConfig = {
   host: string
@@ -11,7 +12,7 @@ export type CoordinatorConfig = {
   workerToken: string | undefined
   masterKey: string | undefined
   redisUrl: string | undefined
-  allowedCidrs: string | undefined
+  allowedCidrs: string[]
   queueLimit: number
   heartbeatIntervalMs: number
   deadAfterMs: number
@@ -34,7 +35,7 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     workerToken: settings.secret('HOLDFAST_WORKER_TOKEN'),
     masterKey: settings.secret('HOLDFAST_MASTER_KEY'),
     redisUrl: settings.optional('REDIS_URL'),
-    allowedCidrs: settings.optional('HOLDFAST_ALLOW_PRIVATE_ADDRESSES'),
+    allowedCidrs: cidrs(settings),
     queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 0, 10_000_000),
     heartbeatIntervalMs: settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600),
     deadAfterMs: settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000),
@@ -42,5 +43,13 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     nextTokenTimeoutMs: settings.seconds('HOLDFAST_NEXT_TOKEN_TIMEOUT_S', 60, 0.1, 86_400),
     drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
     logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+  }
+}
+
+function cidrs(settings: Settings): string[] {
+  try {
+    return parseCidrs(settings.text('HOLDFAST_ALLOW_PRIVATE_ADDRESSES', ''))
+  } catch (error) {
+    throw new SettingError('HOLDFAST_ALLOW_PRIVATE_ADDRESSES', `holds something else: ${(error as Error).message}`)
   }
 }

@@ -4,21 +4,28 @@ import { newId } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
 import type { ApiParts } from './api/health.ts'
 import { Keyring } from './api/auth.ts'
+import { viewJob } from './api/jobs.ts'
 import { buildServer } from './api/server.ts'
 import { type CoordinatorConfig, readCoordinatorConfig } from './config.ts'
 import type { EventRecord, EventType } from './core/event.ts'
 import { Fault } from './core/fault.ts'
+import type { JobId } from './core/job.ts'
 import { Scheduler } from './core/scheduler.ts'
+import { Adoption } from './engine/adoption.ts'
+import { Callbacks } from './engine/callbacks.ts'
 import { Dispatcher } from './engine/dispatcher.ts'
+import { Outbound } from './engine/outbound.ts'
+import { Timers } from './engine/timers.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
 import { WorkerSessions } from './link.ts'
 import { Metrics } from './metrics.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
-import { Db } from './store/db.ts'
+import { Db, type DbOptions } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
-import { adoptJobs, readProgress, readRequest } from './store/jobs.ts'
+import { forgetOldKeys } from './store/idempotency.ts'
+import { readRequest } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey } from './store/keys.ts'
 import { ensurePartitions, migrate } from './store/migrate.ts'
@@ -61,7 +68,7 @@ async function startCoordinator(
   closing: (() => Promise<void> | void)[],
 ): Promise<Coordinator> {
   mkdirSync(config.dataDir, { recursive: true, mode: 0o700 })
-  const db = await openDatabase(config, log, closing)
+  const { db, connection } = await openDatabase(config, log, closing)
   let reportLost: (why: string) => void = () => {}
   const lost = new Promise<string>((resolve) => {
     reportLost = resolve
@@ -84,6 +91,7 @@ async function startCoordinator(
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
 
+  const outbound = new Outbound(config.allowedCidrs)
   const vault = new Vault(secretFrom(config.masterKey, config.dataDir, 'master.key', 'hf_master_').value)
 
   const scheduler = new Scheduler(rulesFrom(config))
@@ -124,6 +132,7 @@ async function startCoordinator(
     },
   })
   const counters = metrics
+  let callbacks: Callbacks | undefined
   const dispatcher = new Dispatcher(scheduler, writer, {
     coordinator: coordinatorId,
     now: () => clock.now(),
@@ -137,7 +146,7 @@ async function startCoordinator(
     onStarted: (record) => counters.started(record),
     onFirstToken: (record) => counters.firstToken(record),
     onEnded: (record) => counters.ended(record),
-    onEndStored: () => {},
+    onEndStored: (record) => callbacks?.jobEnded(record.id),
     onBreaker: (worker, model, untilMs, why) => fleetLog.breakerChanged(worker, model, untilMs, why),
     onStale: () => counters.staleReport(),
     onWorkerState: (worker, from, to) => fleetLog.stateChanged(worker, from, to),
@@ -153,8 +162,8 @@ async function startCoordinator(
     dispatcher.knowWorker(worker.id, worker.name, worker.models)
   }
   await lease.begin(version)
-  await adopt(db, lease, dispatcher, log)
-  keepAdopting(db, lease, dispatcher, log, addEvent, closing)
+  const adoption = new Adoption({ db, lease, dispatcher, log, addEvent })
+  await adoption.adopt()
 
   let refusedLogins = 0
   const keyring = new Keyring(
@@ -194,6 +203,7 @@ async function startCoordinator(
     keyring,
     metrics,
     vault,
+    outbound,
     pendingKeys: new Map(),
     queueLimit: config.queueLimit,
     version,
@@ -205,6 +215,28 @@ async function startCoordinator(
     reloadKeys,
     log: { error: (text) => log.error(text) },
   }
+  const timers = await Timers.open({
+    backend: config.redisUrl === undefined ? { kind: 'postgres', connection } : { kind: 'redis', url: config.redisUrl },
+    onProblem: (text) => log.warn(`Timers: ${text}`),
+  })
+  closing.push(() => timers.close())
+  timers.sweep('idempotency keys', KEY_SWEEP_MS, () => forgetOldKeys(db))
+  callbacks = new Callbacks({
+    db,
+    timers,
+    outbound,
+    vault,
+    body: (job) => viewJob(parts, job as JobId),
+    newEvent,
+    addEvent: (event) => writer.addEvent(event),
+    now: () => clock.now(),
+    random: Math.random,
+    onProblem: (text) => log.warn(text),
+  })
+  callbacks.start()
+  closing.push(() => callbacks.stop())
+  adoption.start(reloadKeys)
+  closing.push(() => adoption.stop())
   dispatcher.start()
   closing.push(() => dispatcher.stop())
   const grpc = await listenForWorkers(config, workerToken, sessions, closing)
@@ -231,7 +263,7 @@ async function startCoordinator(
 }
 
 const LOGIN_REPORT_MS = 10_000
-const ADOPT_EVERY_MS = 5_000
+const KEY_SWEEP_MS = 3_600_000
 const PARTITION_CHECK_MS = 6 * 3_600_000
 const WRITER_CLOSE_MS = 5_000
 
@@ -253,9 +285,14 @@ function rulesFrom(config: CoordinatorConfig): ConstructorParameters<typeof Sche
   }
 }
 
-async function openDatabase(config: CoordinatorConfig, log: Log, closing: (() => Promise<void> | void)[]): Promise<Db> {
+async function openDatabase(
+  config: CoordinatorConfig,
+  log: Log,
+  closing: (() => Promise<void> | void)[],
+): Promise<{ db: Db; connection: DbOptions }> {
   if (config.databaseUrl !== undefined) {
-    const db = new Db({ url: config.databaseUrl })
+    const connection = { url: config.databaseUrl }
+    const db = new Db(connection)
     closing.push(() => db.close())
     await db.query('select 1').catch((cause: unknown) => {
       throw new Fault(
@@ -264,7 +301,7 @@ async function openDatabase(config: CoordinatorConfig, log: Log, closing: (() =>
         { cause },
       )
     })
-    return db
+    return { db, connection }
   }
   log.info(`Starting the embedded PostgreSQL in ${config.dataDir}.`)
   const embedded = await EmbeddedPostgres.start(config.dataDir, {
@@ -274,9 +311,10 @@ async function openDatabase(config: CoordinatorConfig, log: Log, closing: (() =>
     debug: (text) => log.debug(text),
   })
   closing.push(() => embedded.stop())
-  const db = new Db({ socketDir: embedded.socketDir })
+  const connection = { socketDir: embedded.socketDir }
+  const db = new Db(connection)
   closing.push(() => db.close())
-  return db
+  return { db, connection }
 }
 
 async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (() => Promise<void> | void)[]): Promise<void> {
@@ -286,44 +324,6 @@ async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (
       log.error({ err: error }, 'The partitions of the coming days could not be made; trying again in six hours.'),
     )
   }, PARTITION_CHECK_MS)
-  closing.push(() => clearInterval(timer))
-}
-
-async function adopt(db: Db, lease: Lease, dispatcher: Dispatcher, log: Log): Promise<void> {
-  const jobs = await adoptJobs(db, lease.id)
-  const progress = await readProgress(
-    db,
-    jobs.map((job) => job.id),
-  )
-  for (const record of jobs) dispatcher.recover(record, progress.get(record.id))
-  if (jobs.length > 0) log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)
-}
-
-/** Looks for coordinators that stopped renewing their lease; what they ran goes on here. */
-function keepAdopting(
-  db: Db,
-  lease: Lease,
-  dispatcher: Dispatcher,
-  log: Log,
-  addEvent: AddEvent,
-  closing: (() => Promise<void> | void)[],
-): void {
-  let looking = false
-  const look = async (): Promise<void> => {
-    for (const coordinator of await lease.expireOthers()) addEvent('coordinator.lost', 'coordinator', { coordinator })
-    await adopt(db, lease, dispatcher, log)
-  }
-  const timer = setInterval(() => {
-    if (looking || db.down) return
-    looking = true
-    look()
-      .catch((error: unknown) => {
-        if (!db.down) log.warn(`Jobs without a coordinator could not be looked for: ${String(error)}`)
-      })
-      .finally(() => {
-        looking = false
-      })
-  }, ADOPT_EVERY_MS)
   closing.push(() => clearInterval(timer))
 }
 

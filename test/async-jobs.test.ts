@@ -1,3 +1,7 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { Webhook } from 'standardwebhooks'
 import { expect, test } from 'vitest'
 import { readJobStream } from './support/job-stream.ts'
 import { chatStream } from './support/stream.ts'
@@ -150,4 +154,58 @@ test('what cannot be a job is refused by name, and nothing is left of it', async
   ] as const)
     expect((await world.request('GET', target, undefined, headers)).status, target).toBe(status)
   expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(1)
+})
+
+test('the end of a job is told to its callback, signed, also when the coordinator died in between', async () => {
+  const heard: { headers: Record<string, string>; body: string }[] = []
+  const receiver = createServer((request, response) => {
+    let body = ''
+    request.on('data', (data: Buffer) => (body += data.toString()))
+    request.on('end', () => {
+      heard.push({ headers: request.headers as Record<string, string>, body })
+      response.end()
+    })
+  }).listen(0, '127.0.0.1')
+  await once(receiver, 'listening')
+  const callback_url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/done`
+  await using world = await World.open()
+  const allowed = { HOLDFAST_ALLOW_PRIVATE_ADDRESSES: '127.0.0.0/8' }
+  const coordinator = await world.coordinator(allowed)
+  await world.worker('a', 'fake=fake:?slots=2&rate=30')
+  expect((await submit(world, 'x', { callback_url })).job.error).toMatchObject({ code: 'no_webhook_secret' })
+  const made = await world.request('POST', '/api/teams/default/rotate_webhook_secret')
+  const { webhook_secret } = (await made.json()) as { webhook_secret: string }
+  const quick = await submit(world, 'quick', { callback_url, max_tokens: 3 })
+  await world.until('told', () => heard.length === 1)
+  expect(new Webhook(webhook_secret).verify(heard[0]?.body ?? '', heard[0]?.headers ?? {})).toMatchObject({
+    type: 'job.succeeded',
+    data: { id: quick.job.id, status: 'succeeded', usage: { completion_tokens: 3 } },
+  })
+  await world.until(
+    'settled',
+    async () => ((await world.job(quick.job.id)) as { callback?: { state: string } }).callback?.state === 'delivered',
+  )
+  const long = await submit(world, 'long', { callback_url, max_tokens: 90 })
+  coordinator.kill()
+  await world.coordinator(allowed)
+  await world.until('told of both', () => heard.length === 2)
+  expect(JSON.parse(heard[1]?.body ?? '')).toMatchObject({ data: { id: long.job.id, usage: { completion_tokens: 90 } } })
+  receiver.close()
+})
+
+test('a callback to a private address is refused before the job is accepted', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:')
+  await world.request('POST', '/api/teams/default/rotate_webhook_secret')
+  for (const callback_url of [
+    'http://127.0.0.1/x',
+    'http://[::1]/x',
+    'http://169.254.169.254/latest',
+    'http://0x7f.1/x',
+    'nonsense',
+    'ftp://x.org/',
+  ])
+    expect((await submit(world, 'x', { callback_url })).status, callback_url).toBe(400)
+  expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toEqual([])
 })

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { connect } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
@@ -232,6 +233,8 @@ async function startPostgres(): Promise<TestServer> {
 }
 
 async function startRedis(): Promise<TestServer> {
+  // BullMQ takes its driver from the installed packages; without it every test here would wait in vain.
+  createRequire(import.meta.url).resolve('ioredis')
   const dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-redis-'))
   const [port = 0] = await freePorts(1)
   let child: ChildProcess

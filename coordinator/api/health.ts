@@ -5,6 +5,7 @@ import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Db } from '../store/db.ts'
+import type { Outbound } from '../engine/outbound.ts'
 import type { Vault } from '../vault.ts'
 import type { Keyring } from './auth.ts'
 import type { PendingKeys } from './idempotency.ts'
@@ -20,6 +21,7 @@ export type ApiParts = {
   keyring: Keyring
   metrics: Metrics
   vault: Vault
+  outbound: Outbound
   /** Idempotency keys whose jobs are being stored right now. */
   pendingKeys: PendingKeys
   queueLimit: number

@@ -4,6 +4,8 @@ import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { type AttemptRecord, isFinal, type JobId, type JobRecord, type JobStatus } from '../core/job.ts'
 import { notCancellable } from '../engine/dispatcher.ts'
 import { checkCallbackUrl } from '../engine/outbound.ts'
+import { newId } from '../ids.ts'
+import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
 import { findTeam } from '../store/teams.ts'
 import { type Caller, requireAdmin } from './auth.ts'
@@ -13,7 +15,7 @@ import { readEnded } from './idempotency.ts'
 import { JobStream, readPlace } from './job-stream.ts'
 import { jobView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
-import { page, readCursor, readLimit, readOneOf, readQuery } from './paging.ts'
+import { page, readCursor, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
 import { ended, type Submission, submit } from './submit.ts'
 
 type ById = { Params: { id: string } }
@@ -85,7 +87,8 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
       throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
     const progress = (await readProgress(parts.db, [id])).get(id)
     // Asked twice at once, the second finds it live again.
-    if (parts.dispatcher.find(id) === undefined) parts.dispatcher.release(record, progress, request.caller.actor)
+    if (parts.dispatcher.find(id) === undefined)
+      parts.dispatcher.release(record, progress, request.caller.actor, await oweAgain(parts.db, id, newId()))
     return readJob(parts, request.caller, id)
   })
 }
@@ -110,7 +113,9 @@ async function readSubmission(parts: ApiParts, request: FastifyRequest): Promise
       `Callbacks are signed, and team ${request.caller.team} has no secret yet: POST /api/teams/${request.caller.team}/rotate_webhook_secret makes one.`,
       { status: 409, param: 'callback_url' },
     )
-  return { ...submission, callbackUrl: checkCallbackUrl(callbackUrl).href }
+  const url = checkCallbackUrl(callbackUrl)
+  parts.outbound.checkAddress(url)
+  return { ...submission, callbackUrl: url.href }
 }
 
 function readWait(value: string | undefined): number {
@@ -143,8 +148,16 @@ async function getRecord(parts: ApiParts, caller: Caller, id: JobId): Promise<Jo
 }
 
 async function readJob(parts: ApiParts, caller: Caller, id: JobId): Promise<Record<string, unknown>> {
+  await getRecord(parts, caller, id)
+  const callback = (await listOf(parts.db, id)).at(-1)
+  return { ...(await viewJob(parts, id)), callback: callback === undefined ? null : callbackView(callback) }
+}
+
+/** The job with its attempts and, once it has ended, its output; undefined when there is none. */
+export async function viewJob(parts: ApiParts, id: JobId): Promise<Record<string, unknown> | undefined> {
   const live = parts.dispatcher.find(id)
-  const record = await getRecord(parts, caller, id)
+  const record = live?.record ?? (await findJob(parts.db, id))
+  if (record === undefined) return undefined
   const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
   const output = live !== undefined ? { text: live.text, finish_reason: record.finishReason } : await readOutput(parts.db, id)
   return jobView(record, attempts, parts.dispatcher.waiting(id), isFinal(record.status) ? output : null)
@@ -165,4 +178,16 @@ async function attemptsOf(parts: ApiParts, records: JobRecord[]): Promise<Map<Jo
     add(attempt)
   for (const attempt of unstored) add(attempt)
   return byJob
+}
+
+/** How far the message to the caller has come; the address alone is not repeated, it may be as good as a password. */
+function callbackView(callback: CallbackRecord): Record<string, unknown> {
+  return {
+    state: callback.state,
+    attempts: callback.attempts,
+    due_at: rfc3339(callback.dueMs),
+    delivered_at: rfc3339(callback.deliveredMs),
+    last_status: callback.lastStatus,
+    last_error: callback.lastError,
+  }
 }

@@ -320,7 +320,7 @@ export class Scheduler {
   /** An attempt that did not bring the answer: again elsewhere, or the end of the job. */
   #endBadly(nowMs: number, job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
-    if (worker !== null && status === 'failed' && error.retryable && !BLAMELESS.has(error.code))
+    if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && !BLAMELESS.has(error.code))
       this.#tellBreaker(worker, job.model, error.code, (breaker) => trip(breaker, job.id, nowMs, this.#rules))
     this.#endAttempt(nowMs, job, status, error)
     if (!error.retryable) {

@@ -34,8 +34,8 @@ export class Dispatcher {
 
   start(): void {
     this.#timers.push(
-      setInterval(() => this.#apply({ kind: 'time-passed' }), TICK_MS),
-      setInterval(() => this.#checkpoint(), CHECKPOINT_MS),
+      setInterval(() => this.tick(), TICK_MS),
+      setInterval(() => this.checkpoint(), CHECKPOINT_MS),
       setInterval(() => this.#tellWaiting(), WAITING_NOTE_MS),
     )
   }
@@ -44,7 +44,12 @@ export class Dispatcher {
   stop(): void {
     this.#stopped = true
     for (const timer of this.#timers) clearInterval(timer)
-    this.#checkpoint()
+    this.checkpoint()
+  }
+
+  /** Judges deaths, stalls, limits and backoffs as of now. */
+  tick(): void {
+    this.#apply({ kind: 'time-passed' })
   }
 
   // ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -53,6 +58,7 @@ export class Dispatcher {
   accept(job: NewJob): { live: LiveJob; stored: Promise<void> } {
     const record = newRecord(job, this.#parts.now(), this.#parts.coordinator)
     const live = new LiveJob(record, job.request)
+    live.hasCallback = job.along?.callback !== undefined
     this.#live.set(record.id, live)
     const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
@@ -85,12 +91,13 @@ export class Dispatcher {
   }
 
   /** A person gives a parked job its attempts anew; it goes on from what was delivered. */
-  release(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string): void {
+  release(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string, hasCallback: boolean): void {
     record.status = 'queued'
     record.error = null
     record.strikes = 0
     record.owner = this.#parts.coordinator
     const live = this.#takeUp(record, progress)
+    live.hasCallback = hasCallback
     this.#changed(live)
     this.#event('job.released', live, actor, { after_attempts: record.attempt })
     this.#line(live, null)
@@ -129,8 +136,9 @@ export class Dispatcher {
   }
 
   /** Takes up a job that another coordinator left behind. */
-  recover(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): void {
+  recover(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, hasCallback: boolean): void {
     const live = this.#takeUp(record, progress)
+    live.hasCallback = hasCallback
     const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
     if (worker !== null) this.#workerNames.set(worker.id, worker.name)
     this.#line(live, worker)
@@ -338,6 +346,7 @@ export class Dispatcher {
   }
 
   #send(live: LiveJob): void {
+    if (this.#stopped) return
     const { id, attempt, worker, model } = live.record
     assert(worker !== null, 'a running job has a worker')
     if (live.request !== null) {
@@ -351,8 +360,15 @@ export class Dispatcher {
         if (this.#current(worker, { job: id, attempt }) === live) this.#send(live)
       },
       (cause: unknown) => {
+        if (cause instanceof Fault && cause.retryable) {
+          // PostgreSQL is away: nobody's fault, and the slot is worth keeping for the moment that takes.
+          setTimeout(() => {
+            if (this.#current(worker, { job: id, attempt }) === live) this.#send(live)
+          }, REQUEST_RETRY_MS)
+          return
+        }
         const message = `The prompt could not be read back: ${cause instanceof Error ? cause.message : String(cause)}`
-        this.attemptFailed(worker, { job: id, attempt }, { code: 'request_unreadable', message, layer: 'routing', retryable: true })
+        this.attemptFailed(worker, { job: id, attempt }, { code: 'request_unreadable', message, layer: 'routing', retryable: false })
       },
     )
   }
@@ -413,7 +429,7 @@ export class Dispatcher {
       // From here on PostgreSQL knows all of it.
       if (error !== null || this.#live.get(record.id) !== live) return
       this.#live.delete(record.id)
-      this.#parts.onEndStored(record)
+      if (live.hasCallback) this.#parts.onEndStored(record)
     })
     this.#parts.onEnded(record)
     live.ended()
@@ -445,7 +461,7 @@ export class Dispatcher {
   // ── now and then ────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Bounds what a death of everything that knows the text can cost to about a second of it. */
-  #checkpoint(): void {
+  checkpoint(): void {
     for (const live of this.#progressed) {
       const job = live.record.id
       const tokenIds = live.tokenIds.slice(live.storedTokens)
@@ -476,7 +492,7 @@ export type DispatcherParts = {
   onStarted(record: JobRecord): void
   onFirstToken(record: JobRecord): void
   onEnded(record: JobRecord): void
-  /** The end, or the parking, of a job is durable. */
+  /** The end, or the parking, of a job that has a callback is durable. */
   onEndStored(record: JobRecord): void
   onStale(): void
   onBreaker(worker: WorkerId, model: string, untilMs: number | null, why: string): void
@@ -542,6 +558,7 @@ type AttemptEnd = {
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200
 const CHECKPOINT_MS = 1_000
+const REQUEST_RETRY_MS = 250
 // The contract promises a note at least every five seconds.
 const WAITING_NOTE_MS = 2_000
 // With more waiting than this, a new job's prompt is read back from PostgreSQL when its turn comes.

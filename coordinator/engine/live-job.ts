@@ -17,6 +17,8 @@ export class LiveJob {
   workerMs: number | null = null
   /** Requests that wait for this answer: more than one where an idempotency key brought a second to the same job. */
   callers = 0
+  /** Somebody is to be called back when it ends. */
+  hasCallback = false
   readonly #followers = new Set<Follower>()
 
   constructor(record: JobRecord, request: string | null, progress?: { tokenIds: number[]; text: string }) {

@@ -45,6 +45,22 @@ export async function makeDueWhereJobsEnded(db: Db, jobs: string[] | null = null
   return rows.map(dueCallback)
 }
 
+/** A released job ends once more, and its caller is told again, by a message of its own. False when nobody asked to be told. */
+export async function oweAgain(db: Db, job: string, id: string): Promise<boolean> {
+  const rows = await db.query(
+    `insert into callbacks (id, job, team, url, trace_id)
+     select $2, job, team, url, trace_id from callbacks where job = $1 order by id limit 1 returning id`,
+    [job, id],
+  )
+  return rows.length > 0
+}
+
+/** Which of the jobs have a caller to be told of their end. */
+export async function waitingCallbacks(db: Db, jobs: string[]): Promise<Set<string>> {
+  const rows = await db.query(`select job from callbacks where state = 'waiting' and job = any($1)`, [jobs])
+  return new Set(rows.map((row) => text(row.job)))
+}
+
 export async function findDue(db: Db, limit: number): Promise<DueCallback[]> {
   const rows = await db.query(`select id, attempts from callbacks where state = 'pending' and due_at <= now() order by due_at limit $1`, [
     limit,

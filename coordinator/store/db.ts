@@ -17,6 +17,9 @@ export class Db {
     this.#pool = new pg.Pool({ ...this.#options, max: READERS, idleTimeoutMillis: 60_000, connectionTimeoutMillis: 5_000 })
     // A server that goes away breaks idle connections; the next query opens a new one.
     this.#pool.on('error', () => {})
+    // While a connection is lent out the pool does not listen, and an error nobody listens to would end the process; the
+    // query that runs on it fails all the same, and says so to whoever asked.
+    this.#pool.on('connect', (client) => client.on('error', () => {}))
   }
 
   /** Set by the writer, which always has a statement to try: true while PostgreSQL cannot be reached. */
@@ -49,12 +52,15 @@ export class Db {
       await client.query('begin')
       const result = await work(async (text, values = []) => (await client.query(text, values)).rows as Rows)
       await client.query('commit')
+      client.release()
       return result
     } catch (error) {
-      await client.query('rollback').catch(() => client.release(true))
+      // A connection that cannot even roll back is not lent out again.
+      await client.query('rollback').then(
+        () => client.release(),
+        () => client.release(true),
+      )
       throw unavailableOr(error)
-    } finally {
-      client.release()
     }
   }
 

@@ -108,7 +108,11 @@ class LlamaEngine implements Engine {
       if (one.finished !== undefined || one.failed !== undefined) this.#generations.delete(one.id)
       if (one.accepted !== undefined) sink.accepted(one.accepted.promptTokens, one.accepted.cachedTokens)
       if (one.tokens !== undefined) sink.tokens(one.tokens.ids, one.tokens.text)
-      if (one.finished !== undefined) sink.finished(one.finished)
+      if (one.finished !== undefined) {
+        // A model that serves was restarted well: what kills it next, a prompt or the host, is another matter.
+        this.#failures = 0
+        sink.finished(one.finished)
+      }
       else if (one.failed !== undefined) sink.failed(one.failed)
     }
   }

@@ -1,0 +1,64 @@
+import type { EventType } from '../core/event.ts'
+import { waitingCallbacks } from '../store/callbacks.ts'
+import type { Db } from '../store/db.ts'
+import { adoptJobs, readProgress } from '../store/jobs.ts'
+import type { Lease } from '../store/lease.ts'
+import type { Dispatcher } from './dispatcher.ts'
+
+/** Takes up jobs that nobody owns: what the last process of this coordinator left, and what others left when they died. */
+export class Adoption {
+  readonly #parts: AdoptionParts
+  #timer: NodeJS.Timeout | undefined
+  #looking: Promise<void> | undefined
+
+  constructor(parts: AdoptionParts) {
+    this.#parts = parts
+  }
+
+  async adopt(): Promise<void> {
+    const { db, lease, dispatcher, log } = this.#parts
+    const jobs = await adoptJobs(db, lease.id)
+    if (jobs.length === 0) return
+    const ids = jobs.map((job) => job.id)
+    const progress = await readProgress(db, ids)
+    const called = await waitingCallbacks(db, ids)
+    for (const record of jobs) dispatcher.recover(record, progress.get(record.id), called.has(record.id))
+    log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)
+  }
+
+  /** Looks every few seconds, and reads anew what another coordinator may have changed. */
+  start(reload: () => Promise<void>): void {
+    this.#timer = setInterval(() => {
+      if (this.#looking !== undefined || this.#parts.db.down) return
+      this.#looking = this.#look(reload)
+        .catch((error: unknown) => {
+          if (!this.#parts.db.down) this.#parts.log.warn(`Jobs without a coordinator could not be looked for: ${String(error)}`)
+        })
+        .finally(() => {
+          this.#looking = undefined
+        })
+    }, LOOK_EVERY_MS)
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer)
+    await this.#looking
+  }
+
+  async #look(reload: () => Promise<void>): Promise<void> {
+    const { lease, addEvent } = this.#parts
+    for (const coordinator of await lease.expireOthers()) addEvent('coordinator.lost', 'coordinator', { coordinator })
+    await this.adopt()
+    await reload()
+  }
+}
+
+type AdoptionParts = {
+  db: Db
+  lease: Lease
+  dispatcher: Dispatcher
+  log: { info(text: string): void; warn(text: string): void }
+  addEvent(type: EventType, actor: string, details: Record<string, unknown>): void
+}
+
+const LOOK_EVERY_MS = 5_000
