@@ -84,7 +84,8 @@ export class FleetLog {
       const worker = this.#parts.scheduler.findWorker(id)
       const facts = this.#find(id)
       if (worker === undefined || facts === undefined) return
-      const models = facts.models.length > 0 ? facts.models.map(offerOf) : [...worker.models.values()].map(({ offer }) => offer)
+      const offers = facts.models.length > 0 ? facts.models.map(offerOf) : [...worker.models.values()].map(({ offer }) => offer)
+      const models = offers.map(({ prefixes: _, ...offer }) => offer)
       try {
         await saveWorker(this.#parts.db, {
           id,

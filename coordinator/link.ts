@@ -206,8 +206,12 @@ export function offerOf(model: ToldModel): ModelOffer {
     contextTokens: model.contextTokens,
     maxTokenBytes: model.maxTokenBytes,
     sha256: model.sha256,
+    prefixes: model.prefixes.slice(0, PREFIXES_MAX),
   }
 }
+
+// 64 of each of as many slots as one model ever has.
+const PREFIXES_MAX = 8_192
 
 function problemWith(hello: ToldHello): string | undefined {
   if (hello.protocolMajor !== PROTOCOL_MAJOR)

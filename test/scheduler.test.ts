@@ -366,3 +366,26 @@ test('a new machine under an old name takes its place', () => {
   expect([...world.scheduler.workers].map((worker) => worker.id)).toEqual(['new'])
   expect(world.effects).toContainEqual({ kind: 'worker-replaced', worker: 'old' })
 })
+
+test('a conversation goes where a worker says that it holds the longest part of it', () => {
+  const world = new SchedulerWorld()
+  for (const name of ['a', 'b', 'c']) world.connect(name, { m: 4 })
+  const told = (worker: string, prefixes: string[]): void => {
+    world.apply({ kind: 'worker-reported', worker: worker as WorkerId, offers: [{ ...offer('m', 4), prefixes }] })
+  }
+  told('b', ['system', 'turn-1'])
+  told('c', ['system', 'turn-1', 'turn-2'])
+  world.enqueue('third turn', { prefix: ['system', 'turn-1', 'turn-2', 'turn-3'] })
+  world.enqueue('second turn', { prefix: ['system', 'turn-1', 'other'] })
+  expect(world.startedOn('c')).toEqual(['third turn'])
+  expect(world.startedOn('b')).toEqual(['second turn'])
+})
+
+test('what a worker no longer holds it is no longer chosen for', () => {
+  const world = new SchedulerWorld()
+  for (const name of ['a', 'b']) world.connect(name, { m: 4 })
+  world.apply({ kind: 'worker-reported', worker: 'b' as WorkerId, offers: [{ ...offer('m', 4), prefixes: ['p'] }] })
+  world.apply({ kind: 'worker-reported', worker: 'b' as WorkerId, offers: [{ ...offer('m', 4), prefixes: [] }] })
+  world.enqueue('1', { prefix: ['p'] })
+  expect(world.startedOn('a')).toEqual(['1'])
+})

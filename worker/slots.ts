@@ -1,4 +1,5 @@
 import type { ModelMessage } from '../proto/link.ts'
+import { prefixesOf } from '../proto/prefix-hash.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import type { Generation, GenerationSink } from './engines/engine.ts'
 import type { OpenedModel } from './models.ts'
@@ -17,6 +18,7 @@ export class Slots {
       generatedTokens: 0,
       reported: { tokens: 0, atMs: performance.now() },
       firstTokens: [],
+      conversations: [],
     })
   }
 
@@ -37,6 +39,7 @@ export class Slots {
     served.busy += 1
     const beganMs = performance.now()
     let first = true
+    rememberConversation(served, request)
     return served.opened.engine.generate(key, request, continuation, {
       accepted: (promptTokens, cachedTokens) => {
         served.promptTokens += promptTokens
@@ -74,6 +77,8 @@ export class Slots {
   models(): ModelMessage[] {
     return [...this.#models.values()].map((served) => {
       const state = served.opened.engine.state()
+      // What a process held is gone with it.
+      if (state.phase !== 'ready') served.conversations = []
       return {
         name: served.opened.name,
         engine: served.opened.kind,
@@ -85,6 +90,7 @@ export class Slots {
         maxTokenBytes: state.maxTokenBytes,
         sha256: state.sha256,
         sizeBytes: state.sizeBytes,
+        prefixes: [...new Set(served.conversations.flat())],
         restarts: state.restarts,
         promptTokens: served.promptTokens,
         cachedTokens: served.cachedTokens,
@@ -107,6 +113,20 @@ type ServedModel = {
   generatedTokens: number
   reported: { tokens: number; atMs: number }
   firstTokens: number[]
+  /** Prefixes of the conversations its slots were last used for, the latest at the end. */
+  conversations: string[][]
+}
+
+/** A slot holds its last conversation until another one needs it, so as many as there are slots are still there. */
+function rememberConversation(served: ServedModel, request: GenerationRequest): void {
+  const prefixes = prefixesOf(request.prompt)
+  const [opening] = prefixes
+  if (opening === undefined) return
+  // The next turn of a conversation takes the place of the one before it.
+  const earlier = served.conversations.findIndex((conversation) => prefixes.includes(conversation.at(-1) ?? ''))
+  if (earlier >= 0) served.conversations.splice(earlier, 1)
+  served.conversations.push(prefixes)
+  if (served.conversations.length > served.opened.engine.state().slots) served.conversations.shift()
 }
 
 function ratesOf(served: ServedModel): { tokensPerSecond: number; firstTokenMs: number } {

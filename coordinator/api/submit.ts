@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
+import { prefixesOf } from '../../proto/prefix-hash.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
@@ -7,7 +8,6 @@ import type { JobId, JobRecord } from '../core/job.ts'
 import type { NewJob } from '../engine/dispatcher.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import { newId } from '../ids.ts'
-import { PrefixHash } from '../prefix-hash.ts'
 import type { ApiParts } from './health.ts'
 import { once } from './idempotency.ts'
 import { isSettled } from './sse.ts'
@@ -66,7 +66,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
     model: parsed.model,
     request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
     seed,
-    prefix: prefixOf(parsed.generation.prompt),
+    prefix: prefixesOf(parsed.generation.prompt),
     cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + (parsed.generation.maxTokens ?? ANSWER_TOKENS)),
     ...wishes,
     detached: submission.detached || wishes.detached,
@@ -117,21 +117,6 @@ function refuseWhenTooLong(bytes: number, offers: ModelOffer[]): void {
       'messages',
     )
 }
-
-/** Hashes of the conversation's growing prefixes, so that its next turn finds the worker that holds this one. */
-function prefixOf(prompt: GenerationRequest['prompt']): string[] {
-  if (prompt.kind === 'text') return []
-  const hashes: string[] = []
-  const hash = new PrefixHash()
-  for (const { role, content } of prompt.messages.slice(0, PREFIX_MESSAGES_MAX)) {
-    hash.add(role)
-    hash.add(content)
-    hashes.push(hash.value)
-  }
-  return hashes
-}
-
-const PREFIX_MESSAGES_MAX = 64
 
 /** Resolves when nothing more will happen to the job by itself, or when the time is over. */
 export async function ended(parts: ApiParts, live: LiveJob, withinMs?: number): Promise<void> {

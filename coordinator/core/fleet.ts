@@ -24,6 +24,8 @@ export type ModelOffer = {
   contextTokens: number
   maxTokenBytes: number
   sha256: string
+  /** Names of the conversation prefixes that its slots hold; absent: the worker does not say. */
+  prefixes?: readonly string[]
 }
 
 export type FleetModel = {
@@ -31,6 +33,8 @@ export type FleetModel = {
   /** After a refusal nothing is sent here until then, so that a full worker is not asked in a loop. */
   refusedUntilMs: number
   breaker: Breaker
+  /** What it is believed to hold: what it said last, and what was started there since. A wrong belief costs time only. */
+  prefixes: Set<string>
 }
 
 export class FleetWorker {
@@ -100,8 +104,12 @@ export class FleetWorker {
     for (const name of this.models.keys()) if (!offers.some((offer) => offer.name === name)) this.models.delete(name)
     for (const offer of offers) {
       const known = this.models.get(offer.name)
-      if (known === undefined) this.models.set(offer.name, { offer, refusedUntilMs: 0, breaker: newBreaker() })
-      else known.offer = offer
+      if (known === undefined)
+        this.models.set(offer.name, { offer, refusedUntilMs: 0, breaker: newBreaker(), prefixes: new Set(offer.prefixes) })
+      else {
+        known.offer = offer
+        if (offer.prefixes !== undefined) known.prefixes = new Set(offer.prefixes)
+      }
     }
   }
 }

@@ -49,16 +49,24 @@ export type Choice = { worker: FleetWorker; rule: 'prefix' | 'least_busy' }
  * The worker for the next attempt: the one that holds the longest prefix of the conversation, unless it is so much
  * busier than the idlest one that waiting for its batch costs more than computing the prefix anew; else the idlest.
  */
-export function chooseWorker(model: string, free: FleetWorker[], prefixOwner: WorkerId | undefined): Choice | undefined {
-  let idlest: FleetWorker | undefined
-  let owner: FleetWorker | undefined
-  for (const worker of free) {
-    if (worker.id === prefixOwner) owner = worker
-    if (idlest === undefined || load(worker, model) < load(idlest, model)) idlest = worker
-  }
+export function chooseWorker(model: string, free: FleetWorker[], prefix: readonly string[]): Choice | undefined {
+  const idlest = leastBusy(model, free)
   if (idlest === undefined) return undefined
-  if (owner !== undefined && load(owner, model) <= load(idlest, model) + PREFIX_LOAD_MARGIN) return { worker: owner, rule: 'prefix' }
+  for (let index = prefix.length - 1; index >= 0; index--) {
+    const owners = free.filter((worker) => worker.models.get(model)?.prefixes.has(prefix[index] ?? '') === true)
+    const owner = leastBusy(model, owners)
+    if (owner === undefined) continue
+    return load(owner, model) <= load(idlest, model) + PREFIX_LOAD_MARGIN
+      ? { worker: owner, rule: 'prefix' }
+      : { worker: idlest, rule: 'least_busy' }
+  }
   return { worker: idlest, rule: 'least_busy' }
+}
+
+function leastBusy(model: string, workers: FleetWorker[]): FleetWorker | undefined {
+  let idlest: FleetWorker | undefined
+  for (const worker of workers) if (idlest === undefined || load(worker, model) < load(idlest, model)) idlest = worker
+  return idlest
 }
 
 // Half the slots of a worker: beyond that the shared batch slows the newcomer more than a cached prefix speeds it up.

@@ -15,7 +15,6 @@ import { Heap } from './heap.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { type Flow, Line, PRIORITIES, type Team } from './line.ts'
-import { PrefixOwners } from './prefixes.ts'
 import { chooseWorker, eligibleWorkers, type Route } from './routing.ts'
 import { estimateBasis, whyWaits } from './waiting.ts'
 
@@ -43,7 +42,6 @@ export class Scheduler {
   readonly #delayed = new Set<ScheduledJob>()
   readonly #waitLimits = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
   readonly #running = new Set<ScheduledJob>()
-  readonly #prefixes = new PrefixOwners()
   readonly #serviceMsByModel = new Map<string, number>()
   #nextOrder = 1
   #waiting = 0
@@ -444,6 +442,8 @@ export class Scheduler {
     if (worker === undefined || !worker.connected) return
     worker.lastHeardMs = nowMs
     worker.setOffers(offers)
+    // What was started since the worker looked is not in what it said.
+    for (const id of worker.occupied.keys()) this.#remember(worker, this.#jobs.get(id))
     this.#setState(worker, worker.draining ? 'draining' : 'online')
     this.#fillWorker(id)
   }
@@ -475,7 +475,10 @@ export class Scheduler {
     worker.connected = false
     worker.lostAtMs = null
     worker.recovering = false
-    for (const entry of worker.models.values()) entry.offer = { ...entry.offer, slots: 0 }
+    for (const entry of worker.models.values()) {
+      entry.offer = { ...entry.offer, slots: 0 }
+      entry.prefixes.clear()
+    }
     this.#setState(worker, 'offline')
     for (const [id, { attempt }] of [...worker.occupied]) {
       worker.vacate(id)
@@ -572,7 +575,7 @@ export class Scheduler {
     for (let job = line.next(closed); job !== undefined; job = line.next(closed)) {
       const { route } = job.flow as Flow<ScheduledJob>
       const free = eligibleWorkers(route.key, this.#workers.values()).filter((worker) => worker.free(model, nowMs) > 0)
-      const choice = chooseWorker(model, free, this.#prefixes.ownerOf(model, job.prefix))
+      const choice = chooseWorker(model, free, job.prefix)
       if (choice === undefined) {
         closed.add(route)
         continue
@@ -594,9 +597,15 @@ export class Scheduler {
     job.tokensAtStart = job.tokens
     this.#running.add(job)
     worker.occupy(job.id, job.attempt, job.model)
-    this.#prefixes.remember(job.model, job.prefix, worker.id)
+    this.#remember(worker, job)
     job.team.running += 1
     this.#judgeTeam(job.team)
+  }
+
+  #remember(worker: FleetWorker, job: ScheduledJob | undefined): void {
+    if (job === undefined || job.prefix.length === 0) return
+    const held = worker.models.get(job.model)?.prefixes
+    for (const name of job.prefix) held?.add(name)
   }
 
   #endAttempt(nowMs: number, job: ScheduledJob, status: AttemptStatus, error: JobError | null): void {

@@ -19,7 +19,8 @@ export class LiveJob {
   callers = 0
   /** Somebody is to be called back when it ends. */
   hasCallback = false
-  readonly #followers = new Set<Follower>()
+  /** None until somebody follows: of a million waiting jobs nearly none is. */
+  #followers: Set<Follower> = NOBODY
 
   constructor(record: JobRecord, request: string | null, progress?: { tokenIds: number[]; text: string }) {
     this.record = record
@@ -35,11 +36,12 @@ export class LiveJob {
   }
 
   follow(follower: Follower): void {
+    if (this.#followers === NOBODY) this.#followers = new Set()
     this.#followers.add(follower)
   }
 
   unfollow(follower: Follower): void {
-    this.#followers.delete(follower)
+    if (this.#followers !== NOBODY) this.#followers.delete(follower)
   }
 
   append(tokenIds: number[], text: string): void {
@@ -61,6 +63,8 @@ export class LiveJob {
     for (const follower of this.#followers) follower.waits(waiting)
   }
 }
+
+const NOBODY = new Set<Follower>()
 
 /** A client's view of one job. It reads `text` from where it stands; nobody queues text on its behalf. */
 export interface Follower {

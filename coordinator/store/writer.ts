@@ -5,15 +5,80 @@ import { type Db, isUnavailable, type Session } from './db.ts'
 import { type Statement, statementFor } from './writer-sql.ts'
 
 /**
- * The one writer of the hot tables. It keeps one multi-row statement in flight; whatever is asked meanwhile gathers and
- * goes as the next, so a thousand jobs a second share a few hundred commits. Only acceptance is waited for; what nobody
- * waits for rides along. Rows are read from
- * their records when the statement is made: a job accepted and finished within one batch is written once, finished.
+ * The one writer of the hot tables. Jobs are dealt to a few lanes, each with a connection of its own, and all that is about
+ * one job goes through the same lane, so it becomes durable in the order in which it was asked. Lanes overlap what is built
+ * here with what PostgreSQL executes, and share its commits.
+ */
+export class Writer {
+  readonly #lanes: Lane[]
+
+  constructor(db: Db, listeners: WriterListeners) {
+    this.#lanes = Array.from({ length: LANES }, () => new Lane(db, listeners))
+  }
+
+  /** Resolves when the job is durable, with all that comes with it; rejects when PostgreSQL refuses one of its rows. */
+  insertJob(record: JobRecord, request: string, along: JobCompanions = {}): Promise<void> {
+    return this.#laneOf(record.id).insertJob(record, request, along)
+  }
+
+  /** The record's present state, whatever changed; `settled` hears when it is durable. */
+  updateJob(record: JobRecord, settled?: Settled): void {
+    this.#laneOf(record.id).updateJob(record, settled)
+  }
+
+  addAttempt(attempt: AttemptRecord): void {
+    this.#laneOf(attempt.job).addAttempt(attempt)
+  }
+
+  addEvent(event: EventRecord): void {
+    this.#laneOf(event.job).addEvent(event)
+  }
+
+  addOutput(job: JobId, output: string): void {
+    this.#laneOf(job).addOutput(job, output)
+  }
+
+  addProgress(progress: Progress): void {
+    this.#laneOf(progress.job).addProgress(progress)
+  }
+
+  clearProgress(job: JobId): void {
+    this.#laneOf(job).clearProgress(job)
+  }
+
+  /** Rows asked for and not yet on their way. */
+  get backlog(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.backlog, 0)
+  }
+
+  /** Resolves when everything asked so far is durable. */
+  async drained(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.drained()))
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.close()))
+  }
+
+  /** By the last digit of the id, which is random. */
+  #laneOf(job: string | null): Lane {
+    return this.#lanes[job === null ? 0 : job.charCodeAt(job.length - 1) % LANES] as Lane
+  }
+}
+
+const LANES = 2
+
+type WriterListeners = { onFlush: (tookMs: number, rows: number) => void; onDropped: (error: unknown, what: string) => void }
+
+/**
+ * One statement in flight; whatever is asked meanwhile gathers and goes as the next, so a thousand jobs a second share a few
+ * hundred commits. Only acceptance is waited for; what nobody waits for rides along. Rows are read from their records when
+ * the statement is made: a job accepted and finished within one batch is written once, finished.
  *
  * Every row is safe to send twice (ids are ours, versions only grow), so after a broken connection the same batch is
  * simply sent again until PostgreSQL has it. Nothing is dropped and nothing is applied twice.
  */
-export class Writer {
+class Lane {
   readonly #db: Db
   readonly #onFlush: (tookMs: number, rows: number) => void
   readonly #onDropped: (error: unknown, what: string) => void
@@ -27,21 +92,19 @@ export class Writer {
   #closed = false
   #idle: (() => void)[] = []
 
-  constructor(db: Db, listeners: { onFlush: (tookMs: number, rows: number) => void; onDropped: (error: unknown, what: string) => void }) {
+  constructor(db: Db, listeners: WriterListeners) {
     this.#db = db
     this.#onFlush = listeners.onFlush
     this.#onDropped = listeners.onDropped
   }
 
-  /** Resolves when the job is durable, with all that comes with it; rejects when PostgreSQL refuses one of its rows. */
-  insertJob(record: JobRecord, request: string, along: JobCompanions = {}): Promise<void> {
+  insertJob(record: JobRecord, request: string, along: JobCompanions): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#gathering.jobs.set(record.id, { record, request, along, settled: [(error) => (error === null ? resolve() : reject(error))] })
       this.#now()
     })
   }
 
-  /** The record's present state, whatever changed; `settled` hears when it is durable. */
   updateJob(record: JobRecord, settled?: Settled): void {
     const gathered = this.#gathering.jobs.get(record.id)
     if (gathered === undefined)
@@ -77,12 +140,10 @@ export class Writer {
     this.#soon()
   }
 
-  /** Rows asked for and not yet durable. */
   get backlog(): number {
     return rowsIn(this.#gathering)
   }
 
-  /** Resolves when everything asked so far is durable. */
   async drained(): Promise<void> {
     if (!this.#flushing && rowsIn(this.#gathering) === 0) return
     const idle = new Promise<void>((resolve) => this.#idle.push(resolve))

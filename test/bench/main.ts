@@ -1,8 +1,12 @@
 /** `npm run bench -- <name>`: one table of figures, as ratios against a peer or a limit measured in the same run. */
 const BENCHES: Record<string, () => Promise<{ run(): Promise<void> }>> = {
   backlog: () => import('./backlog.ts'),
+  dispatch: () => import('./dispatch.ts'),
+  durable: () => import('./durable.ts'),
   engine: () => import('./engine.ts'),
+  fairness: () => import('./fairness.ts'),
   overhead: () => import('./overhead.ts'),
+  prefix: () => import('./prefix.ts'),
   stream: () => import('./stream.ts'),
 }
 

@@ -112,8 +112,7 @@ class LlamaEngine implements Engine {
         // A model that serves was restarted well: what kills it next, a prompt or the host, is another matter.
         this.#failures = 0
         sink.finished(one.finished)
-      }
-      else if (one.failed !== undefined) sink.failed(one.failed)
+      } else if (one.failed !== undefined) sink.failed(one.failed)
     }
   }
 

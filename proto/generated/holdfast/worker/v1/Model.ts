@@ -19,6 +19,7 @@ export interface Model {
   'generatedTokens'?: (number | string | Long);
   'restarts'?: (number);
   'sizeBytes'?: (number | string | Long);
+  'prefixes'?: (string)[];
 }
 
 export interface Model__Output {
@@ -38,4 +39,5 @@ export interface Model__Output {
   'generatedTokens': (number);
   'restarts': (number);
   'sizeBytes': (number);
+  'prefixes': (string)[];
 }

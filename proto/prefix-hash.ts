@@ -1,8 +1,28 @@
+import type { GenerationRequest } from './request.ts'
+
+/**
+ * Names of a conversation's growing prefixes, shortest first: after its first message, after its second, and so on. Worker
+ * and coordinator make them alike, so that its next turn finds the worker that holds this one.
+ */
+export function prefixesOf(prompt: GenerationRequest['prompt']): string[] {
+  if (prompt.kind === 'text') return []
+  const hashes: string[] = []
+  const hash = new PrefixHash()
+  for (const { role, content } of prompt.messages.slice(0, PREFIX_MESSAGES_MAX)) {
+    hash.add(role)
+    hash.add(content)
+    hashes.push(hash.value)
+  }
+  return hashes
+}
+
+const PREFIX_MESSAGES_MAX = 64
+
 /**
  * A running 64-bit hash of text (two 32-bit multiply-and-mix lanes). It names prefixes of conversations for placement only:
  * a collision sends one request to a worker without its prefix, so speed counts and secrecy does not.
  */
-export class PrefixHash {
+class PrefixHash {
   #high = 0x9e37_79b9
   #low = 0x85eb_ca6b
 
