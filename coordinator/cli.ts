@@ -26,6 +26,15 @@ const COMMANDS: Record<string, Command> = {
     'Lists jobs, shows one, cancels one, or releases a parked one: jobs [<id> | cancel <id> | release <id>] [--status S] [--model M] [--limit N].',
     'npx holdfast jobs --status queued',
   ),
+  batches: reading('Lists batches, shows one, or cancels one: batches [<id> | cancel <id>].', 'npx holdfast batches'),
+  teams: reading(
+    'Lists teams, shows one, makes, archives or gives one a new webhook secret: teams [<name> | create <name> [--weight W] [--max-parallel N] | archive <name> | rotate-secret <name>].',
+    'npx holdfast teams create research --weight 2 --max-parallel 8',
+  ),
+  keys: reading(
+    'Lists keys, shows one, makes one for a team, or revokes one: keys [<id> | create --name N --team T [--expires-at TIME] | revoke <id>].',
+    'npx holdfast keys create --name web-app --team research',
+  ),
   workers: reading('Lists workers with their models, slots and state.', 'npx holdfast workers --json'),
   models: reading('Lists the models that can be asked for.', 'npx holdfast models'),
   events: reading(

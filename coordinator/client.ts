@@ -10,15 +10,15 @@ export async function runClient(args: string[], env: NodeJS.ProcessEnv): Promise
   const { values, positionals } = parse(rest)
   const settings = new Settings(env)
   const door = { url: settings.text('HOLDFAST_URL', 'http://127.0.0.1:8080').replace(/\/$/, ''), key: keyFrom(settings) }
-  const { method, target, show } = plan(command, positionals, values)
-  const answer = await ask(door, method, target)
+  const { method, target, body, show } = plan(command, positionals, values)
+  const answer = await ask(door, method, target, body)
   if (values.json) console.log(JSON.stringify(answer, null, 2))
   else show(answer)
   if (command === 'health' && (answer as { ok?: boolean }).ok !== true) process.exitCode = 1
 }
 
 type Row = Record<string, unknown>
-type Plan = { method: 'GET' | 'POST'; target: string; show: (answer: unknown) => void }
+type Plan = { method: 'GET' | 'POST' | 'DELETE'; target: string; body?: Row; show: (answer: unknown) => void }
 type Options = ReturnType<typeof parse>['values']
 
 function parse(args: string[]) {
@@ -35,6 +35,11 @@ function parse(args: string[]) {
         job: { type: 'string' },
         limit: { type: 'string' },
         cursor: { type: 'string' },
+        name: { type: 'string' },
+        team: { type: 'string' },
+        weight: { type: 'string' },
+        'max-parallel': { type: 'string' },
+        'expires-at': { type: 'string' },
       },
     })
   } catch (error) {
@@ -65,15 +70,62 @@ function plan(command: string, positionals: string[], values: Options): Plan {
       target: `/api/events${query('severity', 'type', 'job', 'limit', 'cursor')}`,
       show: table('at', 'severity', 'type', 'actor', 'job', 'worker'),
     }
+  if (command === 'keys') return planKeys(positionals, values, query('limit', 'cursor'))
+  if (command === 'teams') return planTeams(positionals, values, query('limit', 'cursor'))
+  if (command === 'batches') return planBatches(positionals, query('limit', 'cursor'))
   if (command === 'workers') return { method: 'GET', target: '/api/workers', show: showWorkers }
   if (command === 'models') return { method: 'GET', target: '/v1/models', show: table('id') }
   return { method: 'GET', target: '/api/health', show: showOne }
 }
 
-async function ask(door: { url: string; key: string }, method: string, target: string): Promise<unknown> {
+function planKeys([verb, id]: string[], values: Options, page: string): Plan {
+  if (verb === 'create') {
+    if (values.name === undefined || values.team === undefined) throw usageError('keys create needs --name and --team.')
+    const body = {
+      name: values.name,
+      kind: 'team',
+      team: values.team,
+      ...(values['expires-at'] === undefined ? {} : { expires_at: values['expires-at'] }),
+    }
+    return { method: 'POST', target: '/api/keys', body, show: showOne }
+  }
+  if (verb === 'revoke') return { method: 'POST', target: `/api/keys/${named(id, 'keys revoke')}/revoke`, show: showOne }
+  if (verb !== undefined) return { method: 'GET', target: `/api/keys/${encodeURIComponent(verb)}`, show: showOne }
+  return { method: 'GET', target: `/api/keys${page}`, show: table('id', 'name', 'kind', 'team', 'ends_with', 'created_at', 'revoked_at') }
+}
+
+function planTeams([verb, name]: string[], values: Options, page: string): Plan {
+  if (verb === 'create') {
+    if (name === undefined) throw usageError('teams create needs a name.')
+    const body: Row = { name }
+    if (values.weight !== undefined) body.weight = Number(values.weight)
+    if (values['max-parallel'] !== undefined) body.max_parallel = Number(values['max-parallel'])
+    return { method: 'POST', target: '/api/teams', body, show: showOne }
+  }
+  if (verb === 'archive') return { method: 'DELETE', target: `/api/teams/${named(name, 'teams archive')}`, show: showOne }
+  if (verb === 'rotate-secret')
+    return { method: 'POST', target: `/api/teams/${named(name, 'teams rotate-secret')}/rotate_webhook_secret`, show: showOne }
+  if (verb !== undefined) return { method: 'GET', target: `/api/teams/${encodeURIComponent(verb)}`, show: showOne }
+  return { method: 'GET', target: `/api/teams${page}`, show: table('name', 'weight', 'max_parallel', 'signs_callbacks', 'created_at') }
+}
+
+function planBatches([verb, id]: string[], page: string): Plan {
+  if (verb === 'cancel') return { method: 'POST', target: `/api/batches/${named(id, 'batches cancel')}/cancel`, show: showOne }
+  if (verb !== undefined) return { method: 'GET', target: `/api/batches/${encodeURIComponent(verb)}`, show: showOne }
+  return { method: 'GET', target: `/api/batches${page}`, show: table('id', 'status', 'team', 'rows', 'counts', 'created_at') }
+}
+
+function named(id: string | undefined, what: string): string {
+  if (id === undefined) throw usageError(`${what} needs an id or a name.`)
+  return encodeURIComponent(id)
+}
+
+async function ask(door: { url: string; key: string }, method: string, target: string, body: Row | undefined): Promise<unknown> {
   let response: Response
   try {
-    response = await fetch(door.url + target, { method, headers: { authorization: `Bearer ${door.key}` } })
+    const content = body === undefined ? {} : { body: JSON.stringify(body) }
+    const type = body === undefined ? {} : { 'content-type': 'application/json' }
+    response = await fetch(door.url + target, { method, headers: { authorization: `Bearer ${door.key}`, ...type }, ...content })
   } catch (cause) {
     throw new Fault('unreachable', `No coordinator answers at ${door.url}: start one, or set HOLDFAST_URL.`, { cause })
   }

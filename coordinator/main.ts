@@ -144,6 +144,7 @@ async function startCoordinator(
     },
     newEvent,
     onStarted: (record) => counters.started(record),
+    onDispatched: (ms) => counters.dispatched(ms),
     onFirstToken: (record) => counters.firstToken(record),
     onEnded: (record) => counters.ended(record),
     onEndStored: (record) => callbacks?.jobEnded(record.id),

@@ -32,6 +32,12 @@ export class Metrics {
     [],
     FAST_BUCKETS,
   )
+  readonly #dispatch = this.#histogram(
+    'dispatch_seconds',
+    'From a report that frees a slot to the start of the next job in it.',
+    [],
+    DISPATCH_BUCKETS,
+  )
   readonly #commit = this.#histogram('database_commit_seconds', 'One batch of the writer, from sending to durable.', [], FAST_BUCKETS)
   readonly #rows = this.#counter('database_rows_written_total', 'Rows written by the writer.', [])
 
@@ -76,6 +82,10 @@ export class Metrics {
   commit(ms: number, rows: number): void {
     this.#commit.observe(ms / 1000)
     this.#rows.inc(rows)
+  }
+
+  dispatched(ms: number): void {
+    this.#dispatch.observe(ms / 1000)
   }
 
   staleReport(): void {
@@ -178,4 +188,5 @@ export class Metrics {
 type GpuFacts = NonNullable<NonNullable<ReturnType<FleetFacts['find']>>['host']>['gpus'][number]
 
 const WAIT_BUCKETS = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800]
+const DISPATCH_BUCKETS = [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1]
 const FAST_BUCKETS = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2]

@@ -38,6 +38,8 @@ function workerView(parts: ApiParts, worker: FleetWorker): Record<string, unknow
         slots: worker.state === 'offline' ? 0 : offer.slots,
         busy: worker.busy(offer.name),
         context_tokens: offer.contextTokens === 0 ? null : offer.contextTokens,
+        cooling_down_until: rfc3339(worker.cooling(offer.name, parts.now())),
+        prefixes: offer.prefixes?.length ?? 0,
         sha256: offer.sha256,
         size_bytes: told?.sizeBytes ?? null,
         tokens_per_second: told?.tokensPerSecond ?? null,

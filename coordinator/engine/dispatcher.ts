@@ -270,7 +270,12 @@ export class Dispatcher {
 
   #apply(input: Input): void {
     if (this.#stopped) return
-    for (const effect of this.#scheduler.apply(this.#parts.now(), input)) this.#perform(effect)
+    const freesSlot = input.kind === 'attempt-finished' || input.kind === 'attempt-failed'
+    const beganMs = freesSlot ? performance.now() : 0
+    for (const effect of this.#scheduler.apply(this.#parts.now(), input)) {
+      this.#perform(effect)
+      if (freesSlot && effect.kind === 'start-attempt') this.#parts.onDispatched(performance.now() - beganMs)
+    }
   }
 
   #perform(effect: Effect): void {
@@ -490,6 +495,8 @@ export type DispatcherParts = {
   readRequest(job: JobId): Promise<string>
   newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
   onStarted(record: JobRecord): void
+  /** A job was started in a slot that another one's end had freed so many milliseconds before. */
+  onDispatched(ms: number): void
   onFirstToken(record: JobRecord): void
   onEnded(record: JobRecord): void
   /** The end, or the parking, of a job that has a callback is durable. */

@@ -54,6 +54,7 @@ export class Store {
       readRequest: async () => '{}',
       newEvent: (type, actor, details) => ({ id: newId(), atMs: Date.now(), type, actor, ...NOTHING, details }),
       onStarted: () => {},
+      onDispatched: () => {},
       onFirstToken: () => {},
       onEnded: () => {},
       onEndStored: () => {},
