@@ -23,13 +23,7 @@ test('kill -9 of a worker in mid-answer: the stream goes on elsewhere, every cha
   expect(moved.length).toBeGreaterThan(0)
   expect(moved.every((job) => job.attempts[0]?.status === 'lost' && job.output?.text === want)).toBe(true)
   const events = await world.events(`&job=${moved[0]?.id}`)
-  expect(events.map((event) => event.type).toReversed()).toEqual([
-    'job.accepted',
-    'job.started',
-    'job.requeued',
-    'job.started',
-    'job.succeeded',
-  ])
+  expect(events.map((event) => event.type).toReversed()).toEqual(['job.accepted', 'job.requeued', 'job.started', 'job.succeeded'])
 })
 
 test('the only worker dies: the stream waits, says why, and goes on when it is back', async () => {

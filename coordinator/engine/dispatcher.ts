@@ -66,8 +66,11 @@ export class Dispatcher {
       this.#live.delete(record.id)
       throw error
     })
-    this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model })
     this.#apply({ kind: 'job-accepted', job: accepted(record, job.prefix) })
+    // A job that found a slot at once is accepted and started by one event: nearly every job does.
+    const started = record.attempt === 1 ? { attempt: 1, rule: live.rule } : {}
+    this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
+    live.announced = true
     if (record.status === 'queued' && this.#scheduler.waitingCount > REQUESTS_IN_MEMORY) live.request = null
     return { live, stored }
   }
@@ -146,6 +149,7 @@ export class Dispatcher {
 
   #takeUp(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): LiveJob {
     const live = new LiveJob(record, null, progress)
+    live.announced = true
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#live.set(record.id, live)
     return live
@@ -342,10 +346,16 @@ export class Dispatcher {
       record.queueMs = Math.round(nowMs - record.createdMs)
       this.#parts.onStarted(record)
     }
+    live.rule = effect.rule
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#queuedAndFollowed.delete(live)
     this.#changed(live)
-    this.#event('job.started', live, 'coordinator', { attempt: effect.attempt, rule: effect.rule, continued_tokens: live.tokenIds.length })
+    if (live.announced)
+      this.#event('job.started', live, 'coordinator', {
+        attempt: effect.attempt,
+        rule: effect.rule,
+        continued_tokens: live.tokenIds.length,
+      })
     this.#send(live)
     live.changed()
   }

@@ -13,6 +13,10 @@ export class LiveJob {
   /** Attempts that ended since this process knows the job; earlier ones stand in PostgreSQL. */
   readonly endedAttempts: AttemptRecord[] = []
   tokensAtAttemptStart = 0
+  /** By which rule the last attempt's worker was chosen. */
+  rule: 'prefix' | 'least_busy' | null = null
+  /** Its acceptance is in the ledger. */
+  announced = false
   /** How long the worker says the last attempt took. */
   workerMs: number | null = null
   /** Requests that wait for this answer: more than one where an idempotency key brought a second to the same job. */

@@ -46,6 +46,7 @@ export class SimulatedCoordinator {
   readonly #parts: CoordinatorParts
   readonly #sessions: WorkerSessions
   readonly #id: string
+  stopping = false
 
   constructor(parts: CoordinatorParts, life: number) {
     const { database, time } = parts
@@ -87,6 +88,10 @@ export class SimulatedCoordinator {
     this.process.run(() => this.#start())
   }
 
+  get canAnswer(): boolean {
+    return !this.process.frozen && !this.stopping
+  }
+
   now(): number {
     return EPOCH_MS + this.#parts.time.nowMs + this.#parts.clockAheadMs()
   }
@@ -98,10 +103,12 @@ export class SimulatedCoordinator {
     this.#parts.network.coordinatorDied()
   }
 
-  /** SIGTERM with no time to drain: sessions close, what was decided is written, nothing is decided any more. */
+  /** SIGTERM with no time to drain: sessions close, nothing is decided any more, what was decided is written. */
   stop(onStopped: () => void): void {
+    this.stopping = true
     this.process.run(() => {
       this.#sessions.closeAll()
+      this.#parts.network.coordinatorDied()
       this.dispatcher.stop()
       const end = (): void => {
         if (!this.writer.idle) {
@@ -149,8 +156,11 @@ export class SimulatedCoordinator {
     return {
       start,
       cancel,
-      resume,
       drop,
+      resume: (worker, job, attempt, first) => {
+        this.judge.askedAgain(job, attempt, first)
+        resume(worker, job, attempt, first)
+      },
       acknowledge: (worker: WorkerId, job: JobId, attempt: number) => {
         this.judge.acknowledged(worker, job, attempt, this.#parts.database.jobs.get(job))
         acknowledge(worker, job, attempt)

@@ -22,6 +22,7 @@ export class SimulatedJudge {
   readonly #burdened = new Set<WorkerId>()
   /** Attempts told to stop, as job and worker. */
   readonly #stopped = new Set<string>()
+  readonly #asks = new Map<string, number>()
   /** Ends reported by their workers and not yet stored. */
   readonly #unstored = new Set<string>()
   /** Shares are judged only where nothing else decides: no deaths, no limits, no pins. */
@@ -54,6 +55,14 @@ export class SimulatedJudge {
     if (!this.#unstored.delete(`${job}/${attempt}/${worker}`)) return
     const stored = row !== undefined && (row.attempt > attempt || (row.attempt === attempt && row.status !== 'running'))
     if (!stored) throw new Violation(`the end of attempt ${attempt} of ${job} is acknowledged and not stored`)
+  }
+
+  /** A worker that sends the wrong part each time would be asked for ever. */
+  askedAgain(job: JobId, attempt: number, first: number): void {
+    const key = `${job}/${attempt}/${first}`
+    const times = (this.#asks.get(key) ?? 0) + 1
+    this.#asks.set(key, times)
+    if (times > ASKS_MAX) throw new Violation(`attempt ${attempt} of ${job} is asked ${times} times for its text from token ${first}`)
   }
 
   // ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,6 +337,9 @@ export type WatchedJob = Omit<AcceptedJob, 'team'> & {
   tokens: number
   tokensAtStart: number
 }
+
+// Every reconnection asks once for each attempt, and once more where what was on its way came first.
+const ASKS_MAX = 12
 
 function isFull(team: WatchedTeam): boolean {
   return team.limit !== null && team.running >= team.limit

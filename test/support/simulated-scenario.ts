@@ -97,7 +97,7 @@ function disturb(world: SimulatedWorld, kind: Disturbance): void {
 
 function disturbCoordinator(world: SimulatedWorld, kind: Disturbance, ms: number): void {
   const { coordinator, time } = world
-  if (coordinator === null || coordinator.process.frozen) return
+  if (coordinator?.canAnswer !== true) return
   if (kind === 'freeze-coordinator') {
     coordinator.process.frozen = true
     time.after(ms, () => coordinator.process.thaw(), null)
@@ -124,7 +124,7 @@ function heal(world: SimulatedWorld): void {
   world.database.down = false
   const look = (): void => {
     for (const host of world.hosts) host.start()
-    if (world.coordinator !== null && !world.coordinator.process.frozen) lookAtParked(world, world.coordinator)
+    if (world.coordinator?.canAnswer === true) lookAtParked(world, world.coordinator)
     time.after(2_000, look, null)
   }
   look()

@@ -75,7 +75,7 @@ export class SimulatedWorld {
   /** Runs at the coordinator as soon as there is one that listens. */
   atCoordinator(call: (coordinator: SimulatedCoordinator) => void): void {
     const { coordinator } = this
-    if (coordinator === null || coordinator.process.frozen || this.database.down) this.time.after(150, () => this.atCoordinator(call), null)
+    if (coordinator === null || !coordinator.canAnswer || this.database.down) this.time.after(150, () => this.atCoordinator(call), null)
     else coordinator.process.run(() => call(coordinator))
   }
 
