@@ -19,6 +19,7 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
     for (const child of children.values()) child.kill('SIGTERM')
   }
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, stop)
+  const watch = stopWithNpm(env, stop)
 
   const ended = new Promise<string | null>((resolve) => {
     const launch = (name: string): void => {
@@ -47,10 +48,22 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
     launch('coordinator')
   })
   const why = await ended
+  clearInterval(watch)
   await Promise.all([...children.values()].map((child) => new Promise((resolve) => child.once('exit', resolve))))
   if (why !== null) throw new Fault('ended', why)
   console.log('Stopped.')
 }
+
+/** npm that is told to stop, alone, goes without a word to what it started: only its absence tells. */
+function stopWithNpm(env: NodeJS.ProcessEnv, stop: () => void): NodeJS.Timeout | undefined {
+  if (env.npm_lifecycle_event === undefined) return undefined
+  const npm = process.ppid
+  return setInterval(() => {
+    if (process.ppid !== npm) stop()
+  }, PARENT_LOOK_MS)
+}
+
+const PARENT_LOOK_MS = 250
 
 /** Where a door bound to this address can be knocked at from the same host. */
 function reachable(host: string): string {

@@ -152,6 +152,16 @@ test('the official client uploads a file, runs it as a batch and reads output an
   await expect(client.files.retrieve(file.id)).rejects.toMatchObject({ status: 404 })
 })
 
+test('a file sent again with its key is the same file', async () => {
+  const upload = async (text: string, key: string): Promise<{ id: string }> =>
+    client.files.create({ file: await toFile(Buffer.from(text), 'again.jsonl'), purpose: 'batch' }, { headers: { 'idempotency-key': key } })
+  const [first, again] = [await upload('x', 'f1'), await upload('x', 'f1')]
+  expect(again.id).toBe(first.id)
+  await expect(upload('y', 'f1')).rejects.toMatchObject({ status: 422 })
+  const refused = await world.request('POST', '/api/teams', { name: 'x' }, { 'idempotency-key': 'f1' })
+  expect(refused.status).toBe(400)
+})
+
 test('bad files and batches of the dialect are refused by name', async () => {
   const upload = (text: string): Promise<{ id: string }> =>
     toFile(Buffer.from(text), 'x.jsonl').then((file) => client.files.create({ file, purpose: 'batch' }))

@@ -1,6 +1,7 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { chatStream } from './support/stream.ts'
 import { type Running, World } from './support/world.ts'
@@ -44,6 +45,22 @@ test('kill -9 of up alone takes everything it started with it', async () => {
   const running = await up(world, path.join(world.dir, 'data'), {})
   process.kill(running.pid, 'SIGKILL')
   await world.until('nothing is left behind', () => leftBehind(world.dir).length === 0)
+})
+
+test('SIGTERM to npm alone stops everything that npm start started', async () => {
+  await using world = await World.open()
+  const env = world.env({ HOLDFAST_DATA_DIR: path.join(world.dir, 'data'), HOLDFAST_ADMIN_KEY: '', HOLDFAST_WORKER_TOKEN: '' })
+  const npm = spawn('npm', ['start'], { cwd: fileURLToPath(new URL('..', import.meta.url)), env, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  for (const stream of [npm.stdout, npm.stderr]) stream.on('data', (data: Buffer) => (output += data.toString()))
+  try {
+    await world.until('it is ready', () => output.includes('Holdfast is ready') || Promise.reject(new Error(output)))
+    npm.kill('SIGTERM')
+    await world.until('nothing is left behind', () => leftBehind(world.dir).length === 0, 20_000)
+  } finally {
+    for (const pid of leftBehind(world.dir)) process.kill(Number(pid), 'SIGKILL')
+    npm.kill('SIGKILL')
+  }
 })
 
 test.skipIf(process.getuid?.() !== 0)('root may keep the data where only root may enter', async () => {

@@ -1,20 +1,24 @@
 import multipart from '@fastify/multipart'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { LiveJob } from '../engine/live-job.ts'
 import { newId } from '../ids.ts'
+import { sha256 } from '../secrets.ts'
 import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults, type ResultRow } from '../store/batches.ts'
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
+import { findIdempotencyKey } from '../store/idempotency.ts'
 import type { Caller } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
 import { cancelBatch, getBatch, inRow, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { refuseOther } from './idempotency.ts'
 import { answerBody } from './openai-answer.ts'
 import { readLimit, readQuery } from './paging.ts'
 import { openAiError } from './server.ts'
 import { faultOf } from './submit.ts'
+import { readIdempotencyKey } from './wishes.ts'
 
 type ById = { Params: { id: string } }
 
@@ -86,8 +90,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
       if (name !== 'purpose') throw badRequest('unsupported_parameter', `${name.slice(0, 100)} is not supported here.`, name.slice(0, 100))
     if (fields.purpose !== 'batch') throw badRequest('unsupported_purpose', 'purpose must be "batch".', 'purpose')
     if (file === undefined) throw badRequest('missing_field', 'file is missing.', 'file')
-    const { team } = request.caller
-    return fileView(await saveFile(parts.db, { id: newId(), team, name: file.name.slice(0, 255), purpose: 'batch', content: file.content }))
+    return fileView(await keepFile(parts, request, { ...file, name: file.name.slice(0, 255) }))
   })
 
   app.get('/v1/files', async (request) => {
@@ -127,6 +130,20 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     await deleteFile(parts.db, file.id)
     return { id: request.params.id, object: 'file', deleted: true }
   })
+}
+
+/** Repeated with its idempotency key, it is the file that was kept then. */
+async function keepFile(parts: ApiParts, request: FastifyRequest, file: { name: string; content: Buffer }): Promise<FileRecord> {
+  const { team } = request.caller
+  const key = readIdempotencyKey(request)
+  const hash = sha256(`file\n${file.name}\n${file.content.toString('base64')}`)
+  if (key !== undefined) {
+    const row = await findIdempotencyKey(parts.db, team, key)
+    if (row !== undefined) refuseOther(row.hash, hash)
+    const known = row?.file == null ? undefined : await findFile(parts.db, row.file)
+    if (known !== undefined) return known
+  }
+  return saveFile(parts.db, { id: newId(), team, purpose: 'batch', ...file }, key === undefined ? undefined : { key, hash })
 }
 
 /** The batch that an output or error file is written from; undefined for a file that was uploaded. */

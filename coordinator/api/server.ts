@@ -1,5 +1,5 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { Fault } from '../core/fault.ts'
+import { badRequest, Fault } from '../core/fault.ts'
 import type { Caller } from './auth.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
@@ -40,6 +40,8 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     reply.header('x-request-id', request.id)
     if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined)
       request.caller = parts.keyring.identify(request.headers, request.ip)
+    if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
+      throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
     done()
   })
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
@@ -61,6 +63,8 @@ export function buildServer(parts: ApiParts): FastifyInstance {
 
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const HEADER_LIMIT_BYTES = 16 * 1024
+/** What makes something by a key only once; reading and changing twice is harmless anyway. */
+const REPEATABLE = new Set(['/v1/chat/completions', '/v1/completions', '/v1/files', '/v1/batches', '/api/jobs', '/api/batches'])
 const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics'])
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {

@@ -5,15 +5,26 @@ export type FileRecord = { id: string; team: string; name: string; purpose: stri
 
 const FACTS = 'id, team, name, purpose, bytes, created_at'
 
+/** With its idempotency key, or not at all. */
 export async function saveFile(
   db: Db,
   file: { id: string; team: string; name: string; purpose: string; content: Buffer },
+  idempotency: { key: string; hash: Buffer } | undefined,
 ): Promise<FileRecord> {
-  const [row] = await db.query(
-    `insert into files (id, team, name, purpose, bytes, content) values ($1, $2, $3, $4, $5, $6) returning ${FACTS}`,
-    [file.id, file.team, file.name, file.purpose, file.content.length, file.content],
-  )
-  return parseFile(row ?? {})
+  return db.transaction(async (query) => {
+    const [row] = await query(
+      `insert into files (id, team, name, purpose, bytes, content) values ($1, $2, $3, $4, $5, $6) returning ${FACTS}`,
+      [file.id, file.team, file.name, file.purpose, file.content.length, file.content],
+    )
+    if (idempotency !== undefined)
+      await query('insert into idempotency_keys (team, key, request_hash, file) values ($1, $2, $3, $4)', [
+        file.team,
+        idempotency.key,
+        idempotency.hash,
+        file.id,
+      ])
+    return parseFile(row ?? {})
+  })
 }
 
 export async function findFile(db: Db, id: string): Promise<FileRecord | undefined> {

@@ -76,6 +76,7 @@ export class SimulatedCoordinator {
         return { id, atMs: this.now(), type, actor, team: null, job: null, provider: null, worker: null, traceId: null, details }
       },
       onStarted: () => {},
+      onDispatched: () => {},
       onFirstToken: () => {},
       onEnded: () => {},
       onEndStored: () => {},
