@@ -1,5 +1,6 @@
 import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobRecord } from '../core/job.ts'
+import { binaryArray, type Element, type ElementType } from './binary-array.ts'
 import { statementName } from './db.ts'
 import type { Batch } from './writer.ts'
 
@@ -46,7 +47,7 @@ export function statementFor(batch: Batch): Statement {
     parts.push({
       key: 'cleared',
       types: ['uuid'],
-      columns: [batch.cleared],
+      columns: [binaryArray('uuid', batch.cleared, (job) => job)],
       sql: (p) => `delete from job_progress where job = any(${p[0]})`,
     })
   return assemble(parts)
@@ -59,7 +60,7 @@ type Prepared = { name: string; text: string }
 
 type Part = { key: string; types: string[]; columns: unknown[]; sql: (parameters: string[], onConflict: string) => string }
 
-type Column<T> = [name: string, type: string, value: (row: T) => string | number | boolean | null]
+type Column<T> = [name: string, type: ElementType, value: (row: T) => Element]
 
 const statements = new Map<string, { first: Prepared; again: Prepared }>()
 
@@ -87,7 +88,7 @@ function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
   return {
     key: `new-${table}`,
     types: columns.map(([, type]) => type),
-    columns: columns.map((column) => arrayOf(column, rows)),
+    columns: columns.map(([, type, value]) => binaryArray(type, rows, value)),
     sql: (parameters, onConflict) =>
       `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select * from unnest(${parameters.join(', ')})${onConflict}`,
   }
@@ -103,7 +104,7 @@ function updatePart(rows: JobRecord[]): Part {
   return {
     key: 'changed-jobs',
     types: columns.map(([, type]) => type),
-    columns: columns.map((column) => arrayOf(column, rows)),
+    columns: columns.map(([, type, value]) => binaryArray(type, rows, value)),
     sql: (parameters) => `update jobs j set ${names
       .filter((name) => name !== 'id')
       .map((name) => `${name} = x.${name}`)
@@ -119,10 +120,10 @@ function progressPart(batch: Batch): Part {
     key: 'new-progress',
     types: ['uuid', 'integer', 'text', 'text'],
     columns: [
-      rows.map((r) => r.job),
-      rows.map((r) => r.firstToken),
-      rows.map((r) => `{${r.tokenIds.join()}}`),
-      rows.map((r) => storable(r.text)),
+      binaryArray('uuid', rows, (r) => r.job),
+      binaryArray('integer', rows, (r) => r.firstToken),
+      binaryArray('text', rows, (r) => `{${r.tokenIds.join()}}`),
+      binaryArray('text', rows, (r) => storable(r.text)),
     ],
     sql: (parameters, onConflict) => `insert into job_progress (job, first_token, token_ids, text)
       select a, b, c::integer[], d from unnest(${parameters.join(', ')}) as x(a, b, c, d)${onConflict}`,
@@ -149,11 +150,11 @@ const JOB: Column<JobRecord>[] = [
   ['detached', 'boolean', (r) => r.detached],
   ['seed', 'bigint', (r) => r.seed],
   ['trace_id', 'uuid', (r) => r.traceId],
-  ['created_at', 'timestamptz', (r) => timestamp(r.createdMs)],
-  ['started_at', 'timestamptz', (r) => timestamp(r.startedMs)],
-  ['finished_at', 'timestamptz', (r) => timestamp(r.finishedMs)],
+  ['created_at', 'timestamptz', (r) => r.createdMs],
+  ['started_at', 'timestamptz', (r) => r.startedMs],
+  ['finished_at', 'timestamptz', (r) => r.finishedMs],
   ['attempt', 'integer', (r) => r.attempt],
-  ['attempt_started_at', 'timestamptz', (r) => timestamp(r.attemptStartedMs)],
+  ['attempt_started_at', 'timestamptz', (r) => r.attemptStartedMs],
   ['worker', 'uuid', (r) => r.worker],
   ['worker_name', 'text', (r) => r.workerName],
   ['tier', 'text', (r) => r.tier],
@@ -177,7 +178,7 @@ const CHANGING = new Set(
 const IDEMPOTENCY: Column<{ record: JobRecord; key: string; hash: Buffer }>[] = [
   ['team', 'text', (r) => r.record.team],
   ['key', 'text', (r) => r.key],
-  ['request_hash', 'bytea', (r) => `\\x${r.hash.toString('hex')}`],
+  ['request_hash', 'bytea', (r) => r.hash],
   ['job', 'uuid', (r) => r.record.id],
 ]
 
@@ -206,8 +207,8 @@ const ATTEMPT: Column<AttemptRecord>[] = [
   ['worker', 'uuid', (r) => r.worker],
   ['worker_name', 'text', (r) => r.workerName],
   ['tier', 'text', (r) => r.tier],
-  ['started_at', 'timestamptz', (r) => timestamp(r.startedMs)],
-  ['finished_at', 'timestamptz', (r) => timestamp(r.finishedMs)],
+  ['started_at', 'timestamptz', (r) => r.startedMs],
+  ['finished_at', 'timestamptz', (r) => r.finishedMs],
   ['tokens', 'integer', (r) => r.tokens],
   ['error', 'json', (r) => json(r.error)],
   ['trace_id', 'uuid', (r) => r.traceId],
@@ -215,7 +216,7 @@ const ATTEMPT: Column<AttemptRecord>[] = [
 
 const EVENT: Column<EventRecord>[] = [
   ['id', 'uuid', (r) => r.id],
-  ['at', 'timestamptz', (r) => timestamp(r.atMs)],
+  ['at', 'timestamptz', (r) => r.atMs],
   ['severity', 'text', (r) => EVENT_SEVERITY[r.type]],
   ['type', 'text', (r) => r.type],
   ['actor', 'text', (r) => storable(r.actor)],
@@ -226,38 +227,6 @@ const EVENT: Column<EventRecord>[] = [
   ['trace_id', 'uuid', (r) => r.traceId],
   ['details', 'json', (r) => json(r.details)],
 ]
-
-/** An array literal of PostgreSQL. The driver would escape every element of every column; only text can need it. */
-function arrayOf<T>([, type, value]: Column<T>, rows: T[]): string {
-  const quoted = type === 'text' || type === 'json' || type === 'bytea'
-  let literal = '{'
-  for (const row of rows) {
-    const element = value(row)
-    if (literal.length > 1) literal += ','
-    if (element === null) literal += 'NULL'
-    else literal += quoted ? quote(String(element)) : String(element)
-  }
-  return `${literal}}`
-}
-
-function quote(text: string): string {
-  return NEEDS_ESCAPE.test(text) ? `"${text.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"` : `"${text}"`
-}
-
-const NEEDS_ESCAPE = /["\\]/
-
-// The times of one batch are mostly the same few milliseconds.
-let lastMs = Number.NaN
-let lastTimestamp = ''
-
-function timestamp(ms: number | null): string | null {
-  if (ms === null) return null
-  if (ms !== lastMs) {
-    lastMs = ms
-    lastTimestamp = `"${new Date(ms).toISOString()}"`
-  }
-  return lastTimestamp
-}
 
 function json(value: unknown): string | null {
   return value === null ? null : JSON.stringify(value)

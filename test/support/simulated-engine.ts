@@ -225,5 +225,5 @@ function releasable(ids: readonly number[]): number {
   return count
 }
 
-const PROMPT_TOKENS = 10
+export const PROMPT_TOKENS = 10
 const POISON_AT = 3

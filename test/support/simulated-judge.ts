@@ -22,6 +22,8 @@ export class SimulatedJudge {
   readonly #burdened = new Set<WorkerId>()
   /** Attempts told to stop, as job and worker. */
   readonly #stopped = new Set<string>()
+  readonly #draining = new Set<WorkerId>()
+  readonly #refusedMs = new Map<string, number>()
   readonly #asks = new Map<string, number>()
   readonly #recovered = new Set<string>()
   /** Ends reported by their workers and not yet stored. */
@@ -85,6 +87,8 @@ export class SimulatedJudge {
       case 'worker-connected':
         this.#heardMs.set(input.worker, nowMs)
         this.#burdened.delete(input.worker)
+        if (input.draining) this.#draining.add(input.worker)
+        else this.#draining.delete(input.worker)
         for (const { job, attempt } of input.held) this.#greeted(nowMs, input.worker, job, attempt)
         break
       case 'attempt-finished':
@@ -94,8 +98,11 @@ export class SimulatedJudge {
         // mended the simulation looks away here.
         if (!this.#runs(input)) this.#unstored.delete(`${input.job}/${input.attempt}/${input.worker}`)
         break
-      case 'worker-reported':
       case 'worker-draining':
+        this.#draining.add(input.worker)
+        this.#heardMs.set(input.worker, nowMs)
+        break
+      case 'worker-reported':
         this.#heardMs.set(input.worker, nowMs)
         break
       case 'attempt-progressed':
@@ -108,6 +115,7 @@ export class SimulatedJudge {
       case 'attempt-refused':
         if (input.reason === 'full' && this.#runs(input) && !this.#burdened.has(input.worker))
           throw new Violation(`${input.worker} was given ${input.job} beyond its slots`)
+        if (this.#runs(input)) this.#refusedMs.set(`${input.worker}/${this.#get(input.job).model}`, nowMs)
         break
       default:
     }
@@ -188,6 +196,8 @@ export class SimulatedJudge {
       case 'job-failed':
       case 'job-cancelled':
       case 'job-parked':
+        if (effect.kind === 'job-succeeded' && input.kind === 'attempt-finished')
+          this.#checkTrust(input.worker, this.#get(effect.job).model)
         this.#gone(nowMs, effect)
         break
       default:
@@ -203,6 +213,9 @@ export class SimulatedJudge {
     if (!mayRunOn(job, worker, this.#workers)) throw new Violation(`${job.id} may not run on ${worker.name}`)
     const silentMs = this.#tickMs - (this.#heardMs.get(worker.id) ?? 0)
     if (silentMs >= this.#rules.suspectAfterMs) throw new Violation(`${job.id} starts on ${worker.name}, silent for ${silentMs} ms`)
+    if (this.#draining.has(worker.id)) throw new Violation(`${job.id} starts on ${worker.name}, which is draining`)
+    if (nowMs - (this.#refusedMs.get(`${worker.id}/${job.model}`) ?? 0) < this.#rules.refusalPauseMs)
+      throw new Violation(`${job.id} starts on ${worker.name}, which has only just refused one`)
     const offered = worker.models.get(job.model)?.offer.slots ?? 0
     if (worker.busy(job.model) > offered) throw new Violation(`${worker.name} has ${offered} slots and ${worker.busy(job.model)} attempts`)
     for (const other of this.waiting)
@@ -269,6 +282,12 @@ export class SimulatedJudge {
     if (this.#runs(input)) return
     if (effects.some((effect) => effect.kind === 'attempt-ended' && effect.job === input.job))
       throw new Violation(`a report about attempt ${input.attempt} of ${input.job} on ${input.worker} is believed; it is not what runs`)
+  }
+
+  /** A model that has just brought an answer is in use in full. */
+  #checkTrust(id: WorkerId, model: string): void {
+    const entry = this.#scheduler?.findWorker(id)?.models.get(model)
+    if (entry !== undefined && entry.breaker.openings > 0) throw new Violation(`${model} brings answers and is kept from work`)
   }
 
   #runs(report: { job: JobId; attempt: number; worker: WorkerId }): boolean {

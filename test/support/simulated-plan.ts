@@ -1,13 +1,13 @@
 import type { TeamRules } from '../../coordinator/core/inputs.ts'
-import type { JobId } from '../../coordinator/core/job.ts'
+import type { JobId, Priority } from '../../coordinator/core/job.ts'
 import type { ClientPlan } from './simulated-client.ts'
-import type { Prompt } from './simulated-engine.ts'
+import { type Prompt, PROMPT_TOKENS } from './simulated-engine.ts'
 import type { HostPlan } from './simulated-host.ts'
 import type { Chance } from './simulated-time.ts'
 
 /** What a scenario is made of, before anything happens. */
 export type Plan = {
-  /** No faults, no limits, no pins: only the order of service is at stake. */
+  /** A flood of small jobs without faults, limits and pins: only the order of service is at stake. */
   calm: boolean
   /** Generations of one request differ. */
   noisy: boolean
@@ -49,7 +49,8 @@ export function planFor(chance: Chance): Plan {
   for (let count = calm ? 0 : chance.between(1, 12); count > 0; count--)
     disturbances.push({ atMs: chance.between(500, TROUBLE_MS), kind: chance.pick(DISTURBANCES) })
   const clients: ClientPlan[] = []
-  for (let index = chance.between(4, 24); index > 0; index--) clients.push(clientPlan(index, calm, hosts, chance))
+  for (let index = calm ? chance.between(24, 44) : chance.between(4, 24); index > 0; index--)
+    clients.push(clientPlan(index, calm, hosts, chance))
   const teams = [
     { name: 'wide', weight: chance.pick([1, 1, 3]), maxParallel: null },
     { name: 'narrow', weight: 1, maxParallel: calm ? null : chance.between(1, 2) },
@@ -64,13 +65,16 @@ function hostPlan(name: string, calm: boolean, chance: Chance): HostPlan {
 }
 
 function clientPlan(index: number, calm: boolean, hosts: HostPlan[], chance: Chance): ClientPlan {
-  const tokens = chance.between(1, 30)
+  const tokens = chance.between(1, calm ? 6 : 30)
   const prompt: Prompt = calm ? 'plain' : chance.pick(PROMPTS)
   const seed = Math.floor(chance.next() * 0x7fff_ffff)
   const model = chance.maybe(0.2) && hosts.some((host) => host.models.length > 1) ? 'n' : 'm'
   const serving = hosts.filter((host) => host.models.some(({ name }) => name === model))
   const request = { prompt: { kind: 'text', text: prompt }, maxTokens: tokens, stop: [], sampling: {}, seed }
-  const atMs = chance.maybe(0.5) ? chance.between(0, 2_000) : chance.between(0, TROUBLE_MS)
+  // In the flood the estimate is what it costs in the end, so that shares can be told exactly.
+  const cost = calm ? PROMPT_TOKENS + tokens : chance.between(PROMPT_TOKENS + tokens, 60)
+  const priority = chance.pick(calm ? FLOOD : EVEN)
+  const atMs = calm || chance.maybe(0.5) ? chance.between(0, 2_000) : chance.between(0, TROUBLE_MS)
   return {
     prompt,
     tokens,
@@ -86,10 +90,10 @@ function clientPlan(index: number, calm: boolean, hosts: HostPlan[], chance: Cha
       pinnedProvider: !calm && chance.maybe(0.1) ? chance.pick(serving).name : null,
       detached: true,
       traceId: `t${index}`,
-      priority: chance.pick(['interactive', 'normal', 'normal', 'batch']),
+      priority,
       maxWaitMs: !calm && chance.maybe(0.1) ? chance.between(500, 8_000) : null,
       maxRunMs: !calm && chance.maybe(0.1) ? chance.between(500, 4_000) : null,
-      cost: chance.between(10 + tokens, 60),
+      cost,
       request: JSON.stringify(request),
       seed,
       prefix: chance.maybe(0.3) ? [`p${chance.between(1, 3)}`] : [],
@@ -97,4 +101,6 @@ function clientPlan(index: number, calm: boolean, hosts: HostPlan[], chance: Cha
   }
 }
 
+const EVEN: readonly Priority[] = ['interactive', 'normal', 'normal', 'batch']
+const FLOOD: readonly Priority[] = [...Array.from({ length: 6 }, () => 'interactive' as const), 'normal', 'normal', 'batch']
 const PROMPTS: readonly Prompt[] = [...Array.from({ length: 18 }, () => 'plain' as const), 'poison', 'bad']

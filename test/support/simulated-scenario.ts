@@ -112,6 +112,8 @@ function disturbCoordinator(world: SimulatedWorld, kind: Disturbance, ms: number
 function drain(world: SimulatedWorld, host: SimulatedHost): void {
   if (!host.alive) return
   host.drain()
+  // A connection that breaks meanwhile comes back as that of a worker that drains.
+  if (world.time.chance.maybe(0.3)) world.time.after(300, () => world.network.cut(host.plan.name, 0, 0), null)
   world.time.after(5_000, () => host.start(), null)
 }
 

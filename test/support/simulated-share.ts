@@ -2,9 +2,8 @@ import type { WatchedJob } from './simulated-judge.ts'
 import { Violation } from './simulated-violation.ts'
 
 /**
- * Nobody starves. Of 21 tokens 16, 4 and 1 belong to the classes, so while a class waits the other two may be served at
- * most their weights' multiple of its own next job, plus a job each for what was begun. Three times that is the bound:
- * estimates are up to twice what jobs cost in the end. A class that is served last whatever happens passes it soon.
+ * Nobody starves. Of 21 tokens 16, 4 and 1 belong to the classes, so while a class waits the other two are served at most
+ * their weights' multiple of one of its jobs, plus one job each that was begun. A quarter more is the bound here.
  */
 export type Served = Map<string, number[]>
 
@@ -26,6 +25,6 @@ export function checkShare(tokens: Served, job: WatchedJob, waiting: Iterable<Wa
   }
 }
 
-// A job is estimated at 60 tokens at most (simulated-plan.ts).
-const MOST = 60
-const BOUND_TOKENS = [5 / 16, 17 / 4, 20].map((multiple) => 3 * (multiple * MOST + 2 * MOST))
+// A prompt and at most six tokens of answer (simulated-plan.ts).
+const MOST = 16
+const BOUND_TOKENS = [5 / 16, 17 / 4, 20].map((multiple) => 1.25 * (multiple * MOST + 2 * MOST))
