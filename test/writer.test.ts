@@ -164,6 +164,18 @@ test('a connection that breaks under the writer costs nothing but time', async (
   await writer.close()
 })
 
+test('only its owner writes a job: what a coordinator says after losing its lease changes nothing', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const one = record()
+  await writer.insertJob(one, '{}')
+  await db.query('update jobs set owner = gen_random_uuid() where id = $1', [one.id])
+  finish(one)
+  writer.updateJob(one)
+  await writer.drained()
+  expect((await findJob(db, one.id))?.status).toBe('queued')
+  await writer.close()
+})
+
 function finish(one: JobRecord): void {
   one.version += 1
   one.status = 'succeeded'

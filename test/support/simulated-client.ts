@@ -3,7 +3,8 @@ import type { Follower, LiveJob } from '../../coordinator/engine/live-job.ts'
 import type { NewJob } from '../../coordinator/engine/dispatcher.ts'
 import type { SimulatedCoordinator } from './simulated-coordinator.ts'
 import type { SimulatedDatabase } from './simulated-database.ts'
-import { type Prompt, textOf } from './simulated-engine.ts'
+import type { Prompt } from './simulated-engine.ts'
+import { textOf } from './simulated-tokens.ts'
 import { Violation } from './simulated-violation.ts'
 
 export type ClientPlan = { job: NewJob; atMs: number; prompt: Prompt; tokens: number; follows: boolean; cancelAtMs: number | null }

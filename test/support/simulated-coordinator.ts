@@ -14,7 +14,7 @@ import { SimulatedProcess, type VirtualTime } from './simulated-time.ts'
 import { RULES } from './simulation.ts'
 
 // A third of the product's times, so that a scenario of a minute holds many deaths.
-export const HASTY_RULES: SchedulerRules = {
+const HASTY_RULES: SchedulerRules = {
   ...RULES,
   suspectAfterMs: 4_000,
   deadAfterMs: 6_000,
@@ -159,11 +159,11 @@ export class SimulatedCoordinator {
       cancel,
       drop,
       resume: (worker, job, attempt, first) => {
-        this.judge.askedAgain(job, attempt, first)
+        this.judge.link.askedAgain(job, attempt, first)
         resume(worker, job, attempt, first)
       },
       acknowledge: (worker: WorkerId, job: JobId, attempt: number) => {
-        this.judge.acknowledged(worker, job, attempt, this.#parts.database.jobs.get(job))
+        this.judge.link.acknowledged(worker, job, attempt, this.#parts.database.jobs.get(job))
         acknowledge(worker, job, attempt)
       },
     }

@@ -1,9 +1,10 @@
 import type { WorkerId } from '../../coordinator/core/job.ts'
 import { CoordinatorLink } from '../../worker/link.ts'
 import { Slots } from '../../worker/slots.ts'
-import { SimulatedEngine, type TokenBook } from './simulated-engine.ts'
+import { SimulatedEngine } from './simulated-engine.ts'
 import type { SimulatedNetwork } from './simulated-network.ts'
 import { SimulatedProcess, type VirtualTime } from './simulated-time.ts'
+import type { TokenBook } from './simulated-tokens.ts'
 
 export type HostPlan = { name: string; models: { name: string; slots: number; sha256: string }[] }
 

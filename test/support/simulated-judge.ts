@@ -1,9 +1,10 @@
 import { BLAMELESS } from '../../coordinator/core/attempt-errors.ts'
 import type { Effect } from '../../coordinator/core/effects.ts'
 import type { AcceptedJob, Input, SchedulerRules } from '../../coordinator/core/inputs.ts'
-import type { JobId, JobRecord, WorkerId } from '../../coordinator/core/job.ts'
+import type { JobId, WorkerId } from '../../coordinator/core/job.ts'
 import { PRIORITIES } from '../../coordinator/core/line.ts'
 import type { Scheduler } from '../../coordinator/core/scheduler.ts'
+import { LinkJudge } from './simulated-link-judge.ts'
 import { checkShare, type Served, served } from './simulated-share.ts'
 import { Violation } from './simulated-violation.ts'
 import { mayRunOn, sameRoute, trueReason } from './simulated-why.ts'
@@ -16,6 +17,7 @@ export class SimulatedJudge {
   readonly jobs = new Map<JobId, WatchedJob>()
   readonly waiting = new Set<WatchedJob>()
   readonly teams = new Map<string, WatchedTeam>()
+  readonly link = new LinkJudge()
   readonly #rules: SchedulerRules
   readonly #heardMs = new Map<WorkerId, number>()
   /** Workers that came with attempts nobody knows: until those stop, such a worker has fewer slots than it says. */
@@ -24,10 +26,6 @@ export class SimulatedJudge {
   readonly #stopped = new Set<string>()
   readonly #draining = new Set<WorkerId>()
   readonly #refusedMs = new Map<string, number>()
-  readonly #asks = new Map<string, number>()
-  readonly #recovered = new Set<string>()
-  /** Ends reported by their workers and not yet stored. */
-  readonly #unstored = new Set<string>()
   /** Shares are judged only where nothing else decides: no deaths, no limits, no pins. */
   sharesCount = false
   readonly #served: Served = served()
@@ -48,27 +46,11 @@ export class SimulatedJudge {
   judge(nowMs: number, input: Input, effects: Effect[]): void {
     this.#take(nowMs, input)
     this.#checkFence(input, effects)
+    this.#checkStops(input, effects)
     for (const effect of effects) this.#follow(nowMs, input, effect)
     if (input.kind === 'attempt-progressed') return
     this.#checkIdleSlots()
     if (input.kind === 'time-passed') this.#checkTime(nowMs)
-  }
-
-  acknowledged(worker: WorkerId, job: JobId, attempt: number, row: JobRecord | undefined): void {
-    if (!this.#unstored.delete(`${job}/${attempt}/${worker}`)) return
-    const stored = row !== undefined && (row.attempt > attempt || (row.attempt === attempt && row.status !== 'running'))
-    if (!stored) throw new Violation(`the end of attempt ${attempt} of ${job} is acknowledged and not stored`)
-  }
-
-  /** A worker that sends the wrong part each time would be asked for ever. */
-  askedAgain(job: JobId, attempt: number, first: number): void {
-    const key = `${job}/${attempt}/${first}`
-    const times = (this.#asks.get(key) ?? 0) + 1
-    this.#asks.set(key, times)
-    // A worker that was started behind text which no checkpoint has can never send what a new coordinator asks for, and both go
-    // on asking and answering until the token timeout. Until that is mended the simulation looks away here.
-    if (this.#recovered.has(`${job}/${attempt}`)) return
-    if (times > ASKS_MAX) throw new Violation(`attempt ${attempt} of ${job} is asked ${times} times for its text from token ${first}`)
   }
 
   // ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,10 +75,7 @@ export class SimulatedJudge {
         break
       case 'attempt-finished':
       case 'attempt-failed':
-        // A worker that comes back may report one end twice (two resumes on their way, one flush between them). Of the second
-        // the dispatcher believes that nobody waits for it, and acknowledges it before the first is stored. Until that is
-        // mended the simulation looks away here.
-        if (!this.#runs(input)) this.#unstored.delete(`${input.job}/${input.attempt}/${input.worker}`)
+        if (!this.#runs(input)) this.link.reportedAgain(input)
         break
       case 'worker-draining':
         this.#draining.add(input.worker)
@@ -152,7 +131,7 @@ export class SimulatedJudge {
     job.tokens = input.tokens
     if (input.tokens > 0) job.sha256 = input.sha256
     if (input.worker === null) return
-    this.#recovered.add(`${job.id}/${job.attempt}`)
+    this.link.recovered(job.id, job.attempt)
     this.#run(nowMs, job, input.worker.id)
   }
 
@@ -241,8 +220,7 @@ export class SimulatedJudge {
     const job = this.#get(effect.job)
     if (job.phase !== 'running' || job.attempt !== effect.attempt)
       throw new Violation(`attempt ${effect.attempt} of ${job.id} ends, and ${job.phase} is attempt ${job.attempt}`)
-    if ((input.kind === 'attempt-finished' || input.kind === 'attempt-failed') && input.job === job.id)
-      this.#unstored.add(`${job.id}/${job.attempt}/${job.worker}`)
+    if ((input.kind === 'attempt-finished' || input.kind === 'attempt-failed') && input.job === job.id) this.link.reported(input)
     const { error } = effect
     if (job.worker !== null && error !== null && error.retryable && !BLAMELESS.has(error.code)) job.avoid.add(job.worker)
     job.ranMs += nowMs - job.startedMs
@@ -293,6 +271,16 @@ export class SimulatedJudge {
   #runs(report: { job: JobId; attempt: number; worker: WorkerId }): boolean {
     const job = this.jobs.get(report.job)
     return job?.phase === 'running' && job.attempt === report.attempt && job.worker === report.worker
+  }
+
+  /** Whom the scheduler gives up by itself must be told, or it works on for nobody. */
+  #checkStops(input: Input, effects: Effect[]): void {
+    for (const effect of effects) {
+      if (effect.kind !== 'attempt-ended' || (effect.status !== 'cancelled' && input.kind !== 'time-passed')) continue
+      const { job, attempt } = effect
+      const told = effects.some((other) => other.kind === 'stop-attempt' && other.job === job && other.attempt === attempt)
+      if (!told && effect.status !== 'lost') throw new Violation(`attempt ${attempt} of ${job} is given up, and its worker is not told`)
+    }
   }
 
   #checkIdleSlots(): void {
@@ -362,9 +350,6 @@ export type WatchedJob = Omit<AcceptedJob, 'team'> & {
   tokens: number
   tokensAtStart: number
 }
-
-// Every reconnection asks once for each attempt, and once more where what was on its way came first.
-const ASKS_MAX = 12
 
 function isFull(team: WatchedTeam): boolean {
   return team.limit !== null && team.running >= team.limit

@@ -4,11 +4,11 @@ import { isFinal, type JobRecord } from '../../coordinator/core/job.ts'
 import { SimulatedClient } from './simulated-client.ts'
 import { SimulatedCoordinator } from './simulated-coordinator.ts'
 import { SimulatedDatabase } from './simulated-database.ts'
-import { TokenBook } from './simulated-engine.ts'
 import { SimulatedHost } from './simulated-host.ts'
 import { playIn, SimulatedNetwork } from './simulated-network.ts'
 import { type Plan, planFor } from './simulated-plan.ts'
 import { VirtualTime } from './simulated-time.ts'
+import { TokenBook } from './simulated-tokens.ts'
 import { Violation } from './simulated-violation.ts'
 
 /** Everything of one scenario: hosts, network, database, callers, and one coordinator after another. */
