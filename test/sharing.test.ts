@@ -219,7 +219,7 @@ test('a model that fails job after job gets none for a while, then one on trial,
     world.enqueue(`${index}`)
     world.fail(`${index}`, { retryable: true })
     world.apply({ kind: 'job-cancelled', job: `${index}` as JobId })
-    for (const [job, { attempt }] of [...(world.scheduler.findWorker('a' as never)?.occupied ?? [])])
+    for (const { job, attempt } of [...(world.scheduler.findWorker('a' as never)?.occupied.values() ?? [])])
       world.apply({
         kind: 'attempt-failed',
         job,

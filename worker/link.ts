@@ -144,7 +144,9 @@ export class CoordinatorLink {
   }
 
   #start(start: NonNullable<ToldByCoordinator['start']>): void {
-    const refusal = this.#slots.refusal(start.model)
+    // Two attempts under one name could not be told apart by anyone.
+    const held = this.#attempts.has(attemptKey(start.job, start.attempt))
+    const refusal = held ? 'attempt_held' : this.#slots.refusal(start.model)
     if (refusal !== undefined) {
       this.#end?.write({ refused: { job: start.job, attempt: start.attempt, reason: refusal } })
       return

@@ -74,7 +74,7 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const record = await getRecord(parts, request.caller, id)
     if (!parts.dispatcher.cancel(id, request.caller.actor)) {
       if (record.status !== 'parked') throw notCancellable(record)
-      parts.dispatcher.cancelParked(record, request.caller.actor)
+      parts.dispatcher.cancelParked(record, (await readProgress(parts.db, [id])).get(id), request.caller.actor)
     }
     return readJob(parts, request.caller, id)
   })

@@ -37,6 +37,13 @@ export type FleetModel = {
   prefixes: Set<string>
 }
 
+/** A job may hold two slots at once: an attempt that was told to stop keeps its own until the worker confirms. */
+type Occupation = { job: JobId; attempt: number; model: string }
+
+function occupationKey(job: JobId, attempt: number): string {
+  return `${job}/${attempt}`
+}
+
 export class FleetWorker {
   readonly id: WorkerId
   name: string
@@ -50,7 +57,7 @@ export class FleetWorker {
   recovering = false
   readonly models = new Map<string, FleetModel>()
   /** Attempts that hold a slot here, those told to stop included until the worker confirms. */
-  readonly occupied = new Map<JobId, { attempt: number; model: string }>()
+  readonly occupied = new Map<string, Occupation>()
   readonly #busyByModel = new Map<string, number>()
 
   constructor(id: WorkerId, name: string, nowMs: number) {
@@ -85,17 +92,22 @@ export class FleetWorker {
   }
 
   occupy(job: JobId, attempt: number, model: string): void {
-    this.vacate(job)
-    this.occupied.set(job, { attempt, model })
+    this.occupied.set(occupationKey(job, attempt), { job, attempt, model })
     this.#busyByModel.set(model, this.busy(model) + 1)
     const breaker = this.models.get(model)?.breaker
     if (breaker !== undefined && breaker.openings > 0) breaker.trial ??= job
   }
 
-  vacate(job: JobId): void {
-    const held = this.occupied.get(job)
+  holds(job: JobId, attempt: number): boolean {
+    return this.occupied.has(occupationKey(job, attempt))
+  }
+
+  /** Does nothing when the attempt holds no slot here. */
+  vacate(job: JobId, attempt: number): void {
+    const key = occupationKey(job, attempt)
+    const held = this.occupied.get(key)
     if (held === undefined) return
-    this.occupied.delete(job)
+    this.occupied.delete(key)
     this.#busyByModel.set(held.model, this.busy(held.model) - 1)
   }
 

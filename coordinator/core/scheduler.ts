@@ -227,6 +227,7 @@ export class Scheduler {
       prefix: accepted.prefix,
       phase: 'queued',
       attempt: 0,
+      numbersSpent: 0,
       strikes: 0,
       failures: 0,
       tokens: 0,
@@ -420,21 +421,26 @@ export class Scheduler {
 
   /** The greeting is the truth about what the worker still holds; what it does not name is gone. */
   #reconcile(nowMs: number, worker: FleetWorker, held: { job: JobId; attempt: number }[]): void {
-    const heldAttempts = new Map(held.map((item) => [item.job, item.attempt]))
-    for (const [id, { attempt }] of [...worker.occupied]) {
+    const unclaimed = new Map(held.map((item) => [`${item.job}/${item.attempt}`, item]))
+    for (const [key, { job: id, attempt }] of [...worker.occupied]) {
       const job = this.#jobs.get(id)
       const live = job !== undefined && job.worker === worker && job.attempt === attempt
-      if (heldAttempts.get(id) === attempt) {
+      if (unclaimed.has(key)) {
         if (!live) continue
         job.progressedMs = nowMs
         this.#emit({ kind: 'resume-attempt', job: id, attempt, worker: worker.id })
-        heldAttempts.delete(id)
+        unclaimed.delete(key)
         continue
       }
-      worker.vacate(id)
+      worker.vacate(id, attempt)
       if (live) this.#endBadly(nowMs, job, 'lost', worker.recovering ? COORDINATOR_RESTARTED : WORKER_RESTARTED)
     }
-    for (const [id, attempt] of heldAttempts) this.#emit({ kind: 'stop-attempt', job: id, attempt, worker: worker.id })
+    for (const { job: id, attempt } of unclaimed.values()) {
+      // A coordinator that died before it stored the start: the number is spent all the same, or two attempts would share it.
+      const job = this.#jobs.get(id)
+      if (job !== undefined) job.numbersSpent = Math.max(job.numbersSpent, attempt)
+      this.#emit({ kind: 'stop-attempt', job: id, attempt, worker: worker.id })
+    }
   }
 
   #heard(nowMs: number, id: WorkerId, offers: ModelOffer[]): void {
@@ -443,7 +449,7 @@ export class Scheduler {
     worker.lastHeardMs = nowMs
     worker.setOffers(offers)
     // What was started since the worker looked is not in what it said.
-    for (const id of worker.occupied.keys()) this.#remember(worker, this.#jobs.get(id))
+    for (const { job } of worker.occupied.values()) this.#remember(worker, this.#jobs.get(job))
     this.#setState(worker, worker.draining ? 'draining' : 'online')
     this.#fillWorker(id)
   }
@@ -480,8 +486,8 @@ export class Scheduler {
       entry.prefixes.clear()
     }
     this.#setState(worker, 'offline')
-    for (const [id, { attempt }] of [...worker.occupied]) {
-      worker.vacate(id)
+    for (const { job: id, attempt } of [...worker.occupied.values()]) {
+      worker.vacate(id, attempt)
       const job = this.#jobs.get(id)
       if (job?.worker === worker && job.attempt === attempt) this.#endBadly(nowMs, job, 'lost', error)
     }
@@ -582,7 +588,7 @@ export class Scheduler {
       }
       line.remove(job)
       line.charge(job, job.team)
-      job.attempt += 1
+      job.attempt = Math.max(job.attempt, job.numbersSpent) + 1
       this.#run(nowMs, job, choice.worker)
       this.#emit({ kind: 'start-attempt', job: job.id, attempt: job.attempt, worker: choice.worker.id, rule: choice.rule })
     }
@@ -625,15 +631,13 @@ export class Scheduler {
   #live(report: Report): ScheduledJob | undefined {
     const job = this.#jobs.get(report.job)
     if (job !== undefined && job.phase === 'running' && job.attempt === report.attempt && job.worker?.id === report.worker) return job
-    const held = this.#workers.get(report.worker)?.occupied.get(report.job)
-    if (held?.attempt !== report.attempt)
+    if (this.#workers.get(report.worker)?.holds(report.job, report.attempt) !== true)
       this.#emit({ kind: 'stale-report', job: report.job, attempt: report.attempt, worker: report.worker })
     return undefined
   }
 
   #vacate(report: Report): void {
-    const worker = this.#workers.get(report.worker)
-    if (worker?.occupied.get(report.job)?.attempt === report.attempt) worker.vacate(report.job)
+    this.#workers.get(report.worker)?.vacate(report.job, report.attempt)
   }
 
   #forget(job: ScheduledJob): void {
@@ -691,6 +695,8 @@ type ScheduledJob = {
   phase: 'queued' | 'delayed' | 'running'
   /** Number of the current or last attempt; 0 before the first. */
   attempt: number
+  /** The highest number that a worker greeted with. */
+  numbersSpent: number
   /** Attempts in a row that failed without getting on. */
   strikes: number
   /** All that failed; a refusal is none. */

@@ -85,9 +85,9 @@ export class Dispatcher {
   }
 
   /** A parked job is nobody's work any more; its row says all there is. */
-  cancelParked(record: JobRecord, actor: string): LiveJob {
+  cancelParked(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string): LiveJob {
     record.owner = this.#parts.coordinator
-    const live = new LiveJob(record, null)
+    const live = new LiveJob(record, null, progress)
     this.#live.set(record.id, live)
     this.#end(live, 'cancelled', 'job.cancelled', actor, {})
     return live
@@ -193,6 +193,7 @@ export class Dispatcher {
   }
 
   attemptGrew(worker: WorkerId, chunk: AttemptOutput): void {
+    if (this.#stopped) return
     const live = this.#current(worker, chunk)
     if (live === undefined) {
       this.#parts.onStale()
@@ -218,6 +219,7 @@ export class Dispatcher {
   }
 
   attemptFinished(worker: WorkerId, end: AttemptEnd): void {
+    if (this.#stopped) return
     const live = this.#current(worker, end)
     if (live !== undefined && end.finishReason === 'cancelled') {
       this.attemptFailed(worker, end, {
@@ -241,23 +243,27 @@ export class Dispatcher {
       if (end.text !== '') live.append([], end.text)
     }
     this.#apply({ kind: 'attempt-finished', job: end.job, attempt: end.attempt, worker, cost: end.promptTokens + end.completionTokens })
-    this.#acknowledge(worker, end, live)
+    this.#acknowledge(worker, end)
   }
 
   attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError): void {
-    const live = this.#current(worker, report)
+    if (this.#stopped) return
     this.#apply({ kind: 'attempt-failed', job: report.job, attempt: report.attempt, worker, error })
-    this.#acknowledge(worker, report, live)
+    this.#acknowledge(worker, report)
   }
 
   attemptRefused(worker: WorkerId, report: { job: JobId; attempt: number; reason: string }): void {
     this.#apply({ kind: 'attempt-refused', ...report, worker })
   }
 
-  /** The worker may forget an attempt once its end is durable, or at once when nobody listens to it any more. */
-  #acknowledge(worker: WorkerId, report: { job: JobId; attempt: number }, live: LiveJob | undefined): void {
-    const tell = (): void => this.#parts.link.acknowledge(worker, report.job, report.attempt)
-    if (live === undefined) tell()
+  /**
+   * The worker may forget an attempt once its end is durable, and at once what never ended here: nobody listens to it. An end
+   * that is told twice may still be on its way to disk from the first time.
+   */
+  #acknowledge(worker: WorkerId, { job, attempt }: { job: JobId; attempt: number }): void {
+    const tell = (): void => this.#parts.link.acknowledge(worker, job, attempt)
+    const live = this.#live.get(job)
+    if (live === undefined || !live.hasEnded(attempt, worker)) tell()
     else
       this.#writer.updateJob(live.record, (error) => {
         if (error === null) tell()
@@ -291,7 +297,7 @@ export class Dispatcher {
         this.#parts.link.resume(effect.worker, effect.job, effect.attempt, this.#get(effect.job).tokenIds.length)
         break
       case 'stop-attempt':
-        this.#parts.link.cancel(effect.worker, effect.job, effect.attempt)
+        this.#stopAttempt(effect)
         break
       case 'attempt-ended':
         this.#endAttempt(effect)
@@ -330,6 +336,14 @@ export class Dispatcher {
     }
   }
 
+  /** A worker that greets with an attempt whose end is here and not on disk yet must keep it: it may be the only one. */
+  #stopAttempt({ worker, job, attempt }: Extract<Effect, { kind: 'stop-attempt' }>): void {
+    const live = this.#live.get(job)
+    const ended = live?.record.status === 'succeeded' && live.record.attempt === attempt && live.record.worker === worker
+    if (ended) this.#parts.link.resume(worker, job, attempt, live.tokenIds.length)
+    else this.#parts.link.cancel(worker, job, attempt)
+  }
+
   #startAttempt(effect: Extract<Effect, { kind: 'start-attempt' }>): void {
     const live = this.#get(effect.job)
     const { record } = live
@@ -350,6 +364,8 @@ export class Dispatcher {
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#queuedAndFollowed.delete(live)
     this.#changed(live)
+    // The attempt begins behind this text: a coordinator that takes it over must know as much, or could never join the two.
+    this.#storeProgress(live)
     if (live.announced)
       this.#event('job.started', live, 'coordinator', {
         attempt: effect.attempt,
@@ -434,6 +450,7 @@ export class Dispatcher {
     if (status === 'cancelled') record.finishReason = 'cancelled'
     record.completionTokens ??= live.tokenIds.length
     this.#queuedAndFollowed.delete(live)
+    if (!isFinal(status)) this.#storeProgress(live)
     this.#progressed.delete(live)
     if (isFinal(status)) {
       this.#writer.addOutput(record.id, JSON.stringify({ text: live.text, finish_reason: record.finishReason }))
@@ -477,14 +494,16 @@ export class Dispatcher {
 
   /** Bounds what a death of everything that knows the text can cost to about a second of it. */
   checkpoint(): void {
-    for (const live of this.#progressed) {
-      const job = live.record.id
-      const tokenIds = live.tokenIds.slice(live.storedTokens)
-      this.#writer.addProgress({ job, firstToken: live.storedTokens, tokenIds, text: live.text.slice(live.storedChars) })
-      live.storedTokens = live.tokenIds.length
-      live.storedChars = live.text.length
-    }
+    for (const live of this.#progressed) this.#storeProgress(live)
     this.#progressed.clear()
+  }
+
+  #storeProgress(live: LiveJob): void {
+    const tokenIds = live.tokenIds.slice(live.storedTokens)
+    if (tokenIds.length === 0) return
+    this.#writer.addProgress({ job: live.record.id, firstToken: live.storedTokens, tokenIds, text: live.text.slice(live.storedChars) })
+    live.storedTokens = live.tokenIds.length
+    live.storedChars = live.text.length
   }
 
   #tellWaiting(): void {

@@ -1,4 +1,4 @@
-import type { AttemptRecord, JobRecord, Waiting } from '../core/job.ts'
+import type { AttemptRecord, JobRecord, Waiting, WorkerId } from '../core/job.ts'
 
 /** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
 export class LiveJob {
@@ -37,6 +37,13 @@ export class LiveJob {
 
   get followed(): boolean {
     return this.#followers.size > 0
+  }
+
+  /** The attempt ended here, with whatever result. */
+  hasEnded(attempt: number, worker: WorkerId): boolean {
+    const { record, endedAttempts } = this
+    if (record.attempt === attempt && record.worker === worker && record.status !== 'running') return true
+    return endedAttempts.some((ended) => ended.number === attempt && ended.worker === worker)
   }
 
   follow(follower: Follower): void {

@@ -60,9 +60,6 @@ export class SimulatedClient implements Follower {
 
   /** The job lives again: a person released it, or ended it. */
   takeUp(live: LiveJob): void {
-    // What was delivered since the last checkpoint is forgotten when a job is parked (#end of the dispatcher), so a released
-    // job may go on with other words than the reader has. Until that is mended the simulation looks away here.
-    this.mayDiverge = true
     if (this.plan.follows) this.#follow(live)
   }
 
@@ -95,10 +92,7 @@ export class SimulatedClient implements Follower {
     if (end !== `job.${row.status}`) throw new Violation(`${this.id} is ${row.status}, the audit log says ${end ?? 'nothing'}`)
     const output = this.#database.outputs.get(this.id)
     if (output === undefined) throw new Violation(`${this.id} is ${row.status} and has no output`)
-    // The checkpoints of a parked job that a person cancels stay for ever (cancelParked knows of none, so #end of the dispatcher
-    // clears none). Until that is mended the simulation looks away here.
-    if (this.#database.progress.has(this.id) && row.error === null)
-      throw new Violation(`${this.id} is ${row.status} and its checkpoints are still there`)
+    if (this.#database.progress.has(this.id)) throw new Violation(`${this.id} is ${row.status} and its checkpoints are still there`)
     this.#checkRow(row)
     const { text } = JSON.parse(output) as { text: string }
     if (row.status === 'succeeded' && text.length !== this.plan.tokens)

@@ -7,29 +7,17 @@ export class LinkJudge {
   /** Ends reported by their workers and not yet acknowledged. */
   readonly #ended = new Set<string>()
   readonly #asks = new Map<string, number>()
-  readonly #recovered = new Set<string>()
 
   reported(report: Report): void {
     this.#ended.add(endOf(report))
   }
 
-  /**
-   * A worker that comes back may report one end twice (two resumes on their way, one flush between them). Of the second the
-   * dispatcher believes that nobody waits for it, and acknowledges it before the first is stored. Until that is mended the
-   * simulation looks away here.
-   */
-  reportedAgain(report: Report): void {
-    this.#ended.delete(endOf(report))
-  }
-
   acknowledged(worker: WorkerId, job: JobId, attempt: number, row: JobRecord | undefined): void {
     if (!this.#ended.delete(endOf({ worker, job, attempt }))) return
-    const stored = row !== undefined && (row.attempt > attempt || (row.attempt === attempt && row.status !== 'running'))
+    // A job that was never stored was never accepted: nobody was promised anything.
+    if (row === undefined) return
+    const stored = row.attempt > attempt || (row.attempt === attempt && row.status !== 'running')
     if (!stored) throw new Violation(`the end of attempt ${attempt} of ${job} is acknowledged and not stored`)
-  }
-
-  recovered(job: JobId, attempt: number): void {
-    this.#recovered.add(`${job}/${attempt}`)
   }
 
   /** A worker that sends the wrong part each time would be asked for ever. */
@@ -37,9 +25,6 @@ export class LinkJudge {
     const key = `${job}/${attempt}/${first}`
     const times = (this.#asks.get(key) ?? 0) + 1
     this.#asks.set(key, times)
-    // A worker that was started behind text which no checkpoint has can never send what a new coordinator asks for, and both
-    // go on asking and answering until the token timeout. Until that is mended the simulation looks away here.
-    if (this.#recovered.has(`${job}/${attempt}`)) return
     if (times > ASKS_MAX) throw new Violation(`attempt ${attempt} of ${job} is asked ${times} times for its text from token ${first}`)
   }
 }
