@@ -85,7 +85,8 @@ export class FleetLog {
       const facts = this.#find(id)
       if (worker === undefined || facts === undefined) return
       const offers = facts.models.length > 0 ? facts.models.map(offerOf) : [...worker.models.values()].map(({ offer }) => offer)
-      const models = offers.map(({ prefixes: _, ...offer }) => offer)
+      // What a worker holds now is of no use after a restart.
+      const models = offers.map((offer) => ({ ...offer, prefixes: [] }))
       try {
         await saveWorker(this.#parts.db, {
           id,

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { type Running, World } from './support/world.ts'
 
 /** Two coordinators with data directories of their own over one PostgreSQL, which a third process brings. */
-async function twoOverOne(): Promise<{ first: World; second: World; url: string; close(): Promise<void> }> {
+async function twoOverOne(): Promise<{ first: World; second: World; url: string; close: () => Promise<void> }> {
   const host = await World.open()
   await host.coordinator()
   const socket = path.join(host.dir, 'coordinator', 'postgres')

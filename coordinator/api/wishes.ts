@@ -98,7 +98,7 @@ export function readIdempotencyKey(request: FastifyRequest): string | undefined 
 }
 
 /** The caller's trace when it sent a valid one (W3C trace context), else a new one that sorts by time. */
-export function traceIdOf(traceparent: string | string[] | undefined): string {
+function traceIdOf(traceparent: string | string[] | undefined): string {
   const hex = typeof traceparent === 'string' ? /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}/.exec(traceparent)?.[1] : undefined
   if (hex === undefined || /^0+$/.test(hex)) return newId()
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')

@@ -16,6 +16,7 @@ import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } f
 import type { JobError, JobId, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { type Flow, Line, PRIORITIES, type Team } from './line.ts'
 import { chooseWorker, eligibleWorkers, type Route } from './routing.ts'
+import type { ScheduledJob, WaitLimit } from './scheduled-job.ts'
 import { estimateBasis, whyWaits } from './waiting.ts'
 
 /**
@@ -671,46 +672,6 @@ export class Scheduler {
     this.#effects.push(effect)
   }
 }
-
-type ScheduledJob = {
-  readonly id: JobId
-  /** The place in line, kept over every attempt: what comes back goes to the front. */
-  readonly order: number
-  readonly model: string
-  readonly provider: string | null
-  readonly team: Team<ScheduledJob>
-  readonly rank: number
-  readonly cost: number
-  readonly maxWaitMs: number | null
-  readonly maxRunMs: number | null
-  /** Time spent in attempts that ended. */
-  ranMs: number
-  waitLimit: WaitLimit | null
-  /** Set once text was delivered: only the same model file continues it. */
-  sha256: string | null
-  avoid: readonly WorkerId[]
-  /** Where it stands in line; null while it does not. */
-  flow: Flow<ScheduledJob> | null
-  readonly prefix: readonly string[]
-  phase: 'queued' | 'delayed' | 'running'
-  /** Number of the current or last attempt; 0 before the first. */
-  attempt: number
-  /** The highest number that a worker greeted with. */
-  numbersSpent: number
-  /** Attempts in a row that failed without getting on. */
-  strikes: number
-  /** All that failed; a refusal is none. */
-  failures: number
-  /** Length of the answer so far, over all attempts. */
-  tokens: number
-  tokensAtStart: number
-  startedMs: number
-  progressedMs: number
-  notBeforeMs: number
-  worker: FleetWorker | null
-}
-
-type WaitLimit = { job: ScheduledJob; atMs: number; heapIndex: number }
 
 const NOBODY: readonly WorkerId[] = []
 

@@ -46,8 +46,8 @@ export class Adoption {
   }
 
   async #look(reload: () => Promise<void>): Promise<void> {
-    const { lease, addEvent } = this.#parts
-    for (const coordinator of await lease.expireOthers()) addEvent('coordinator.lost', 'coordinator', { coordinator })
+    const { lease } = this.#parts
+    for (const coordinator of await lease.expireOthers()) this.#parts.addEvent('coordinator.lost', 'coordinator', { coordinator })
     await this.adopt()
     await reload()
   }

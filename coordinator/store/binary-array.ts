@@ -106,5 +106,5 @@ const WRITERS: Record<ElementType, (element: Element) => void> = {
 
 const MS_OF_2000 = Date.UTC(2000, 0, 1)
 const DIGITS = new Uint8Array(128)
-for (const [value, digit] of [...'0123456789abcdef'].entries()) DIGITS[digit.charCodeAt(0)] = value
-for (const [value, digit] of [...'ABCDEF'].entries()) DIGITS[digit.charCodeAt(0)] = 10 + value
+for (const [value, digit] of '0123456789abcdef'.split('').entries()) DIGITS[digit.charCodeAt(0)] = value
+for (const [value, digit] of 'ABCDEF'.split('').entries()) DIGITS[digit.charCodeAt(0)] = 10 + value

@@ -110,7 +110,7 @@ function think(...place: number[]): Promise<void> {
 
 /** Words that no other seed has in this order. */
 function words(seed: string, count: number): string {
-  let chance = [...seed].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 2_147_483_647, 11)
+  let chance = seed.split('').reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 2_147_483_647, 11)
   return Array.from({ length: count }, () => {
     chance = (chance * 48_271) % 2_147_483_647
     return WORDS[chance % WORDS.length]

@@ -3,7 +3,7 @@ import type { Chance } from './chance.ts'
 /**
  * How a caller wants its answer: as a stream of the OpenAI dialect, in one piece, or as a job it follows by itself.
  */
-export type Way = 'stream' | 'whole' | 'job'
+type Way = 'stream' | 'whole' | 'job'
 
 export type Caller = {
   number: number
