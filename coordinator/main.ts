@@ -180,14 +180,9 @@ async function startCoordinator(
     refusedLogins = 0
   }, LOGIN_REPORT_MS)
   closing.push(() => clearInterval(loginTimer))
-  const saved = await saveBootstrapKey(db, {
-    id: newId(),
-    teamId: newId(),
-    hash: sha256(adminKey.value),
-    lastFour: adminKey.value.slice(-4),
-  })
-  if (saved.created) addEvent('key.created', 'coordinator', { name: 'admin', kind: 'bootstrap' })
-  if (saved.replaced) addEvent('key.replaced', 'coordinator', { name: 'admin', kind: 'bootstrap' })
+  await saveBootstrapKey(db, { id: newId(), teamId: newId(), hash: sha256(adminKey.value), lastFour: adminKey.value.slice(-4) }, (type) =>
+    newEvent(type, 'coordinator', { name: 'admin', kind: 'bootstrap' }),
+  )
   const reloadKeys = async (): Promise<void> => {
     keyring.replace(await activeKeys(db))
     for (const team of await allTeams(db)) dispatcher.setTeam(team)
@@ -211,7 +206,6 @@ async function startCoordinator(
     now: () => clock.now(),
     notReady: () => (draining ? 'the coordinator is stopping' : db.down ? 'PostgreSQL cannot be reached' : null),
     newEvent,
-    addEvent,
     stored: () => writer.drained(),
     reloadKeys,
     log: { error: (text) => log.error(text) },

@@ -43,14 +43,14 @@ export async function acceptBatch(parts: ApiParts, request: FastifyRequest, inta
   const rows = await prepare(parts, request, intake, id, wishes)
   const batch: NewBatch = { id, team, rows: rows.length, endpoint, inputFile, metadata, traceId: wishes.traceId, ...claim }
   try {
-    await saveBatch(parts.db, batch, inPieces(rows))
+    const event = parts.newEvent('batch.accepted', actor, { batch: id, rows: rows.length, team })
+    await saveBatch(parts.db, batch, event, inPieces(rows))
   } catch (error) {
     // Sent twice at once: the other one was a moment earlier.
     const again = isDuplicate(error) ? await claimOf(parts, request) : undefined
     if (again !== undefined && 'known' in again) return again.known
     throw error
   }
-  parts.addEvent('batch.accepted', actor, { batch: id, rows: rows.length, team })
   for (const [index, { record, request: prompt }] of rows.entries()) {
     parts.dispatcher.takeUp(record, prompt)
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()

@@ -13,6 +13,7 @@ import {
   readResults,
   type ResultRow,
 } from '../store/batches.ts'
+import { recorded } from '../store/events.ts'
 import type { Caller } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
@@ -81,11 +82,14 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
 
 /** What has ended stays as it is. */
 export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batch: BatchRecord): Promise<void> {
-  await markCancelled(parts.db, batch.id)
+  await recorded(
+    parts.db,
+    (query) => markCancelled(query, batch.id),
+    (id) => parts.newEvent('batch.cancelled', request.caller.actor, { batch: id }),
+  )
   for (const { record } of [...parts.dispatcher.liveJobs])
     if (record.batch === batch.id && !isFinal(record.status)) parts.dispatcher.cancel(record.id, request.caller.actor)
   await parts.stored()
-  parts.addEvent('batch.cancelled', request.caller.actor, { batch: batch.id })
 }
 
 /** What another team's is is not there. */

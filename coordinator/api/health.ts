@@ -30,7 +30,6 @@ export type ApiParts = {
   /** Why no work can be accepted; null when it can. */
   notReady(): string | null
   newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
-  addEvent(type: EventType, actor: string, details: Record<string, unknown>): void
   /** Resolves when all that was changed so far is durable. */
   stored(): Promise<void>
   /** Reads keys and teams anew, after a change here or by another coordinator. */

@@ -4,6 +4,7 @@ import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
 import { sha256 } from '../secrets.ts'
+import { recorded } from '../store/events.ts'
 import { findKey, type KeyRecord, listKeys, revokeKey, saveKey } from '../store/keys.ts'
 import { requireAdmin } from './auth.ts'
 import { type Body, fieldsOf, required, text } from './body.ts'
@@ -32,7 +33,7 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
     if (fields.kind !== 'team')
       throw badRequest('unsupported_kind', 'kind must be "team": keys of other kinds are not part of this version.', 'kind')
     const key = `hf_team_${randomBytes(24).toString('base64url')}`
-    const stored = await saveKey(parts.db, {
+    const made = {
       id: newId(),
       name: required(text(fields, 'name', 128), 'name'),
       kind: 'team',
@@ -40,18 +41,26 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
       hash: sha256(key),
       lastFour: key.slice(-4),
       expiresMs: expiry(fields, parts.now()),
-    })
+    }
+    const stored = await recorded(
+      parts.db,
+      (query) => saveKey(query, made),
+      ({ id, name, kind, team }) => parts.newEvent('key.created', request.caller.actor, { key: id, name, kind, team }),
+    )
     if (stored === undefined)
       throw new Fault('unknown_team', `There is no team "${String(fields.team).slice(0, 64)}".`, { status: 404, param: 'team' })
     await parts.reloadKeys()
-    parts.addEvent('key.created', request.caller.actor, { key: stored.id, name: stored.name, kind: 'team', team: stored.team })
     return reply.code(201).send({ ...keyView(stored), key })
   })
 
   app.post<ById>('/api/keys/:id/revoke', async (request) => {
     requireAdmin(request.caller)
     const { id } = await getKey(parts, request.params.id)
-    const revoked = await revokeKey(parts.db, id)
+    const revoked = await recorded(
+      parts.db,
+      (query) => revokeKey(query, id),
+      ({ name, team }) => parts.newEvent('key.revoked', request.caller.actor, { key: id, name, team }),
+    )
     if (revoked === undefined) {
       const key = await getKey(parts, id)
       if (key.kind === 'bootstrap')
@@ -65,7 +74,6 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
       return keyView(key)
     }
     await parts.reloadKeys()
-    parts.addEvent('key.revoked', request.caller.actor, { key: id, name: revoked.name, team: revoked.team })
     return keyView(revoked)
   })
 }

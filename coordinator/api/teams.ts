@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { EventRecord } from '../core/event.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
+import { recorded } from '../store/events.ts'
 import { archiveTeam, changeTeam, findTeam, listTeams, saveTeam, setWebhookSecret, type TeamRecord } from '../store/teams.ts'
 import { requireAdmin } from './auth.ts'
 import { type Body, fieldsOf, integer, numeric, required, text } from './body.ts'
@@ -12,6 +14,11 @@ type ById = { Params: { id: string } }
 
 /** Teams share the fleet by weight; keys, jobs and the secret that signs callbacks belong to one. */
 export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
+  const changed =
+    (request: FastifyRequest, type: 'team.created' | 'team.changed', details: (team: TeamRecord) => Record<string, unknown>) =>
+    (team: TeamRecord): EventRecord =>
+      parts.newEvent(type, request.caller.actor, { team: team.name, ...details(team) })
+
   app.get('/api/teams', async (request) => {
     requireAdmin(request.caller)
     const query = readQuery(request.query, ['limit', 'cursor'])
@@ -27,10 +34,10 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     const name = teamName(required(text(fields, 'name', 64), 'name'))
     const secret = newWebhookSecret()
     const rules = { weight: weight(fields) ?? 1, maxParallel: maxParallel(fields) ?? null }
-    const team = await saveTeam(parts.db, { id: newId(), name, ...rules, webhookSecret: parts.vault.seal(secret) })
+    const made = { id: newId(), name, ...rules, webhookSecret: parts.vault.seal(secret) }
+    const team = await recorded(parts.db, (query) => saveTeam(query, made), changed(request, 'team.created', rulesView))
     if (team === undefined) throw new Fault('name_taken', `There is a team "${name}" already, or was one.`, { status: 409, param: 'name' })
     parts.dispatcher.setTeam(team)
-    parts.addEvent('team.created', request.caller.actor, { team: name, weight: team.weight, max_parallel: team.maxParallel })
     return reply.code(201).send({ ...teamView(team), webhook_secret: secret })
   })
 
@@ -38,10 +45,10 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     const { id, name, weight: was, maxParallel: limitWas } = await getTeam(parts, request)
     const fields = fieldsOf(request.body, ['weight', 'max_parallel'])
     const limit = maxParallel(fields)
-    const team = await changeTeam(parts.db, id, { weight: weight(fields) ?? was, maxParallel: limit === undefined ? limitWas : limit })
+    const rules = { weight: weight(fields) ?? was, maxParallel: limit === undefined ? limitWas : limit }
+    const team = await recorded(parts.db, (query) => changeTeam(query, id, rules), changed(request, 'team.changed', rulesView))
     if (team === undefined) throw notFound(`There is no team ${name} any more.`)
     parts.dispatcher.setTeam(team)
-    parts.addEvent('team.changed', request.caller.actor, { team: name, weight: team.weight, max_parallel: team.maxParallel })
     return teamView(team)
   })
 
@@ -49,17 +56,18 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     const team = await getTeam(parts, request)
     if (team.name === 'default')
       throw new Fault('team_needed', 'The team "default" cannot be archived: the admin key belongs to it.', { status: 409 })
-    await archiveTeam(parts.db, team.id)
+    const archived = () => ({ archived: true })
+    await recorded(parts.db, (query) => archiveTeam(query, team.id), changed(request, 'team.changed', archived))
     await parts.reloadKeys()
-    parts.addEvent('team.changed', request.caller.actor, { team: team.name, archived: true })
     return { ...teamView(team), archived: true }
   })
 
   app.post<ById>('/api/teams/:id/rotate_webhook_secret', async (request) => {
     const team = await getTeam(parts, request)
     const secret = newWebhookSecret()
-    await setWebhookSecret(parts.db, team.id, parts.vault.seal(secret))
-    parts.addEvent('team.changed', request.caller.actor, { team: team.name, webhook_secret: 'rotated' })
+    const sealed = parts.vault.seal(secret)
+    const rotated = () => ({ webhook_secret: 'rotated' })
+    await recorded(parts.db, (query) => setWebhookSecret(query, team.id, sealed), changed(request, 'team.changed', rotated))
     return { ...teamView(team), webhook_secret: secret }
   })
 }
@@ -93,6 +101,10 @@ function weight(fields: Body): number | null {
 /** Undefined when it is not named; null takes the limit away. */
 function maxParallel(fields: Body): number | null | undefined {
   return fields.max_parallel === undefined ? undefined : integer(fields, 'max_parallel', 1, 1_000_000)
+}
+
+function rulesView(team: TeamRecord): Record<string, unknown> {
+  return { weight: team.weight, max_parallel: team.maxParallel }
 }
 
 function teamView(team: TeamRecord): Record<string, unknown> {

@@ -1,8 +1,9 @@
 import type { EventRecord } from '../core/event.ts'
 import type { JobId, JobRecord, JobStatus } from '../core/job.ts'
-import type { Db } from './db.ts'
+import type { Db, Query } from './db.ts'
 import { parseJob } from './jobs.ts'
 import { milliseconds, millisecondsOrNull, number, text, textOrNull } from './rows.ts'
+import { insertEvent } from './events.ts'
 import { emptyBatch } from './writer.ts'
 import { statementFor } from './writer-sql.ts'
 
@@ -23,7 +24,7 @@ export type NewBatch = Omit<BatchRecord, 'createdMs' | 'cancelledMs'> & { idempo
 export type NewRow = { record: JobRecord; request: string; event: EventRecord }
 
 /** All of it or nothing: rows are written in pieces, so that no statement is huge, inside one transaction. */
-export async function saveBatch(db: Db, batch: NewBatch, pieces: AsyncIterable<NewRow[]>): Promise<void> {
+export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, pieces: AsyncIterable<NewRow[]>): Promise<void> {
   await db.transaction(async (query) => {
     await query(`insert into batches (id, team, rows, endpoint, input_file, metadata, trace_id) values ($1, $2, $3, $4, $5, $6, $7)`, [
       batch.id,
@@ -41,6 +42,7 @@ export async function saveBatch(db: Db, batch: NewBatch, pieces: AsyncIterable<N
         batch.idempotency.hash,
         batch.id,
       ])
+    await insertEvent(query, accepted)
     for await (const rows of pieces) {
       const { first, values } = statementFor({
         ...emptyBatch(),
@@ -71,8 +73,10 @@ export async function listBatches(
   return rows.map(parseBatch)
 }
 
-export async function markCancelled(db: Db, id: string): Promise<void> {
-  await db.query('update batches set cancelled_at = coalesce(cancelled_at, now()) where id = $1', [id])
+/** Undefined when it was cancelled before. */
+export async function markCancelled(query: Query, id: string): Promise<string | undefined> {
+  const [row] = await query('update batches set cancelled_at = now() where id = $1 and cancelled_at is null returning id', [id])
+  return row === undefined ? undefined : text(row.id)
 }
 
 export type BatchCounts = Record<JobStatus, number> & { lastFinishedMs: number | null }

@@ -5,6 +5,9 @@ import { Fault } from '../core/fault.ts'
 /** The only door to `pg`. */
 export type Rows = Record<string, unknown>[]
 
+/** One statement, on whatever connection and in whatever transaction its giver means. */
+export type Query = (text: string, values?: unknown[]) => Promise<Rows>
+
 export type DbOptions = { url: string } | { socketDir: string }
 
 export class Db {
@@ -44,7 +47,7 @@ export class Db {
   }
 
   /** Runs on one connection inside one transaction. */
-  async transaction<T>(work: (query: (text: string, values?: unknown[]) => Promise<Rows>) => Promise<T>): Promise<T> {
+  async transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
     const client = await this.#pool.connect().catch((error: unknown) => {
       throw unavailableOr(error)
     })

@@ -1,6 +1,31 @@
 import type { EventRecord, EventType, Severity } from '../core/event.ts'
-import type { Db } from './db.ts'
+import type { Db, Query } from './db.ts'
 import { milliseconds, text, textOrNull } from './rows.ts'
+import { emptyBatch } from './writer.ts'
+import { statementFor } from './writer-sql.ts'
+
+/**
+ * Makes a change and writes its event in one transaction, so that neither is ever there without the other. A change that
+ * answers undefined changed nothing, and leaves no event.
+ */
+export async function recorded<T>(
+  db: Db,
+  change: (query: Query) => Promise<T | undefined>,
+  event: (changed: T) => EventRecord,
+): Promise<T | undefined> {
+  return db.transaction(async (query) => {
+    const changed = await change(query)
+    if (changed === undefined) return undefined
+    await insertEvent(query, event(changed))
+    return changed
+  })
+}
+
+/** In the transaction of what it tells of. */
+export async function insertEvent(query: Query, event: EventRecord): Promise<void> {
+  const { first, values } = statementFor({ ...emptyBatch(), events: [event] })
+  await query(first.text, values)
+}
 
 export type EventFilter = {
   severity: Severity | null

@@ -1,4 +1,6 @@
-import type { Db } from './db.ts'
+import type { EventRecord } from '../core/event.ts'
+import type { Db, Query } from './db.ts'
+import { insertEvent } from './events.ts'
 import { milliseconds, millisecondsOrNull, text } from './rows.ts'
 
 export type KeyRecord = {
@@ -34,10 +36,10 @@ export async function findKey(db: Db, id: string): Promise<KeyRecord | undefined
 
 /** Undefined when the team does not exist or is archived. */
 export async function saveKey(
-  db: Db,
+  query: Query,
   key: { id: string; name: string; kind: string; team: string; hash: Buffer; lastFour: string; expiresMs: number | null },
 ): Promise<KeyRecord | undefined> {
-  const row = await db.maybeOne(
+  const [row] = await query(
     `insert into keys (id, name, kind, team, hash, last_four, expires_at)
      select $1, $2, $3, t.name, $5, $6, to_timestamp($7::float8 / 1000) from teams t where t.name = $4 and t.archived_at is null
      returning *`,
@@ -47,23 +49,20 @@ export async function saveKey(
 }
 
 /** Undefined when it was revoked before, or is the bootstrap key, which only another one replaces. */
-export async function revokeKey(db: Db, id: string): Promise<KeyRecord | undefined> {
-  const row = await db.maybeOne(
-    `update keys set revoked_at = now() where id = $1 and revoked_at is null and kind <> 'bootstrap' returning *`,
-    [id],
-  )
+export async function revokeKey(query: Query, id: string): Promise<KeyRecord | undefined> {
+  const [row] = await query(`update keys set revoked_at = now() where id = $1 and revoked_at is null and kind <> 'bootstrap' returning *`, [
+    id,
+  ])
   return row === undefined ? undefined : parseKey(row)
 }
 
-/**
- * Makes the given bootstrap key the only one. Answers whether it was new, and whether it took the place of another:
- * both are events.
- */
+/** Makes the given bootstrap key the only one. */
 export async function saveBootstrapKey(
   db: Db,
   key: { id: string; teamId: string; hash: Buffer; lastFour: string },
-): Promise<{ created: boolean; replaced: boolean }> {
-  return db.transaction(async (query) => {
+  event: (type: 'key.created' | 'key.replaced') => EventRecord,
+): Promise<void> {
+  await db.transaction(async (query) => {
     await query(`insert into teams (id, name) values ($1, 'default') on conflict (name) do nothing`, [key.teamId])
     const replaced = await query(
       `update keys set revoked_at = now() where kind = 'bootstrap' and revoked_at is null and hash <> $1 returning id`,
@@ -74,7 +73,8 @@ export async function saveBootstrapKey(
        on conflict (hash) do update set revoked_at = null where keys.revoked_at is not null returning id`,
       [key.id, key.hash, key.lastFour],
     )
-    return { created: created.length > 0, replaced: replaced.length > 0 }
+    if (replaced.length > 0) await insertEvent(query, event('key.replaced'))
+    if (created.length > 0) await insertEvent(query, event('key.created'))
   })
 }
 

@@ -1,4 +1,4 @@
-import type { Db } from './db.ts'
+import type { Db, Query } from './db.ts'
 import { milliseconds, number, numberOrNull, text } from './rows.ts'
 
 export type TeamRecord = {
@@ -30,10 +30,10 @@ export async function findTeam(db: Db, idOrName: string): Promise<TeamRecord | u
 
 /** Undefined when the name is taken, also by an archived team: old rows still speak of it. */
 export async function saveTeam(
-  db: Db,
+  query: Query,
   team: { id: string; name: string; weight: number; maxParallel: number | null; webhookSecret: Buffer },
 ): Promise<TeamRecord | undefined> {
-  const row = await db.maybeOne(
+  const [row] = await query(
     `insert into teams (id, name, weight, max_parallel, webhook_secret) values ($1, $2, $3, $4, $5)
      on conflict (name) do nothing returning *`,
     [team.id, team.name, team.weight, team.maxParallel, team.webhookSecret],
@@ -42,11 +42,11 @@ export async function saveTeam(
 }
 
 export async function changeTeam(
-  db: Db,
+  query: Query,
   id: string,
   change: { weight: number; maxParallel: number | null },
 ): Promise<TeamRecord | undefined> {
-  const row = await db.maybeOne('update teams set weight = $2, max_parallel = $3 where id = $1 and archived_at is null returning *', [
+  const [row] = await query('update teams set weight = $2, max_parallel = $3 where id = $1 and archived_at is null returning *', [
     id,
     change.weight,
     change.maxParallel,
@@ -54,16 +54,17 @@ export async function changeTeam(
   return row === undefined ? undefined : parseTeam(row)
 }
 
-export async function setWebhookSecret(db: Db, id: string, sealed: Buffer): Promise<void> {
-  await db.query('update teams set webhook_secret = $2 where id = $1', [id, sealed])
+export async function setWebhookSecret(query: Query, id: string, sealed: Buffer): Promise<TeamRecord | undefined> {
+  const [row] = await query('update teams set webhook_secret = $2 where id = $1 and archived_at is null returning *', [id, sealed])
+  return row === undefined ? undefined : parseTeam(row)
 }
 
 /** Its keys end with it. */
-export async function archiveTeam(db: Db, id: string): Promise<void> {
-  await db.transaction(async (query) => {
-    const [row] = await query('update teams set archived_at = now() where id = $1 and archived_at is null returning name', [id])
-    if (row !== undefined) await query('update keys set revoked_at = now() where team = $1 and revoked_at is null', [row.name])
-  })
+export async function archiveTeam(query: Query, id: string): Promise<TeamRecord | undefined> {
+  const [row] = await query('update teams set archived_at = now() where id = $1 and archived_at is null returning *', [id])
+  if (row === undefined) return undefined
+  await query('update keys set revoked_at = now() where team = $1 and revoked_at is null', [row.name])
+  return parseTeam(row)
 }
 
 function parseTeam(row: Record<string, unknown>): TeamRecord {
