@@ -9,6 +9,7 @@ import {
   type ToldHost,
   type ToldModel,
 } from '../proto/link.ts'
+import type { AnswerDelta, FinishReason } from '../proto/answer.ts'
 import { validate as isUuid } from 'uuid'
 import type { Dispatcher, WorkerLink } from './engine/dispatcher.ts'
 import type { ModelOffer } from './core/fleet.ts'
@@ -135,11 +136,24 @@ export class WorkerSessions implements WorkerLink {
 
   #takeOutput(session: Session, dispatcher: Dispatcher, output: NonNullable<ToldByWorker['output']>): void {
     const { worker } = session
-    for (const chunk of output.chunks) dispatcher.attemptGrew(worker, { ...chunk, job: chunk.job as JobId })
+    for (const chunk of output.chunks)
+      dispatcher.attemptGrew(worker, {
+        ...chunk,
+        job: chunk.job as JobId,
+        ...(chunk.delta === '' ? {} : { deltas: readDeltas(chunk.delta) }),
+      })
     for (const end of output.finished)
-      dispatcher.attemptFinished(worker, { ...end, job: end.job as JobId, finishReason: finishReason(end.finishReason) })
+      dispatcher.attemptFinished(worker, {
+        ...end,
+        job: end.job as JobId,
+        finishReason: finishReason(end.finishReason),
+        stopSequence: end.stopSequence === '' ? null : end.stopSequence,
+        reasoningTokens: end.reasoningTokens === 0 ? null : end.reasoningTokens,
+        ...(end.delta === '' ? {} : { deltas: readDeltas(end.delta) }),
+      })
     for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
-      const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable }
+      const status = told.providerStatus === 0 ? {} : { providerStatus: told.providerStatus }
+      const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable, ...status }
       dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error)
     }
     session.outputsTaken += 1
@@ -223,8 +237,20 @@ function problemWith(hello: ToldHello): string | undefined {
   return odd === undefined ? undefined : 'A model needs a name of 1 to 200 characters.'
 }
 
-function finishReason(value: string): 'stop' | 'length' | 'cancelled' {
-  return value === 'stop' || value === 'length' ? value : 'cancelled'
+function finishReason(value: string): FinishReason {
+  return FINISH_REASONS.find((reason) => reason === value) ?? 'cancelled'
+}
+
+const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'tool_calls', 'content_filter']
+
+/** A worker that writes nonsense here loses the nonsense, not its session. */
+function readDeltas(json: string): AnswerDelta[] {
+  try {
+    const deltas: unknown = JSON.parse(json)
+    return Array.isArray(deltas) ? deltas.filter((delta) => typeof delta === 'object' && delta !== null) : []
+  } catch {
+    return []
+  }
 }
 
 function layer(value: string): Layer {

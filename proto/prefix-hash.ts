@@ -1,16 +1,16 @@
-import type { GenerationRequest } from './request.ts'
+import { type GenerationRequest, textOf } from './request.ts'
 
 /**
  * Names of a conversation's growing prefixes, shortest first: after its first message, after its second, and so on. Worker
  * and coordinator make them alike, so that its next turn finds the worker that holds this one.
  */
 export function prefixesOf(prompt: GenerationRequest['prompt']): string[] {
-  if (prompt.kind === 'text') return []
+  if (prompt.kind !== 'chat') return []
   const hashes: string[] = []
   const hash = new PrefixHash()
   for (const { role, content } of prompt.messages.slice(0, PREFIX_MESSAGES_MAX)) {
     hash.add(role)
-    hash.add(content)
+    hash.add(textOf(content))
     hashes.push(hash.value)
   }
   return hashes

@@ -1,20 +1,64 @@
 /**
- * What one attempt is asked to do: the normalised request that travels in `Start.request` as JSON. The coordinator has
- * validated it; a worker trusts its shape. Optional members are absent when the caller did not set them.
+ * What one attempt is asked to do: the normalised request that every dialect is read into. It is stored with its job and
+ * travels in `Start.request` as JSON. The coordinator has validated it; whoever runs it trusts its shape. Optional members
+ * are absent when the caller did not set them.
  */
 export type GenerationRequest = {
-  /** Chat messages for the model's own template, or one raw prompt (completions). */
-  prompt: { kind: 'chat'; messages: ChatMessage[] } | { kind: 'text'; text: string }
+  prompt: Prompt
   /** Tokens to generate at most, forced ones included; absent: until the model ends or the context is full. */
   maxTokens?: number
+  /** The model may not end the answer before so many tokens. */
+  minTokens?: number
   /** Text that ends the answer and is not part of it; matched across token borders. */
   stop: string[]
   sampling: Sampling
   /** Always set: given by the caller or chosen at acceptance. Unsigned 32 bit. */
   seed: number
+  /** Functions that the model may call; absent: none. */
+  tools?: Tool[]
+  /** Absent: `auto`. Only with tools. */
+  toolChoice?: 'auto' | 'none' | 'required' | { name: string }
+  /** False: at most one call in an answer. */
+  parallelToolCalls?: boolean
+  /** The answer's text is JSON: of any shape, or of the schema. */
+  format?: { kind: 'json' } | { kind: 'schema'; name: string; schema: JsonSchema; strict: boolean }
+  /** Log probabilities of the chosen tokens, and of so many alternatives to each (0 … 20). */
+  logprobs?: number
+  reasoning?: Reasoning
+  /**
+   * The caller's body as it came, when it holds members that this type has no room for. Only a provider that speaks the same
+   * dialect can honour those: it gets this body, with its own model name and `stream`, instead of a translation.
+   */
+  verbatim?: { dialect: Dialect; body: Record<string, unknown> }
 }
 
-export type ChatMessage = { role: 'system' | 'user' | 'assistant'; content: string }
+/** The wire formats in which a body can be sent on as it came. */
+export type Dialect = 'openai' | 'anthropic'
+
+/** Chat for the model's own template, one raw text (completions), texts to embed, or documents to rank. */
+export type Prompt =
+  | { kind: 'chat'; messages: ChatMessage[] }
+  | { kind: 'text'; text: string }
+  | { kind: 'embed'; inputs: string[]; dimensions?: number }
+  | { kind: 'rank'; query: string; documents: string[] }
+
+export type ChatMessage =
+  | { role: 'system' | 'user'; content: Content }
+  | { role: 'assistant'; content: Content; reasoning?: string; reasoningSignature?: string; toolCalls?: ToolCall[] }
+  | { role: 'tool'; toolCallId: string; content: Content; isError?: boolean }
+
+export type Content = string | ContentPart[]
+export type ContentPart = { kind: 'text'; text: string } | ImagePart
+/** `url` is https:// or a data: URL with base64. */
+export type ImagePart = { kind: 'image'; url: string; detail?: 'auto' | 'low' | 'high' }
+
+/** `arguments` is the JSON text that the model wrote, which may not be valid. */
+export type ToolCall = { id: string; name: string; arguments: string }
+export type Tool = { name: string; description?: string; parameters?: JsonSchema; strict?: boolean }
+export type JsonSchema = Record<string, unknown> | boolean
+
+/** How much the model may think before it answers. `maxTokens` 0: not at all. */
+export type Reasoning = { effort?: 'none' | 'minimal' | 'low' | 'medium' | 'high' | 'xhigh'; maxTokens?: number }
 
 /** Absent: the engine's default, which for every penalty is "off". */
 export type Sampling = {
@@ -28,4 +72,20 @@ export type Sampling = {
   presencePenalty?: number
   /** Added to the logit of a token id, -100 … 100. */
   logitBias?: Record<string, number>
+}
+
+/** All text of a prompt, in order; what stands between its parts depends on the model. */
+export function textsOf(prompt: Prompt): string[] {
+  if (prompt.kind === 'text') return [prompt.text]
+  if (prompt.kind === 'embed') return prompt.inputs
+  if (prompt.kind === 'rank') return [prompt.query, ...prompt.documents]
+  return prompt.messages.map((message) => textOf(message.content))
+}
+
+/** The text of a message, its images left out. */
+export function textOf(content: Content): string {
+  if (typeof content === 'string') return content
+  let text = ''
+  for (const part of content) if (part.kind === 'text') text += part.text
+  return text
 }

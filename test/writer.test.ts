@@ -96,12 +96,18 @@ test('progress is put together in order, and a hole ends it', async () => {
     [holed, 0, 'x'],
     [holed, 5, 'z'],
   ] as const)
-    writer.addProgress({ job, firstToken, tokenIds: [firstToken, firstToken + 1], text })
+    writer.addProgress({
+      job,
+      firstToken,
+      tokenIds: [firstToken, firstToken + 1],
+      text,
+      extra: firstToken === 2 ? '[{"reasoning":"hm"}]' : null,
+    })
   await writer.drained()
   const progress = await readProgress(db, [whole, holed])
-  expect(progress.get(whole)).toEqual({ tokenIds: [0, 1, 2, 3], text: 'abc' })
-  expect(progress.get(holed)).toEqual({ tokenIds: [0, 1], text: 'x' })
-  writer.addProgress({ job: whole, firstToken: 4, tokenIds: [4], text: 'd' })
+  expect(progress.get(whole)).toEqual({ tokenIds: [0, 1, 2, 3], text: 'abc', extras: [{ reasoning: 'hm' }] })
+  expect(progress.get(holed)).toEqual({ tokenIds: [0, 1], text: 'x', extras: [] })
+  writer.addProgress({ job: whole, firstToken: 4, tokenIds: [4], text: 'd', extra: null })
   writer.clearProgress(whole)
   await writer.drained()
   expect((await readProgress(db, [whole])).has(whole)).toBe(false)
@@ -111,7 +117,7 @@ test('progress is put together in order, and a hole ends it', async () => {
 test('text that PostgreSQL cannot hold is made storable, not refused', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const job = newId() as JobId
-  writer.addProgress({ job, firstToken: 0, tokenIds: [1], text: 'a\u0000b\ud800c' })
+  writer.addProgress({ job, firstToken: 0, tokenIds: [1], text: 'a\u0000b\ud800c', extra: null })
   await writer.drained()
   expect((await readProgress(db, [job])).get(job)?.text).toBe('a\uFFFDb\uFFFDc')
   await writer.close()
@@ -135,7 +141,7 @@ test('a batch that was stored but whose answer was lost is neither stored twice 
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const one = record()
   const stored = writer.insertJob(one, '{}')
-  writer.addProgress({ job: one.id, firstToken: 0, tokenIds: [1], text: 'once' })
+  writer.addProgress({ job: one.id, firstToken: 0, tokenIds: [1], text: 'once', extra: null })
   await stored
   db.dedicated = dedicated
   expect(lost).toBe(true)

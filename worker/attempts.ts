@@ -1,3 +1,4 @@
+import type { AnswerDelta } from '../proto/answer.ts'
 import type { ChunkMessage, FailedMessage, FinishedMessage } from '../proto/link.ts'
 import type { Generation, GenerationEnd, GenerationFailure } from './engines/engine.ts'
 
@@ -18,6 +19,8 @@ export class Attempt {
   readonly #tokenIds: number[] = []
   /** Text that each token released; joined over any run of tokens it is the text of that run. */
   readonly #texts: string[] = []
+  /** What tokens released besides text, by the place of the token that did; nearly all release nothing. */
+  readonly #deltas = new Map<number, AnswerDelta[]>()
   #sent = 0
   #end: { finished: FinishedMessage } | { failed: FailedMessage } | undefined
   #endSent = false
@@ -46,13 +49,16 @@ export class Attempt {
     this.#cachedTokens = cachedTokens
   }
 
-  add(tokenIds: number[], text: string): void {
+  add(tokenIds: number[], text: string, delta?: AnswerDelta): void {
     if (this.#tokenIds.length === 0) this.#firstTokenMs = performance.now() - this.#beganMs
     for (const id of tokenIds) {
       this.#tokenIds.push(id)
       this.#texts.push('')
     }
     if (this.#texts.length > 0) this.#texts[this.#texts.length - 1] += text
+    if (delta === undefined) return
+    const place = Math.max(0, this.#texts.length - 1)
+    this.#deltas.set(place, [...(this.#deltas.get(place) ?? []), delta])
   }
 
   finish(end: GenerationEnd): void {
@@ -68,12 +74,16 @@ export class Attempt {
         cachedTokens: end.cachedTokens,
         firstTokenMs: this.#firstTokenMs,
         totalMs: performance.now() - this.#beganMs,
+        delta: end.delta === undefined ? '' : JSON.stringify([end.delta]),
+        stopSequence: end.stopSequence ?? '',
+        reasoningTokens: end.reasoningTokens ?? 0,
       },
     }
   }
 
   fail(failure: GenerationFailure): void {
-    this.#end ??= { failed: { job: this.job, attempt: this.number, ...failure } }
+    const { retryAtMs = 0, providerStatus = 0, ...said } = failure
+    this.#end ??= { failed: { job: this.job, attempt: this.number, ...said, retryAtMs, providerStatus } }
   }
 
   /** Everything from this token of the answer on is to be sent (again). */
@@ -106,7 +116,15 @@ export class Attempt {
       text: to - from === 1 ? (this.#texts[from] ?? '') : this.#texts.slice(from, to).join(''),
       promptTokens: this.#promptTokens,
       cachedTokens: this.#cachedTokens,
+      delta: this.#deltasOf(from, to),
     }
+  }
+
+  #deltasOf(from: number, to: number): string {
+    if (this.#deltas.size === 0) return ''
+    const released: AnswerDelta[] = []
+    for (let place = from; place < to; place++) released.push(...(this.#deltas.get(place) ?? []))
+    return released.length === 0 ? '' : JSON.stringify(released)
   }
 
   /** The end, once everything before it was sent. */

@@ -161,10 +161,10 @@ export class CoordinatorLink {
       start.continuation,
       {
         accepted: (promptTokens, cachedTokens) => attempt.accept(promptTokens, cachedTokens),
-        tokens: (ids, text) => {
+        tokens: (ids, text, delta) => {
           // A job handed back goes on elsewhere from what was sent: nothing may be added to it here.
           if (attempt.ended) return
-          attempt.add(ids, text)
+          attempt.add(ids, text, delta)
           changed()
         },
         finished: (end) => {

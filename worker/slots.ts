@@ -46,11 +46,11 @@ export class Slots {
         served.cachedTokens += cachedTokens
         sink.accepted(promptTokens, cachedTokens)
       },
-      tokens: (ids, text) => {
+      tokens: (ids, text, delta) => {
         served.generatedTokens += ids.length
         if (first) served.firstTokens.push(performance.now() - beganMs)
         first = false
-        sink.tokens(ids, text)
+        sink.tokens(ids, text, delta)
       },
       finished: (end) => {
         served.busy -= 1
@@ -92,6 +92,12 @@ export class Slots {
         sizeBytes: state.sizeBytes,
         prefixes: [...new Set(served.conversations.flat())],
         restarts: state.restarts,
+        abilities: [...state.abilities],
+        tier: state.tier ?? 'gpu',
+        startsOver: state.startsOver === true,
+        limitedUntilMs: state.quota?.limitedUntilMs ?? 0,
+        hasQuota: state.quota !== undefined && state.quota.remainingRatio !== null,
+        quotaRatio: state.quota?.remainingRatio ?? 0,
         promptTokens: served.promptTokens,
         cachedTokens: served.cachedTokens,
         generatedTokens: served.generatedTokens,

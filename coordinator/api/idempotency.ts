@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { Fault } from '../core/fault.ts'
 import type { JobId } from '../core/job.ts'
-import { LiveJob } from '../engine/live-job.ts'
+import { LiveJob, type Output } from '../engine/live-job.ts'
 import { sha256 } from '../secrets.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
 import { findJob, readOutput } from '../store/jobs.ts'
@@ -73,8 +73,7 @@ export async function readEnded(parts: ApiParts, id: JobId): Promise<LiveJob> {
       retryAfterS: 5,
       job: id,
     })
-  const output = (await readOutput(parts.db, id)) as { text?: string } | null
-  return new LiveJob(record, null, { tokenIds: [], text: output?.text ?? '' })
+  return LiveJob.ended(record, (await readOutput(parts.db, id)) as Partial<Output> | null)
 }
 
 export function hashOf(request: FastifyRequest): Buffer {

@@ -159,7 +159,7 @@ export async function viewJob(parts: ApiParts, id: JobId): Promise<Record<string
   const record = live?.record ?? (await findJob(parts.db, id))
   if (record === undefined) return undefined
   const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
-  const output = live !== undefined ? { text: live.text, finish_reason: record.finishReason } : await readOutput(parts.db, id)
+  const output = live !== undefined ? live.output() : await readOutput(parts.db, id)
   return jobView(record, attempts, parts.dispatcher.waiting(id), isFinal(record.status) ? output : null)
 }
 

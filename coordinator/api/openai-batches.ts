@@ -163,7 +163,7 @@ async function* only(pages: AsyncIterable<ResultRow[]>, kind: 'output' | 'error'
 
 function outputLine({ record, output }: ResultRow): Record<string, unknown> {
   const succeeded = record.status === 'succeeded'
-  const live = new LiveJob(record, null, { tokenIds: [], text: output?.text ?? '' })
+  const live = LiveJob.ended(record, output)
   const fault = succeeded ? null : faultOf(record)
   return {
     id: `batch_req_${record.id}`,

@@ -1,4 +1,4 @@
-import type { ChatMessage, GenerationRequest, Sampling } from '../../proto/request.ts'
+import type { ChatMessage, Dialect, GenerationRequest, Sampling } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, numeric, objectBody } from './body.ts'
 
@@ -13,6 +13,8 @@ export type ParsedRequest = {
   /** Without the seed, which is chosen at acceptance when the caller gave none. */
   generation: Omit<GenerationRequest, 'seed'>
   seed: number | null
+  /** Set when `generation.verbatim` holds what changes the answer, so that only a provider of that dialect will do. */
+  onlyDialect?: Dialect
 }
 
 export function parseChatRequest(body: unknown): ParsedRequest {
@@ -137,7 +139,7 @@ function message(value: unknown, at: string): ChatMessage {
   return { role: role(value.role, `${at}.role`), content: content(value.content, `${at}.content`) }
 }
 
-function role(value: unknown, at: string): ChatMessage['role'] {
+function role(value: unknown, at: string): 'system' | 'user' | 'assistant' {
   if (value === 'system' || value === 'user' || value === 'assistant') return value
   // The newer name of the same thing.
   if (value === 'developer') return 'system'

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { prefixesOf } from '../../proto/prefix-hash.ts'
-import type { GenerationRequest } from '../../proto/request.ts'
+import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
 import type { JobId, JobRecord } from '../core/job.ts'
@@ -101,8 +101,7 @@ export function unknownModel(parts: ApiParts, model: string): Fault {
 }
 
 function promptBytes(prompt: GenerationRequest['prompt']): number {
-  if (prompt.kind === 'text') return Buffer.byteLength(prompt.text)
-  return prompt.messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0)
+  return textsOf(prompt).reduce((sum, text) => sum + Buffer.byteLength(text), 0)
 }
 
 /** The coordinator cannot count tokens, but it knows the most text one token can stand for. */

@@ -22,6 +22,8 @@ export type JobError = {
   message: string
   layer: Layer
   retryable: boolean
+  /** HTTP status or exit code of what the provider is. */
+  providerStatus?: number
 }
 
 export type WaitingReason =
@@ -48,20 +50,23 @@ export type Waiting = {
   detail: string | null
 }
 
-type FinishReason = 'stop' | 'length' | 'cancelled'
+/** As proto/answer.ts has it. */
+export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled'
 
 export function isFinal(status: JobStatus): boolean {
   return status === 'succeeded' || status === 'failed' || status === 'cancelled'
 }
 
-type Tier = 'gpu' | 'cli' | 'cloud'
+export type Tier = 'gpu' | 'cli' | 'cloud'
+
+export type JobType = 'chat' | 'completion' | 'embedding' | 'rerank'
 
 /** A job's row. In memory while the job is live, where it is the newest truth; times in milliseconds of PostgreSQL's clock. */
 export type JobRecord = {
   readonly id: JobId
   version: number
   status: JobStatus
-  readonly type: 'chat' | 'completion'
+  readonly type: JobType
   readonly team: string
   readonly model: string
   readonly pinnedProvider: string | null

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { Answer, type AnswerDelta, type FinishReason } from '../../proto/answer.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
@@ -6,6 +7,7 @@ import { isFinal, type JobError, type JobId, type JobRecord, type Priority, type
 import type { Effect } from '../core/effects.ts'
 import type { AcceptedJob, Input, TeamRules } from '../core/inputs.ts'
 import type { Scheduler } from '../core/scheduler.ts'
+import type { StoredProgress } from '../store/jobs.ts'
 import type { JobCompanions, Writer } from '../store/writer.ts'
 import { LiveJob } from './live-job.ts'
 
@@ -85,16 +87,16 @@ export class Dispatcher {
   }
 
   /** A parked job is nobody's work any more; its row says all there is. */
-  cancelParked(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string): LiveJob {
+  cancelParked(record: JobRecord, progress: StoredProgress | undefined, actor: string): LiveJob {
     record.owner = this.#parts.coordinator
-    const live = new LiveJob(record, null, progress)
+    const live = new LiveJob(record, null, delivered(progress))
     this.#live.set(record.id, live)
     this.#end(live, 'cancelled', 'job.cancelled', actor, {})
     return live
   }
 
   /** A person gives a parked job its attempts anew; it goes on from what was delivered. */
-  release(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, actor: string, hasCallback: boolean): void {
+  release(record: JobRecord, progress: StoredProgress | undefined, actor: string, hasCallback: boolean): void {
     record.status = 'queued'
     record.error = null
     record.strikes = 0
@@ -139,7 +141,7 @@ export class Dispatcher {
   }
 
   /** Takes up a job that another coordinator left behind. */
-  recover(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined, hasCallback: boolean): void {
+  recover(record: JobRecord, progress: StoredProgress | undefined, hasCallback: boolean): void {
     const live = this.#takeUp(record, progress)
     live.hasCallback = hasCallback
     const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
@@ -147,8 +149,8 @@ export class Dispatcher {
     this.#line(live, worker)
   }
 
-  #takeUp(record: JobRecord, progress: { tokenIds: number[]; text: string } | undefined): LiveJob {
-    const live = new LiveJob(record, null, progress)
+  #takeUp(record: JobRecord, progress: StoredProgress | undefined): LiveJob {
+    const live = new LiveJob(record, null, delivered(progress))
     live.announced = true
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#live.set(record.id, live)
@@ -213,7 +215,7 @@ export class Dispatcher {
       live.record.firstTokenMs = Math.round(this.#parts.now() - live.record.createdMs)
       this.#parts.onFirstToken(live.record)
     }
-    live.append(chunk.tokenIds, chunk.text)
+    live.append(chunk.tokenIds, chunk.text, chunk.deltas)
     this.#progressed.add(live)
     this.#apply({ kind: 'attempt-progressed', job: chunk.job, attempt: chunk.attempt, worker, tokens: live.tokenIds.length })
   }
@@ -240,7 +242,9 @@ export class Dispatcher {
       live.record.completionTokens = end.completionTokens
       live.record.cachedTokens = end.cachedTokens
       live.workerMs = end.totalMs
-      if (end.text !== '') live.append([], end.text)
+      live.stopSequence = end.stopSequence ?? null
+      live.reasoningTokens = end.reasoningTokens ?? null
+      if (end.text !== '' || end.deltas !== undefined) live.append([], end.text, end.deltas)
     }
     this.#apply({ kind: 'attempt-finished', job: end.job, attempt: end.attempt, worker, cost: end.promptTokens + end.completionTokens })
     this.#acknowledge(worker, end)
@@ -453,7 +457,7 @@ export class Dispatcher {
     if (!isFinal(status)) this.#storeProgress(live)
     this.#progressed.delete(live)
     if (isFinal(status)) {
-      this.#writer.addOutput(record.id, JSON.stringify({ text: live.text, finish_reason: record.finishReason }))
+      this.#writer.addOutput(record.id, JSON.stringify(live.output()))
       if (live.storedTokens > 0) this.#writer.clearProgress(record.id)
     }
     this.#event(type, live, actor, { ...details, attempts: record.attempt })
@@ -501,7 +505,10 @@ export class Dispatcher {
   #storeProgress(live: LiveJob): void {
     const tokenIds = live.tokenIds.slice(live.storedTokens)
     if (tokenIds.length === 0) return
-    this.#writer.addProgress({ job: live.record.id, firstToken: live.storedTokens, tokenIds, text: live.text.slice(live.storedChars) })
+    const extra = live.unstored.length === 0 ? null : JSON.stringify(live.unstored)
+    const text = live.text.slice(live.storedChars)
+    this.#writer.addProgress({ job: live.record.id, firstToken: live.storedTokens, tokenIds, text, extra })
+    live.unstored = []
     live.storedTokens = live.tokenIds.length
     live.storedChars = live.text.length
   }
@@ -575,6 +582,7 @@ type AttemptOutput = {
   first: number
   tokenIds: number[]
   text: string
+  deltas?: readonly AnswerDelta[]
   promptTokens: number
   cachedTokens: number
 }
@@ -584,10 +592,13 @@ type AttemptEnd = {
   attempt: number
   tokens: number
   text: string
-  finishReason: 'stop' | 'length' | 'cancelled'
+  deltas?: readonly AnswerDelta[]
+  finishReason: FinishReason
+  stopSequence?: string | null
   promptTokens: number
   completionTokens: number
   cachedTokens: number
+  reasoningTokens?: number | null
   totalMs: number
 }
 
@@ -599,6 +610,14 @@ const REQUEST_RETRY_MS = 250
 const WAITING_NOTE_MS = 2_000
 // With more waiting than this, a new job's prompt is read back from PostgreSQL when its turn comes.
 const REQUESTS_IN_MEMORY = 20_000
+
+function delivered(progress: StoredProgress | undefined): { tokenIds: number[]; answer: Answer } | undefined {
+  if (progress === undefined) return undefined
+  const answer = new Answer()
+  answer.append(progress.text)
+  for (const delta of progress.extras) answer.append('', delta as AnswerDelta)
+  return { tokenIds: progress.tokenIds, answer }
+}
 
 function accepted(record: JobRecord, prefix: readonly string[]): AcceptedJob {
   const { id, model, pinnedProvider: provider, team, priority, cost, maxWaitMs, maxRunMs } = record

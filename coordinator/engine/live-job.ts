@@ -1,3 +1,4 @@
+import { Answer, type AnswerDelta, type AnswerJson, type FinishReason } from '../../proto/answer.ts'
 import type { AttemptRecord, JobRecord, Waiting, WorkerId } from '../core/job.ts'
 
 /** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
@@ -6,10 +7,16 @@ export class LiveJob {
   /** The GenerationRequest as JSON; null when it waits in PostgreSQL instead: a long queue must not hold every prompt. */
   request: string | null
   readonly tokenIds: number[]
-  text: string
+  readonly answer: Answer
   /** How much of the answer is checkpointed. */
   storedTokens: number
   storedChars: number
+  /** What came besides text since then. */
+  unstored: AnswerDelta[] = []
+  /** The stop string that ended the answer; null: none did. */
+  stopSequence: string | null = null
+  /** Tokens of reasoning among those of the answer, where the provider says. */
+  reasoningTokens: number | null = null
   /** Attempts that ended since this process knows the job; earlier ones stand in PostgreSQL. */
   readonly endedAttempts: AttemptRecord[] = []
   tokensAtAttemptStart = 0
@@ -26,13 +33,36 @@ export class LiveJob {
   /** None until somebody follows: of a million waiting jobs nearly none is. */
   #followers: Set<Follower> = NOBODY
 
-  constructor(record: JobRecord, request: string | null, progress?: { tokenIds: number[]; text: string }) {
+  constructor(record: JobRecord, request: string | null, progress?: Progress) {
     this.record = record
     this.request = request
     this.tokenIds = progress?.tokenIds ?? []
-    this.text = progress?.text ?? ''
+    this.answer = progress?.answer ?? new Answer()
     this.storedTokens = this.tokenIds.length
-    this.storedChars = this.text.length
+    this.storedChars = this.answer.text.length
+  }
+
+  get text(): string {
+    return this.answer.text
+  }
+
+  /** What is stored as the job's output. */
+  output(): Output {
+    const { stopSequence, reasoningTokens } = this
+    return {
+      ...this.answer.toJSON(),
+      finish_reason: this.record.finishReason,
+      ...(stopSequence === null ? {} : { stop_sequence: stopSequence }),
+      ...(reasoningTokens === null ? {} : { reasoning_tokens: reasoningTokens }),
+    }
+  }
+
+  /** A job that has ended, from what is stored of it. */
+  static ended(record: JobRecord, output: Partial<Output> | null): LiveJob {
+    const live = new LiveJob(record, null, { tokenIds: [], answer: Answer.from(output ?? {}) })
+    live.stopSequence = output?.stop_sequence ?? null
+    live.reasoningTokens = output?.reasoning_tokens ?? null
+    return live
   }
 
   get followed(): boolean {
@@ -55,10 +85,14 @@ export class LiveJob {
     if (this.#followers !== NOBODY) this.#followers.delete(follower)
   }
 
-  append(tokenIds: number[], text: string): void {
+  append(tokenIds: number[], text: string, deltas: readonly AnswerDelta[] = NOTHING): void {
     for (const id of tokenIds) this.tokenIds.push(id)
-    if (text === '') return
-    this.text += text
+    if (text === '' && deltas.length === 0) return
+    this.answer.append(text)
+    for (const delta of deltas) {
+      this.answer.append('', delta)
+      this.unstored.push(delta)
+    }
     for (const follower of this.#followers) follower.grown()
   }
 
@@ -75,13 +109,17 @@ export class LiveJob {
   }
 }
 
+type Progress = { tokenIds: number[]; answer: Answer }
+export type Output = AnswerJson & { finish_reason: FinishReason | null; stop_sequence?: string; reasoning_tokens?: number }
+
+const NOTHING: readonly AnswerDelta[] = []
 const NOBODY = new Set<Follower>()
 
-/** A client's view of one job. It reads `text` from where it stands; nobody queues text on its behalf. */
+/** A client's view of one job. It reads `answer` from where it stands; nobody queues anything on its behalf. */
 export interface Follower {
-  /** There is more in `text`. */
+  /** There is more in `answer`. */
   grown(): void
-  /** The record is final (or parked) and `text` complete. */
+  /** The record is final (or parked) and `answer` complete. */
   ended(): void
   waits(waiting: Waiting): void
   /** An attempt started, or the job went back into the line. */

@@ -100,7 +100,7 @@ export async function countRows(db: Db, batches: string[]): Promise<Map<string, 
   return counts
 }
 
-export type ResultRow = { record: JobRecord; output: { text: string } | null }
+export type ResultRow = { record: JobRecord; output: Record<string, unknown> | null }
 
 /** The rows that ended, in the order they were given, a page at a time. */
 export async function* readResults(db: Db, batch: string): AsyncGenerator<ResultRow[]> {
@@ -111,7 +111,7 @@ export async function* readResults(db: Db, batch: string): AsyncGenerator<Result
         where j.batch = $1 and ($2::uuid is null or j.id > $2) order by j.id limit ${RESULTS_PAGE}`,
       [batch, after],
     )
-    const page = rows.map((row) => ({ record: parseJob(row), output: (row.output ?? null) as { text: string } | null }))
+    const page = rows.map((row) => ({ record: parseJob(row), output: (row.output ?? null) as Record<string, unknown> | null }))
     const last = page.at(-1)
     if (last === undefined) return
     after = last.record.id

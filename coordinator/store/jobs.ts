@@ -47,19 +47,24 @@ export async function readOutput(db: Db, id: JobId): Promise<unknown> {
   return row?.output ?? null
 }
 
+/** `extras` are what was released besides text, in order. */
+export type StoredProgress = { tokenIds: number[]; text: string; extras: unknown[] }
+
 /** What was delivered of jobs that have not ended, put together from its pieces. */
-export async function readProgress(db: Db, jobs: JobId[]): Promise<Map<JobId, { tokenIds: number[]; text: string }>> {
-  const rows = await db.query('select job, first_token, token_ids, text from job_progress where job = any($1) order by job, first_token', [
-    jobs,
-  ])
-  const found = new Map<JobId, { tokenIds: number[]; text: string }>()
+export async function readProgress(db: Db, jobs: JobId[]): Promise<Map<JobId, StoredProgress>> {
+  const rows = await db.query(
+    'select job, first_token, token_ids, text, extra from job_progress where job = any($1) order by job, first_token',
+    [jobs],
+  )
+  const found = new Map<JobId, StoredProgress>()
   for (const row of rows) {
     const id = text(row.job) as JobId
-    const known = found.get(id) ?? { tokenIds: [], text: '' }
+    const known = found.get(id) ?? { tokenIds: [], text: '', extras: [] }
     // A hole would put words together that never stood together: what comes after it does not count.
     if (number(row.first_token) !== known.tokenIds.length) continue
     known.tokenIds.push(...(row.token_ids as number[]))
     known.text += text(row.text)
+    if (Array.isArray(row.extra)) known.extras.push(...(row.extra as unknown[]))
     found.set(id, known)
   }
   return found

@@ -118,15 +118,16 @@ function progressPart(batch: Batch): Part {
   const rows = batch.progress
   return {
     key: 'new-progress',
-    types: ['uuid', 'integer', 'text', 'text'],
+    types: ['uuid', 'integer', 'text', 'text', 'json'],
     columns: [
       binaryArray('uuid', rows, (r) => r.job),
       binaryArray('integer', rows, (r) => r.firstToken),
       binaryArray('text', rows, (r) => `{${r.tokenIds.join()}}`),
       binaryArray('text', rows, (r) => storable(r.text)),
+      binaryArray('json', rows, (r) => r.extra),
     ],
-    sql: (parameters, onConflict) => `insert into job_progress (job, first_token, token_ids, text)
-      select a, b, c::integer[], d from unnest(${parameters.join(', ')}) as x(a, b, c, d)${onConflict}`,
+    sql: (parameters, onConflict) => `insert into job_progress (job, first_token, token_ids, text, extra)
+      select a, b, c::integer[], d, e from unnest(${parameters.join(', ')}) as x(a, b, c, d, e)${onConflict}`,
   }
 }
 

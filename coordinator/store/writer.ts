@@ -273,7 +273,8 @@ export type JobCompanions = {
 }
 
 export type Settled = (error: Error | null) => void
-export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string }
+/** `extra` is the JSON of what the tokens released besides text; null: nothing. */
+export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string; extra: string | null }
 
 export type Batch = {
   /** `request` is null for a job that exists already. */

@@ -1,3 +1,4 @@
+import type { StoredProgress } from '../../coordinator/store/jobs.ts'
 import type { EventRecord } from '../../coordinator/core/event.ts'
 import { Fault } from '../../coordinator/core/fault.ts'
 import type { ModelOffer } from '../../coordinator/core/fleet.ts'
@@ -47,10 +48,10 @@ export class SimulatedDatabase {
   }
 
   /** As readProgress of store/jobs.ts puts it together. */
-  readProgress(job: JobId): { tokenIds: number[]; text: string } | undefined {
+  readProgress(job: JobId): StoredProgress | undefined {
     const pieces = [...(this.progress.get(job) ?? [])].sort((a, b) => a.firstToken - b.firstToken)
     if (pieces.length === 0) return undefined
-    const known = { tokenIds: [] as number[], text: '' }
+    const known: StoredProgress = { tokenIds: [], text: '', extras: [] }
     for (const { firstToken, tokenIds, text } of pieces) {
       if (firstToken !== known.tokenIds.length) continue
       known.tokenIds.push(...tokenIds)

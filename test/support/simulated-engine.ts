@@ -37,6 +37,7 @@ export class SimulatedEngine implements Engine {
       sha256: this.#sha256,
       sizeBytes: 0,
       restarts: this.#restarts,
+      abilities: [],
     }
   }
 

@@ -1,3 +1,5 @@
+import type { Ability } from '../../proto/abilities.ts'
+import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 
 /**
@@ -27,6 +29,14 @@ export type EngineState = {
   sha256: string
   sizeBytes: number
   restarts: number
+  /** What it can honour beyond plain text; a request that needs more never comes. */
+  abilities: readonly Ability[]
+  /** Absent: gpu. */
+  tier?: 'gpu' | 'cli'
+  /** It cannot go on from token ids: `continuation` is always empty, and a second attempt begins the answer anew. */
+  startsOver?: boolean
+  /** Quota of what the engine talks to: until when it is used up (Unix ms; null: it is not), and how much is left, 0 … 1. */
+  quota?: { limitedUntilMs: number | null; remainingRatio: number | null }
 }
 
 export interface GenerationSink {
@@ -34,26 +44,42 @@ export interface GenerationSink {
   accepted(promptTokens: number, cachedTokens: number): void
   /**
    * New tokens after the forced ones, in order. `text` is what they release: it may lag behind the ids, because half a
-   * character or half a stop string is held back. One call may carry several tokens.
+   * character or half a stop string is held back. One call may carry several tokens. `delta` is what they release besides
+   * text: reasoning, parts of tool calls, log probabilities. An engine whose model tells no token ids numbers its pieces.
    */
-  tokens(ids: number[], text: string): void
+  tokens(ids: number[], text: string, delta?: AnswerDelta): void
   finished(end: GenerationEnd): void
   failed(failure: GenerationFailure): void
 }
 
 export type GenerationEnd = {
   /** `stop`: the model ended or a stop string matched; `length`: maxTokens or the context; `cancelled`: by cancel(). */
-  reason: 'stop' | 'length' | 'cancelled'
+  reason: FinishReason
   /** Text held back that the end releases ('' after a matched stop string). */
   text: string
   promptTokens: number
   /** Forced ones included; the end-of-text token is not counted. */
   completionTokens: number
   cachedTokens: number
+  /** Held back besides text. */
+  delta?: AnswerDelta
+  /** The stop string that matched. */
+  stopSequence?: string
+  /** Tokens of reasoning among the completion's. */
+  reasoningTokens?: number
 }
 
 /** `layer` is one of the trace's layers; `code` is stable; `message` is for people and names what to change. */
-export type GenerationFailure = { layer: 'ingress' | 'provider' | 'model'; code: string; message: string; retryable: boolean }
+export type GenerationFailure = {
+  layer: 'ingress' | 'provider' | 'model'
+  code: string
+  message: string
+  retryable: boolean
+  /** Nothing may be asked of this model before then (Unix ms). */
+  retryAtMs?: number
+  /** HTTP status or exit code of what the engine talked to. */
+  providerStatus?: number
+}
 
 export interface Generation {
   /** Idempotent; the sink hears `finished` with reason `cancelled` soon after, whatever the generation was doing. */

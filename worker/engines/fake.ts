@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
-import type { GenerationRequest } from '../../proto/request.ts'
+import { SAMPLING_ABILITIES } from '../../proto/abilities.ts'
+import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
 import { TextAssembler } from './text.ts'
 
@@ -49,6 +50,7 @@ class FakeEngine implements Engine {
       sha256: createHash('sha256').update(`fake:${this.#options.name}`).digest('hex'),
       sizeBytes: 0,
       restarts: this.#restarts,
+      abilities: SAMPLING_ABILITIES,
     }
   }
 
@@ -225,7 +227,7 @@ function mix(value: number): number {
 }
 
 function promptText(request: GenerationRequest): string {
-  return request.prompt.kind === 'text' ? request.prompt.text : request.prompt.messages.map((message) => message.content).join('\n')
+  return textsOf(request.prompt).join('\n')
 }
 
 function countWords(text: string): number {

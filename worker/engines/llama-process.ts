@@ -15,7 +15,7 @@ import {
   type Token,
   TokenBias,
 } from 'node-llama-cpp'
-import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
+import { type ChatMessage, type GenerationRequest, textOf, textsOf } from '../../proto/request.ts'
 import type { GenerationFailure } from './engine.ts'
 import { Generation, type Vocabulary } from './llama/generation.ts'
 import { Lockstep } from './llama/lockstep.ts'
@@ -93,8 +93,7 @@ function start(message: Extract<ToProcess, { kind: 'start' }>, model: OpenedMode
 }
 
 function promptBytes(prompt: GenerationRequest['prompt']): number {
-  if (prompt.kind === 'text') return Buffer.byteLength(prompt.text)
-  return prompt.messages.reduce((bytes, { content }) => bytes + Buffer.byteLength(content), 0)
+  return textsOf(prompt).reduce((bytes, text) => bytes + Buffer.byteLength(text), 0)
 }
 
 function tooLong(promptTokens: string, contextTokens: number): GenerationFailure {
@@ -256,7 +255,7 @@ function promptReader(model: LlamaModel): (prompt: GenerationRequest['prompt']) 
   const chat = chatReader(model)
   return (prompt) => {
     // A raw prompt is written by someone who writes the template too, so special tokens in it are meant.
-    const tokens = prompt.kind === 'chat' ? chat(prompt.messages) : model.tokenize(prompt.text, true)
+    const tokens = prompt.kind === 'chat' ? chat(prompt.messages) : model.tokenize(textsOf(prompt).join(''), true)
     const { bos, shouldPrependBosToken } = model.tokens
     return bos !== null && shouldPrependBosToken && tokens[0] !== bos ? [bos, ...tokens] : tokens
   }
@@ -289,7 +288,8 @@ function templateWrapper(template: string, model: LlamaModel): ChatWrapper {
 }
 
 function historyItem({ role, content }: ChatMessage): ChatHistoryItem {
-  return role === 'assistant' ? { type: 'model', response: [content] } : { type: role, text: content }
+  const text = textOf(content)
+  return role === 'assistant' ? { type: 'model', response: [text] } : { type: role === 'system' ? 'system' : 'user', text }
 }
 
 function tokensOfHistory(wrapper: ChatWrapper, chatHistory: ChatHistoryItem[], model: LlamaModel): Token[] {

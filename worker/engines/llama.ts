@@ -4,6 +4,7 @@ import { accessSync, constants, mkdtempSync, readdirSync, rmSync, statfsSync } f
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { SAMPLING_ABILITIES } from '../../proto/abilities.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
 import type { FromProcess, GenerationNews, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
@@ -149,7 +150,7 @@ class LlamaEngine implements Engine {
   }
 }
 
-const DOWN = { phase: 'down', slots: 0, contextTokens: 0, maxTokenBytes: 0 } as const
+const DOWN = { phase: 'down', slots: 0, contextTokens: 0, maxTokenBytes: 0, abilities: SAMPLING_ABILITIES } as const
 
 /** A process that has served this long did not die of what killed the one before it. */
 const STEADY_AFTER_MS = 60_000

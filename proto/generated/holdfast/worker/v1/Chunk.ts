@@ -9,6 +9,7 @@ export interface Chunk {
   'text'?: (string);
   'promptTokens'?: (number);
   'cachedTokens'?: (number);
+  'delta'?: (string);
 }
 
 export interface Chunk__Output {
@@ -19,4 +20,5 @@ export interface Chunk__Output {
   'text': (string);
   'promptTokens': (number);
   'cachedTokens': (number);
+  'delta': (string);
 }

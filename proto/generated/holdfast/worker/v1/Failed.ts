@@ -1,5 +1,6 @@
 // Original file: proto/worker.proto
 
+import type { Long } from '@grpc/proto-loader';
 
 export interface Failed {
   'job'?: (string);
@@ -8,6 +9,8 @@ export interface Failed {
   'code'?: (string);
   'message'?: (string);
   'retryable'?: (boolean);
+  'retryAtMs'?: (number | string | Long);
+  'providerStatus'?: (number);
 }
 
 export interface Failed__Output {
@@ -17,4 +20,6 @@ export interface Failed__Output {
   'code': (string);
   'message': (string);
   'retryable': (boolean);
+  'retryAtMs': (number);
+  'providerStatus': (number);
 }

@@ -12,6 +12,9 @@ export interface Finished {
   'cachedTokens'?: (number);
   'firstTokenMs'?: (number | string);
   'totalMs'?: (number | string);
+  'delta'?: (string);
+  'stopSequence'?: (string);
+  'reasoningTokens'?: (number);
 }
 
 export interface Finished__Output {
@@ -25,4 +28,7 @@ export interface Finished__Output {
   'cachedTokens': (number);
   'firstTokenMs': (number);
   'totalMs': (number);
+  'delta': (string);
+  'stopSequence': (string);
+  'reasoningTokens': (number);
 }

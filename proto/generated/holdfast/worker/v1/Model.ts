@@ -20,6 +20,12 @@ export interface Model {
   'restarts'?: (number);
   'sizeBytes'?: (number | string | Long);
   'prefixes'?: (string)[];
+  'abilities'?: (string)[];
+  'tier'?: (string);
+  'startsOver'?: (boolean);
+  'limitedUntilMs'?: (number | string | Long);
+  'quotaRatio'?: (number | string);
+  'hasQuota'?: (boolean);
 }
 
 export interface Model__Output {
@@ -40,4 +46,10 @@ export interface Model__Output {
   'restarts': (number);
   'sizeBytes': (number);
   'prefixes': (string)[];
+  'abilities': (string)[];
+  'tier': (string);
+  'startsOver': (boolean);
+  'limitedUntilMs': (number);
+  'quotaRatio': (number);
+  'hasQuota': (boolean);
 }

@@ -1,0 +1,84 @@
+import type { Content, GenerationRequest } from './request.ts'
+
+/**
+ * What a provider can honour of a model, beyond plain text with `temperature`, `top_p`, `max_tokens` and `stop`. A request
+ * needs some of them, a model on a provider has some, and goes only where all that it needs is there: no parameter is ever
+ * accepted and ignored. Names are those of the parameters, which is what a caller is told when nobody has one.
+ */
+export const ABILITIES = [
+  'completions',
+  'embeddings',
+  'rerank',
+  'images',
+  'tools',
+  'tool_choice',
+  'parallel_tool_calls',
+  'json_object',
+  'json_schema',
+  'logprobs',
+  'reasoning_effort',
+  'reasoning_max_tokens',
+  'min_tokens',
+  'seed',
+  'top_k',
+  'min_p',
+  'repeat_penalty',
+  'frequency_penalty',
+  'presence_penalty',
+  'logit_bias',
+  // Members of the dialect that Holdfast has no words for: sent on as they came.
+  'openai_dialect',
+  'anthropic_dialect',
+] as const
+
+export type Ability = (typeof ABILITIES)[number]
+
+/** Every choice of the next token that a local engine leaves open. */
+export const SAMPLING_ABILITIES: readonly Ability[] = [
+  'completions',
+  'seed',
+  'top_k',
+  'min_p',
+  'repeat_penalty',
+  'frequency_penalty',
+  'presence_penalty',
+  'logit_bias',
+]
+
+/** What the request needs. A seed that Holdfast chose itself is no wish of the caller's. */
+export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boolean): Ability[] {
+  const { prompt, sampling } = request
+  const needs: Ability[] = []
+  const need = (ability: Ability, when: boolean): void => {
+    if (when) needs.push(ability)
+  }
+  need('completions', prompt.kind === 'text')
+  need('embeddings', prompt.kind === 'embed')
+  need('rerank', prompt.kind === 'rank')
+  need('images', prompt.kind === 'chat' && prompt.messages.some((message) => hasImage(message.content)))
+  need('tools', request.tools !== undefined || (prompt.kind === 'chat' && prompt.messages.some(speaksOfTools)))
+  need('tool_choice', request.toolChoice !== undefined && request.toolChoice !== 'auto')
+  need('parallel_tool_calls', request.parallelToolCalls === false)
+  need('json_object', request.format?.kind === 'json')
+  need('json_schema', request.format?.kind === 'schema')
+  need('logprobs', request.logprobs !== undefined)
+  need('reasoning_effort', request.reasoning?.effort !== undefined)
+  need('reasoning_max_tokens', request.reasoning?.maxTokens !== undefined)
+  need('min_tokens', request.minTokens !== undefined)
+  need('seed', seedGiven)
+  need('top_k', sampling.topK !== undefined)
+  need('min_p', sampling.minP !== undefined)
+  need('repeat_penalty', sampling.repeatPenalty !== undefined)
+  need('frequency_penalty', sampling.frequencyPenalty !== undefined)
+  need('presence_penalty', sampling.presencePenalty !== undefined)
+  need('logit_bias', sampling.logitBias !== undefined)
+  return needs
+}
+
+function hasImage(content: Content): boolean {
+  return typeof content !== 'string' && content.some((part) => part.kind === 'image')
+}
+
+function speaksOfTools(message: { role: string; toolCalls?: unknown[] }): boolean {
+  return message.role === 'tool' || message.toolCalls !== undefined
+}

@@ -1,0 +1,84 @@
+import type { ToolCall } from './request.ts'
+
+/** What an answer grows by besides plain text. Travels in `Chunk.delta` as JSON, one object or a list in order. */
+export type AnswerDelta = {
+  reasoning?: string
+  /** Proof of the reasoning by the provider that made it, which wants it back with the next turn. */
+  reasoningSignature?: string
+  toolCalls?: ToolCallDelta[]
+  logprobs?: TokenLogprob[]
+}
+
+/** `index` counts the answer's calls from 0. `id` and `name` come whole with a call's first delta; `arguments` grow. */
+export type ToolCallDelta = { index: number; id?: string; name?: string; arguments?: string }
+
+/** As OpenAI shows it: natural logarithms; `bytes` are the token's UTF-8. */
+export type TokenLogprob = { token: string; logprob: number; bytes: number[] | null; top_logprobs: Omit<TokenLogprob, 'top_logprobs'>[] }
+
+/**
+ * An answer as far as it has come. Everything in it only grows, so a reader needs to remember no more than lengths.
+ * `JSON.stringify` of it is what is stored and what `Answer.from` reads.
+ */
+export class Answer {
+  text = ''
+  reasoning = ''
+  reasoningSignature = ''
+  readonly toolCalls: ToolCall[] = []
+  readonly logprobs: TokenLogprob[] = []
+
+  append(text: string, delta?: AnswerDelta): void {
+    this.text += text
+    if (delta === undefined) return
+    if (delta.reasoning !== undefined) this.reasoning += delta.reasoning
+    if (delta.reasoningSignature !== undefined) this.reasoningSignature += delta.reasoningSignature
+    for (const call of delta.toolCalls ?? []) this.#grow(call)
+    if (delta.logprobs !== undefined) this.logprobs.push(...delta.logprobs)
+  }
+
+  /** Back to nothing: another provider begins anew. */
+  clear(): void {
+    this.text = ''
+    this.reasoning = ''
+    this.reasoningSignature = ''
+    this.toolCalls.length = 0
+    this.logprobs.length = 0
+  }
+
+  /** Members that are empty are left out, `text` never is. */
+  toJSON(): AnswerJson {
+    const json: AnswerJson = { text: this.text }
+    if (this.reasoning !== '') json.reasoning = this.reasoning
+    if (this.reasoningSignature !== '') json.reasoning_signature = this.reasoningSignature
+    if (this.toolCalls.length > 0) json.tool_calls = this.toolCalls
+    if (this.logprobs.length > 0) json.logprobs = this.logprobs
+    return json
+  }
+
+  static from(json: Partial<AnswerJson>): Answer {
+    const answer = new Answer()
+    answer.text = json.text ?? ''
+    answer.reasoning = json.reasoning ?? ''
+    answer.reasoningSignature = json.reasoning_signature ?? ''
+    answer.toolCalls.push(...(json.tool_calls ?? []))
+    answer.logprobs.push(...(json.logprobs ?? []))
+    return answer
+  }
+
+  #grow({ index, id, name, arguments: grown }: ToolCallDelta): void {
+    const call = (this.toolCalls[index] ??= { id: '', name: '', arguments: '' })
+    if (id !== undefined) call.id = id
+    if (name !== undefined) call.name = name
+    if (grown !== undefined) call.arguments += grown
+  }
+}
+
+export type AnswerJson = {
+  text: string
+  reasoning?: string
+  reasoning_signature?: string
+  tool_calls?: ToolCall[]
+  logprobs?: TokenLogprob[]
+}
+
+/** Why an answer ended: by itself or at a stop string, at a limit of tokens, to have tools called, filtered, or cancelled. */
+export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled'
