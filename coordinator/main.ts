@@ -149,6 +149,8 @@ async function startCoordinator(
     onEnded: (record) => counters.ended(record),
     onEndStored: (record) => callbacks?.jobEnded(record.id),
     onBreaker: (worker, model, untilMs, why) => fleetLog.breakerChanged(worker, model, untilMs, why),
+    termsOf: (record) => termsOf(record),
+    onHeld: (worker, model, hold) => fleetLog.heldChanged(worker, model, hold),
     onStale: () => counters.staleReport(),
     onWorkerState: (worker, from, to) => fleetLog.stateChanged(worker, from, to),
     onWorkerReplaced: (worker) => {

@@ -3,7 +3,7 @@ import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob } from '../engine/live-job.ts'
 import { usageView } from './job-view.ts'
-import { faultOf } from './submit.ts'
+import { faultOf, interrupted } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, SseSink, waitingComment } from './sse.ts'
 
@@ -58,6 +58,13 @@ export class OpenAiStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  }
+
+  /** Only a second caller of a job that was not streamed at first can have read what is void now. */
+  discarded(): void {
+    if (this.#sent === 0) return
+    this.#live.unfollow(this)
+    this.#sink.end(`data: ${JSON.stringify(openAiError(interrupted(this.#live.record.id)))}\n\n`)
   }
 
   ended(): void {

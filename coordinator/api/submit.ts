@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { prefixesOf } from '../../proto/prefix-hash.ts'
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
+import { INTERRUPTED } from '../core/attempt-errors.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
 import type { JobId, JobRecord } from '../core/job.ts'
@@ -126,7 +127,7 @@ export async function ended(parts: ApiParts, live: LiveJob, withinMs?: number): 
       live.unfollow(follower)
       resolve()
     }
-    const follower = { grown: () => {}, waits: () => {}, ended: done }
+    const follower = { grown: () => {}, waits: () => {}, discarded: () => {}, ended: done }
     const timer = withinMs === undefined ? undefined : setTimeout(done, withinMs)
     live.follow(follower)
     parts.dispatcher.announceWaiting(live)
@@ -143,6 +144,12 @@ export function faultOf(record: JobRecord): Fault {
       ? `The job was parked after its attempts were used up; an operator can release it. Last error: ${error.message}`
       : error.message
   return new Fault(error.code, message, { status: statusOf(record, error), layer: error.layer, retryable: error.retryable, job: record.id })
+}
+
+/** For a reader of an answer that begins anew. */
+export function interrupted(job: JobId): Fault {
+  const { code, message, layer, retryable } = INTERRUPTED
+  return new Fault(code, message, { status: 502, layer, retryable, job })
 }
 
 function statusOf(record: JobRecord, error: NonNullable<JobRecord['error']>): number {
