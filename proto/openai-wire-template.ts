@@ -12,7 +12,7 @@ export class ContentTemplate {
   contentOf(data: string): string | undefined {
     const before = this.#before
     const end = data.length - this.#after.length
-    if (before === '' || end < before.length || !data.startsWith(before) || !data.endsWith(this.#after)) return undefined
+    if (before === '' || end < before.length || data.slice(0, before.length) !== before || data.slice(end) !== this.#after) return undefined
     const content = data.slice(before.length, end)
     this.#vain = 0
     // A quotation mark that is not escaped would end the content earlier, so the rest would be other members.
