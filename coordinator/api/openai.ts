@@ -5,6 +5,7 @@ import type { ApiParts } from './health.ts'
 import { answerBody } from './openai-answer.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { OpenAiStream } from './openai-stream.ts'
+import { namesOf } from './models.ts'
 import { ended, faultOf, submit, unknownModel } from './submit.ts'
 
 /** The OpenAI dialect: chat completions, completions and models, streamed and not. */
@@ -13,12 +14,12 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   app.post('/v1/completions', (request, reply) => serve(parts, request, reply, 'completion', parseCompletionRequest(request.body)))
 
   app.get('/v1/models', async () => {
-    const data = [...parts.scheduler.knownModels().keys()].sort().map((id) => modelView(id))
+    const data = [...namesOf(parts)].sort().map((id) => modelView(id))
     return { object: 'list', data }
   })
 
   app.get<{ Params: { id: string } }>('/v1/models/:id', async (request) => {
-    if (!parts.scheduler.knownModels().has(request.params.id)) throw unknownModel(parts, request.params.id)
+    if (!namesOf(parts).has(request.params.id)) throw unknownModel(parts, request.params.id)
     return modelView(request.params.id)
   })
 }
@@ -78,7 +79,7 @@ function headersOf(live: LiveJob, request: FastifyRequest): Record<string, strin
   // A stream's head leaves at acceptance: what is not known by then stands in the job.
   if (record.workerName !== null) {
     headers['x-holdfast-provider'] = headerText(record.workerName)
-    headers['x-holdfast-worker'] = headerText(record.workerName)
+    if (record.tier !== 'cloud') headers['x-holdfast-worker'] = headerText(record.workerName)
   }
   if (record.tier !== null) headers['x-holdfast-tier'] = record.tier
   if (record.queueMs !== null) headers['x-holdfast-queue-ms'] = String(record.queueMs)

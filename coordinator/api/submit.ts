@@ -9,8 +9,11 @@ import type { JobId, JobRecord } from '../core/job.ts'
 import type { NewJob } from '../engine/dispatcher.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import { newId } from '../ids.ts'
+import { requireScope } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { once } from './idempotency.ts'
+import { namesOf } from './models.ts'
+import { place } from './placing.ts'
 import { isSettled } from './sse.ts'
 import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
 import type { ParsedRequest } from './openai-request.ts'
@@ -40,6 +43,8 @@ function accept(
   idempotency?: { key: string; hash: Buffer },
 ): { live: LiveJob; stored: Promise<void> } {
   refuseWhenFull(parts, 1)
+  requireScope(request.caller, 'inference')
+  parts.keyring.count(request.caller)
   const { callbackUrl } = submission
   const job = newJob(parts, request, submission, wishes)
   job.along = {
@@ -54,23 +59,30 @@ function accept(
 /** Also for the rows of a batch, which are stored another way. */
 export function newJob(parts: ApiParts, request: FastifyRequest, submission: Submission, wishes: Wishes): NewJob {
   const { type, parsed } = submission
-  const offers = parts.scheduler.knownModels().get(parsed.model)
-  if (offers === undefined) throw unknownModel(parts, parsed.model)
+  const { caller } = request
+  const placed = place(parts, caller, parsed, wishes)
   const bytes = promptBytes(parsed.generation.prompt)
-  refuseWhenTooLong(bytes, offers)
+  refuseWhenTooLong(bytes, placed.offers)
   const seed = parsed.seed ?? randomInt(2 ** 32)
+  const detached = submission.detached || wishes.detached
   return {
     id: newId() as JobId,
     type,
-    team: request.caller.team,
-    actor: request.caller.actor,
-    model: parsed.model,
+    team: caller.team,
+    actor: caller.actor,
+    key: caller.key,
     request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
     seed,
     prefix: prefixesOf(parsed.generation.prompt),
     cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + (parsed.generation.maxTokens ?? ANSWER_TOKENS)),
     ...wishes,
-    detached: submission.detached || wishes.detached,
+    model: placed.model,
+    policy: placed.policy,
+    terms: placed.terms,
+    needs: placed.needs,
+    restartless: parsed.stream,
+    streamed: parsed.stream || detached,
+    detached,
   }
 }
 
@@ -92,8 +104,8 @@ export function refuseWhenFull(parts: ApiParts, jobs: number): void {
 }
 
 export function unknownModel(parts: ApiParts, model: string): Fault {
-  const names = [...parts.scheduler.knownModels().keys()].sort()
-  const there = names.length === 0 ? 'No worker has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
+  const names = [...namesOf(parts)].sort()
+  const there = names.length === 0 ? 'No provider has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
   return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}". ${there}`, {
     status: 404,
     layer: 'routing',

@@ -73,6 +73,8 @@ export type JobRecord = {
   readonly pinnedTier: Tier | null
   /** The policy of patience it was accepted under, by name; null: the default one. */
   readonly policy: string | null
+  /** The key that asked; null: none did, or it is not known any more. */
+  readonly key: string | null
   /** Abilities of proto/abilities.ts that its model must have. */
   readonly needs: readonly string[]
   readonly priority: Priority

@@ -64,6 +64,7 @@ export class Dispatcher {
     const record = newRecord(job, this.#parts.now(), this.#parts.coordinator)
     const live = new LiveJob(record, job.request)
     live.hasCallback = job.along?.callback !== undefined
+    live.streamed = job.streamed
     this.#live.set(record.id, live)
     const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
@@ -421,7 +422,9 @@ export class Dispatcher {
     const model = servedModel ?? asked
     assert(worker !== null, 'a running job has a worker')
     if (live.request !== null) {
-      this.#parts.link.start(worker, { job: id, attempt, model, request: live.request, continuation: live.tokenIds })
+      const seedGiven = live.record.needs.includes('seed')
+      const { request, tokenIds: continuation, streamed: stream } = live
+      this.#parts.link.start(worker, { job: id, attempt, model, request, continuation, stream, seedGiven })
       return
     }
     void this.#parts.readRequest(id).then(
@@ -592,11 +595,24 @@ export type DispatcherParts = {
 
 /** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
 export interface WorkerLink {
-  start(worker: WorkerId, start: { job: JobId; attempt: number; model: string; request: string; continuation: number[] }): void
+  start(worker: WorkerId, start: AttemptStart): void
   cancel(worker: WorkerId, job: JobId, attempt: number): void
   resume(worker: WorkerId, job: JobId, attempt: number, first: number): void
   acknowledge(worker: WorkerId, job: JobId, attempt: number): void
   drop(worker: WorkerId): void
+}
+
+export type AttemptStart = {
+  job: JobId
+  attempt: number
+  model: string
+  /** The GenerationRequest of proto/request.ts as JSON. */
+  request: string
+  continuation: number[]
+  /** Somebody may read the answer while it grows. */
+  stream: boolean
+  /** The seed was the caller's own choice. */
+  seedGiven: boolean
 }
 
 export type NewJob = {
@@ -608,10 +624,13 @@ export type NewJob = {
   pinnedProvider: string | null
   pinnedTier: Tier | null
   policy: string | null
+  key: string | null
   terms: Terms
   needs: readonly string[]
   /** Its answer is read while it grows: an engine that cannot continue it must not begin it anew. */
   restartless: boolean
+  /** Somebody may read it while it grows; else a cloud is asked for all of it at once, which costs both sides less. */
+  streamed: boolean
   detached: boolean
   traceId: string
   priority: Priority
@@ -693,6 +712,7 @@ export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord 
     pinnedProvider: job.pinnedProvider,
     pinnedTier: job.pinnedTier,
     policy: job.policy,
+    key: job.key,
     needs: job.needs,
     priority: job.priority,
     maxWaitMs: job.maxWaitMs,

@@ -31,6 +31,8 @@ export class LiveJob {
   callers = 0
   /** Somebody is to be called back when it ends. */
   hasCallback = false
+  /** Somebody may read it while it grows. */
+  streamed = true
   /** None until somebody follows: of a million waiting jobs nearly none is. */
   #followers: Set<Follower> = NOBODY
 

@@ -91,12 +91,10 @@ export class Registry {
     return { patience: opened, purses: purses.filter((purse) => this.#parts.isLimited(purse)) }
   }
 
-  /** A provider's answer says that its credential is not good: nothing is asked of it until that changes. */
-  parkForCredential(provider: WorkerId, why: string): void {
+  /** A provider's answer said that its credential is not good: it is held until that, or another setting, changes. */
+  markParked(provider: WorkerId): void {
     const configured = this.#providers.get(provider)
-    if (configured === undefined) return
-    configured.parked = true
-    this.#parts.dispatcher.holdProvider(provider, { state: 'parked', untilMs: null, why })
+    if (configured !== undefined) configured.parked = true
   }
 
   async #load(): Promise<void> {

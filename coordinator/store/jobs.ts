@@ -99,6 +99,7 @@ export function parseJob(row: Record<string, unknown>): JobRecord {
     pinnedProvider: textOrNull(row.pinned_provider),
     pinnedTier: textOrNull(row.pinned_tier) as JobRecord['tier'],
     policy: textOrNull(row.policy),
+    key: textOrNull(row.key),
     needs: textOrNull(row.needs)?.split(',') ?? [],
     priority: text(row.priority) as Priority,
     maxWaitMs: numberOrNull(row.max_wait_ms),

@@ -141,6 +141,7 @@ const JOB: Column<JobRecord>[] = [
   ['pinned_provider', 'text', (r) => r.pinnedProvider],
   ['pinned_tier', 'text', (r) => r.pinnedTier],
   ['policy', 'text', (r) => r.policy],
+  ['key', 'uuid', (r) => r.key],
   ['needs', 'text', (r) => (r.needs.length === 0 ? null : r.needs.join())],
   ['priority', 'text', (r) => r.priority],
   ['max_wait_ms', 'bigint', (r) => r.maxWaitMs],

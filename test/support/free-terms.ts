@@ -4,6 +4,8 @@ import { DEFAULT_PATIENCE } from '../../coordinator/core/tiers.ts'
 export const FREE = {
   pinnedTier: null,
   policy: null,
+  key: null,
+  streamed: true,
   terms: { patience: DEFAULT_PATIENCE, purses: [] },
   needs: [],
   restartless: false,
