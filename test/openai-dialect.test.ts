@@ -1,6 +1,7 @@
 import OpenAI from 'openai'
 import type { ChatCompletionMessageParam, ChatCompletionTool } from 'openai/resources/chat/completions'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { parseChatRequest } from '../coordinator/api/openai-request.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
 /** What the dialect says beyond plain text, with the official client against a fake that can play all of it. */
@@ -162,6 +163,64 @@ test('images are taken by a model that can see', async () => {
   ]
   const seen = await client.chat.completions.create({ model: 'fake', messages: [{ role: 'user', content }] })
   expect(seen.choices[0]?.message.content).toMatch(/\w/)
+})
+
+test('a call that its worker dies in goes on elsewhere, every character once', async () => {
+  const b = await world.worker('b', 'twin=fake:?slots=4&rate=40')
+  const days = Object.fromEntries(Array.from({ length: 12 }, (_, day) => [`day${day}`, { type: 'string', minLength: 20 }]))
+  const plan: ChatCompletionTool = { type: 'function', function: { name: 'plan', parameters: { type: 'object', properties: days } } }
+  const body = { model: 'twin', messages: [user('call:plan')], tools: [plan], reasoning_effort: 'minimal' as const, temperature: 0 }
+  const stream = client.chat.completions.stream(body)
+  let grown = 0
+  let joined: Promise<unknown> | undefined
+  for await (const chunk of stream) {
+    grown += chunk.choices[0]?.delta.tool_calls?.[0]?.function?.arguments?.length ?? 0
+    if (grown < 60 || joined !== undefined) continue
+    b.kill()
+    joined = world.worker('c', 'twin=fake:?slots=4&rate=1000')
+  }
+  await joined
+  const final = await stream.finalChatCompletion()
+  const undisturbed = await client.chat.completions.create(body)
+  expect(final.choices[0]?.message.tool_calls).toMatchObject(undisturbed.choices[0]?.message.tool_calls ?? [{}])
+  expect((await world.job(final.id.slice('chatcmpl-'.length))).attempts.length).toBeGreaterThan(1)
+})
+
+test('what only a provider of the dialect can honour is kept as it came, and named', () => {
+  const body = { model: 'x', messages: [{ role: 'user', content: 'x', name: 'ann' }], verbosity: 'low', n: 2, stream: true, seed: 3 }
+  expect(parseChatRequest(body)).toMatchObject({
+    onlyDialect: 'openai',
+    onlyDialectFor: 'verbosity',
+    choices: 2,
+    generation: { verbatim: { dialect: 'openai', body: { verbosity: 'low', messages: body.messages, seed: 3 } } },
+  })
+  const cloudOnly = [
+    { modalities: ['text', 'audio'], audio: {} },
+    { prediction: {} },
+    { web_search_options: {} },
+    { service_tier: 'flex' },
+    { tools: [{ type: 'custom', custom: { name: 'c' } }] },
+    { messages: [{ role: 'user', content: [{ type: 'input_audio', input_audio: {} }] }] },
+  ]
+  for (const extra of cloudOnly)
+    expect(parseChatRequest({ model: 'x', messages: m, ...extra }).onlyDialect, JSON.stringify(extra)).toBe('openai')
+  const off = { modalities: ['text'], service_tier: 'auto', functions: [], function_call: 'none' }
+  expect(parseChatRequest({ model: 'x', messages: m, ...off })).not.toHaveProperty('onlyDialect')
+})
+
+test('nesting without end is refused, not stumbled over', async () => {
+  const nested = `${'['.repeat(100_000)}${']'.repeat(100_000)}`
+  for (const member of [
+    `"tools":[{"type":"function","function":{"name":"f","parameters":{"default":${nested}}}}]`,
+    `"prediction":${nested}`,
+  ]) {
+    const response = await world.request(
+      'POST',
+      '/v1/chat/completions',
+      `{"model":"fake","messages":[{"role":"user","content":"x"}],${member}}`,
+    )
+    expect([response.status, ((await response.json()) as { error: { code: string } }).error.code]).toEqual([400, 'nested_too_deep'])
+  }
 })
 
 const m = [{ role: 'user', content: 'x' }]

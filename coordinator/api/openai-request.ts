@@ -3,6 +3,7 @@ import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, objectBody } from './body.ts'
 import { readMessages } from './openai-messages.ts'
 import { MAX_TOKENS, readLengths, readLogprobs, readReasoning, readSampling, readSeed, readStops } from './openai-sampling.ts'
+import { jsonBytes } from './schema-check.ts'
 import { readCalling, readFormat } from './openai-tools.ts'
 
 /**
@@ -136,6 +137,7 @@ export function readModel(fields: Body): string {
 /** How many answers there are, and how they travel, is decided here and not there. */
 function onlyElsewhere(parsed: ParsedRequest, fields: Body, param: string): ParsedRequest {
   const { n: _n, stream: _stream, stream_options: _options, ...body } = fields
+  jsonBytes(body, param)
   parsed.generation.verbatim = { dialect: 'openai', body }
   return { ...parsed, onlyDialect: 'openai', onlyDialectFor: param }
 }
