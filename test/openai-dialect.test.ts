@@ -97,6 +97,21 @@ test('log probabilities come for every token, streamed and not', async () => {
   expect(streamed).toEqual(content)
 })
 
+test('the older endpoint has log probabilities in columns', async () => {
+  const body = { model: 'fake', prompt: 'x', logprobs: 2, max_tokens: 4, temperature: 0 }
+  const [choice] = (await client.completions.create(body)).choices
+  const { tokens = [], text_offset = [], top_logprobs } = choice?.logprobs ?? {}
+  expect(tokens.map((token, index) => choice?.text.slice(text_offset[index], (text_offset[index] ?? 0) + token.length))).toEqual(tokens)
+  expect(top_logprobs?.every((alternatives) => Object.keys(alternatives).length === 2)).toBe(true)
+  let text = ''
+  const offsets: number[] = []
+  for await (const chunk of await client.completions.create({ ...body, stream: true })) {
+    text += chunk.choices[0]?.text ?? ''
+    offsets.push(...(chunk.choices[0]?.logprobs?.text_offset ?? []))
+  }
+  expect([text, offsets]).toEqual([choice?.text, text_offset])
+})
+
 test('reasoning is separated from the answer and counted', async () => {
   const body = { model: 'fake', messages: [user('x')], reasoning_effort: 'low' as const, max_tokens: 10, temperature: 0 }
   const plain = await client.chat.completions.create(body)

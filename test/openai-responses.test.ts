@@ -152,6 +152,20 @@ test('a response in the background answers at once, is polled, and can be cancel
   expect(await client.responses.cancel(made.id)).toMatchObject({ status: 'incomplete' })
 })
 
+test('a response in the background can be followed while it is made, and read as events when it is done', async () => {
+  const made = await client.responses.create({ model: 'slow', input: 'x', background: true, max_output_tokens: 12, temperature: 0 })
+  const texts = async (): Promise<string> => {
+    let text = ''
+    for await (const event of await client.responses.retrieve(made.id, { stream: true }))
+      if (event.type === 'response.output_text.delta') text += event.delta
+      else if (event.type === 'response.incomplete') expect(event.response.id).toBe(made.id)
+    return text
+  }
+  const [live, other] = await Promise.all([texts(), texts()])
+  const done = await client.responses.retrieve(made.id)
+  expect([live, other, await texts()]).toEqual([done.output_text, done.output_text, done.output_text])
+})
+
 test('text.format gives parsed output, and log probabilities come where they were asked for', async () => {
   const parsed = await client.responses.parse({
     model: 'fake',

@@ -46,11 +46,14 @@ export function parseChatRequest(body: unknown): ParsedRequest {
 export function parseCompletionRequest(body: unknown): ParsedRequest {
   const fields = objectBody(body)
   const beyond: string[] = []
-  refuseUnknown(fields, [...COMMON, 'prompt'], COMPLETION_UNSUPPORTED, beyond)
+  refuseUnknown(fields, [...COMMON, 'prompt', 'logprobs'], COMPLETION_UNSUPPORTED, beyond)
   const [first] = beyond
   if (first !== undefined) throw unsupported(first, first)
   // The dialect's own default; a chat answers until it is done, a completion sixteen tokens.
-  return parsedOf(fields, { kind: 'text', text: prompt(fields.prompt) }, integer(fields, 'max_tokens', 1, MAX_TOKENS) ?? 16)
+  const parsed = parsedOf(fields, { kind: 'text', text: prompt(fields.prompt) }, integer(fields, 'max_tokens', 1, MAX_TOKENS) ?? 16)
+  const logprobs = integer(fields, 'logprobs', 0, 20)
+  if (logprobs !== null) parsed.generation.logprobs = logprobs
+  return parsed
 }
 
 const CHOICES_MAX = 16
@@ -111,7 +114,6 @@ const COMPLETION_UNSUPPORTED: Record<string, (value: unknown) => boolean> = {
   best_of: (value) => value === 1,
   echo: (value) => value === false,
   service_tier: isAnyTier,
-  logprobs: never,
   suffix: (value) => value === '',
 }
 

@@ -7,13 +7,14 @@ import { notCancellable } from '../engine/dispatcher.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
 import { findJob, readOutput, readRequest } from '../store/jobs.ts'
 import type { ApiParts } from './health.ts'
+import { readEnded } from './idempotency.ts'
 import { Choices } from './openai-choices.ts'
 import { answerHeaders, sendAnswer } from './openai-headers.ts'
 import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
 import { parseResponseRequest, withConversation } from './openai-responses-request.ts'
 import { ResponseStream } from './openai-responses-stream.ts'
 import { type ResponseRequest, responseView } from './openai-responses-view.ts'
-import { readQuery } from './paging.ts'
+import { readOneOf, readQuery } from './paging.ts'
 import { isSettled } from './sse.ts'
 
 type ById = { Params: { id: string } }
@@ -42,10 +43,20 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     return sendAnswer(parts, request, reply, live, responseView(live, whole))
   })
 
-  app.get<ById>('/v1/responses/:id', async (request) => {
-    readQuery(request.query, [])
+  app.get<ById>('/v1/responses/:id', async (request, reply) => {
+    const { stream, starting_after: after } = readQuery(request.query, ['stream', 'starting_after'])
+    if (after !== undefined)
+      throw badRequest(
+        'unsupported_parameter',
+        'starting_after is not supported: how an answer is cut into events is another time another. Read the stream from its beginning, or /api/jobs/{id}/stream, which can be taken up anywhere.',
+        'starting_after',
+      )
     const { live, whole } = await getResponse(parts, request, request.params.id)
-    return responseView(live, whole)
+    if (readOneOf('stream', stream, ['true', 'false']) !== 'true') return responseView(live, whole)
+    const followed = parts.dispatcher.find(live.record.id) ?? (await readEnded(parts, live.record.id))
+    reply.hijack()
+    new ResponseStream(parts.dispatcher, followed, whole, reply.raw).open(answerHeaders(followed, request))
+    return reply
   })
 
   app.post<ById>('/v1/responses/:id/cancel', async (request) => {
