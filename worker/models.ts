@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { ABILITIES, type Ability } from '../proto/abilities.ts'
 import { SettingError } from '../proto/settings.ts'
 import type { Engine, StateListener } from './engines/engine.ts'
 import { openFakeEngine } from './engines/fake.ts'
@@ -14,7 +15,7 @@ export type ModelSpec = {
   threads?: number
   gpuLayers?: number
   sha256?: string
-  fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string }
+  fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string; without?: Ability[] }
 }
 
 export function parseModels(text: string): ModelSpec[] {
@@ -78,6 +79,7 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
   else if (option === 'stall_on' && fake) spec.fake.stallOn = value
   else if (option === 'fail_on' && fake) spec.fake.failOn = value
+  else if (option === 'without' && fake) spec.fake.without = abilities(spec, value)
   else throw wrong(`gives "${spec.name}" the option "${option}=${value}", which its kind of model does not have.`)
 }
 
@@ -90,6 +92,14 @@ function whole(spec: ModelSpec, option: string, value: string, least: number, mo
 
 function wrong(problem: string): SettingError {
   return new SettingError('HOLDFAST_MODELS', problem)
+}
+
+function abilities(spec: ModelSpec, value: string): Ability[] {
+  return value.split(',').map((name) => {
+    const found = ABILITIES.find((ability) => ability === name)
+    if (found === undefined) throw wrong(`gives "${spec.name}" the option "without=${value}"; abilities are ${ABILITIES.join(', ')}.`)
+    return found
+  })
 }
 
 function fakeOptions(spec: ModelSpec): Parameters<typeof openFakeEngine>[0] {
