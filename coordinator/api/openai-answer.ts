@@ -2,11 +2,15 @@ import type { TokenLogprob } from '../../proto/answer.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import { usageView } from './job-view.ts'
+import { embeddingsBody } from './openai-embeddings.ts'
+import { rankingBody } from './openai-rerank.ts'
 
 /** Succeeded jobs as the unstreamed answer of their endpoint: one job is one choice, and the first names the answer. */
 export function answerBody(live: LiveJob, ...others: readonly LiveJob[]): Record<string, unknown> {
   const lives = [live, ...others]
   const { record } = live
+  if (record.type === 'embedding') return embeddingsBody(live, false)
+  if (record.type === 'rerank') return rankingBody(live)
   const chat = record.type === 'chat'
   return {
     id: `${chat ? 'chatcmpl' : 'cmpl'}-${record.id}`,

@@ -1,17 +1,22 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { JobRecord } from '../core/job.ts'
-import type { LiveJob } from '../engine/live-job.ts'
 import type { ApiParts } from './health.ts'
 import { answerBody } from './openai-answer.ts'
+import { registerEmbeddings } from './openai-embeddings.ts'
+import { registerRerank } from './openai-rerank.ts'
 import { Choices } from './openai-choices.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
+import { answerHeaders, sendAnswer } from './openai-headers.ts'
 import { OpenAiStream } from './openai-stream.ts'
 import { unknownModel } from './submit.ts'
 
-/** The OpenAI dialect: chat completions, completions and models, streamed and not. */
+/** The OpenAI dialect: chat completions, completions, responses, embeddings, rerank and models. */
 export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   app.post('/v1/chat/completions', (request, reply) => serve(parts, request, reply, 'chat', parseChatRequest(request.body)))
   app.post('/v1/completions', (request, reply) => serve(parts, request, reply, 'completion', parseCompletionRequest(request.body)))
+
+  registerEmbeddings(app, parts)
+  registerRerank(app, parts)
 
   app.get('/v1/models', async () => {
     const data = [...parts.scheduler.knownModels().keys()].sort().map((id) => modelView(id))
@@ -39,49 +44,13 @@ async function serve(
       new OpenAiStream(parts.dispatcher, lives, reply.raw, {
         chat: type === 'chat',
         includeUsage: parsed.includeUsage,
-        headers: headersOf(live, request),
+        headers: answerHeaders(live, request),
         onFailed: () => choices.cancelOthers(),
       }).open()
     return reply
   }
   await choices.succeeded()
-  return send(parts, request, reply, live, answerBody(...lives))
-}
-
-/** An answer that was waited for, with its headers. */
-function send(parts: ApiParts, request: FastifyRequest, reply: FastifyReply, live: LiveJob, body: Record<string, unknown>): FastifyReply {
-  const { record } = live
-  // After a second attempt the worker's own figure covers the last part only; all of the running is not ours then.
-  const workedMs = record.attempt === 1 && live.workerMs !== null ? live.workerMs : (record.finishedMs ?? 0) - (record.startedMs ?? 0)
-  const overheadMs = Math.max(0, performance.now() - request.beganMs - workedMs - (record.queueMs ?? 0))
-  parts.metrics.overhead(overheadMs)
-  reply.headers({
-    ...headersOf(live, request),
-    'x-holdfast-overhead-ms': overheadMs.toFixed(2),
-    'content-type': 'application/json; charset=utf-8',
-  })
-  return reply.send(JSON.stringify(body))
-}
-
-function headersOf(live: LiveJob, request: FastifyRequest): Record<string, string> {
-  const { record } = live
-  const headers: Record<string, string> = {
-    'x-holdfast-job': record.id,
-    'x-request-id': request.id,
-    'x-holdfast-overhead-ms': Math.max(0, performance.now() - request.beganMs).toFixed(2),
-  }
-  // A stream's head leaves at acceptance: what is not known by then stands in the job.
-  if (record.workerName !== null) {
-    headers['x-holdfast-provider'] = headerText(record.workerName)
-    headers['x-holdfast-worker'] = headerText(record.workerName)
-  }
-  if (record.tier !== null) headers['x-holdfast-tier'] = record.tier
-  if (record.queueMs !== null) headers['x-holdfast-queue-ms'] = String(record.queueMs)
-  return headers
-}
-
-function headerText(text: string): string {
-  return encodeURI(text)
+  return sendAnswer(parts, request, reply, live, answerBody(...lives))
 }
 
 function modelView(id: string): Record<string, unknown> {

@@ -64,7 +64,17 @@ export function buildServer(parts: ApiParts): FastifyInstance {
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const HEADER_LIMIT_BYTES = 16 * 1024
 /** What makes something by a key only once; reading and changing twice is harmless anyway. */
-const REPEATABLE = new Set(['/v1/chat/completions', '/v1/completions', '/v1/files', '/v1/batches', '/api/jobs', '/api/batches'])
+const REPEATABLE = new Set([
+  '/v1/chat/completions',
+  '/v1/completions',
+  '/v1/responses',
+  '/v1/embeddings',
+  '/v1/rerank',
+  '/v1/files',
+  '/v1/batches',
+  '/api/jobs',
+  '/api/batches',
+])
 const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics'])
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
