@@ -1,5 +1,5 @@
 import type { FinishReason } from './answer.ts'
-import { redactedEntry, signatureEntry } from './thinking.ts'
+import { entryStart, redactedEntry } from './thinking.ts'
 import {
   countIn,
   isJson,
@@ -91,7 +91,7 @@ export class AnthropicReader {
       case 'thinking_delta':
         return this.#thought(textIn(delta, 'thinking') ?? '')
       case 'signature_delta':
-        return this.#signature(index, textIn(delta, 'signature') ?? '')
+        return this.#signature(textIn(delta, 'signature') ?? '')
       case 'input_json_delta':
         return this.#input(index, textIn(delta, 'partial_json') ?? '')
       default:
@@ -101,20 +101,18 @@ export class AnthropicReader {
 
   #start(index: number, content: Json): WirePiece | null {
     if (this.#blocks.size >= BLOCKS_MAX) throw new Malformed(`it has more than ${BLOCKS_MAX} blocks`)
-    const block: Block = { call: null, isSilent: true, givenInput: '{}', thinkingFrom: this.#reasoningChars, isSigned: false }
+    const block: Block = { call: null, isSilent: true, givenInput: '{}' }
     this.#blocks.set(index, block)
     switch (content.type) {
       case 'text':
         return piece(textIn(content, 'text') ?? '')
       case 'thinking': {
+        const entry = this.#signature(this.#entryStart())
         const thought = this.#thought(textIn(content, 'thinking') ?? '')
-        return joined(thought, this.#signature(index, textIn(content, 'signature') ?? ''))
+        return joined(joined(entry, thought), this.#signature(textIn(content, 'signature') ?? ''))
       }
-      case 'redacted_thinking': {
-        const entry = redactedEntry(textIn(content, 'data') ?? '', this.#reasoningChars, !this.#signed)
-        this.#signed = true
-        return { kind: 'piece', text: '', delta: { reasoningSignature: entry } }
-      }
+      case 'redacted_thinking':
+        return this.#signature(this.#entryStart() + redactedEntry(textIn(content, 'data') ?? ''))
       case 'tool_use':
         return this.#call(block, content)
       default:
@@ -151,13 +149,14 @@ export class AnthropicReader {
     return thinking === '' ? null : { kind: 'piece', text: '', delta: { reasoning: thinking } }
   }
 
-  #signature(index: number, signature: string): WirePiece | null {
-    const block = this.#blocks.get(index)
-    if (signature === '' || block === undefined) return null
-    const entry = block.isSigned ? signature : signatureEntry(signature, block.thinkingFrom, !this.#signed)
-    block.isSigned = true
+  #signature(signature: string): WirePiece | null {
+    if (signature === '') return null
     this.#signed = true
-    return { kind: 'piece', text: '', delta: { reasoningSignature: entry } }
+    return { kind: 'piece', text: '', delta: { reasoningSignature: signature } }
+  }
+
+  #entryStart(): string {
+    return entryStart(this.#reasoningChars, this.#signed)
   }
 
   #message(message: Json): WirePiece | WireFailure | null {
@@ -191,7 +190,7 @@ export class AnthropicReader {
   }
 }
 
-type Block = { call: number | null; isSilent: boolean; givenInput: string; thinkingFrom: number; isSigned: boolean }
+type Block = { call: number | null; isSilent: boolean; givenInput: string }
 
 const BLOCKS_MAX = 10_000
 

@@ -156,8 +156,8 @@ function toolIdOf(id: string): string {
   return id.replaceAll(/[^a-zA-Z0-9_-]/g, '_')
 }
 
-/** The dialect knows arguments as an object only; what a model wrote instead of one is shown to it as what it wrote. */
-function inputOf(written: string): Json {
+/** The dialect knows arguments as an object only; what a model wrote instead of one is shown as what it wrote. */
+export function inputOf(written: string): Json {
   try {
     const input: unknown = JSON.parse(written)
     if (isJson(input)) return input

@@ -1,7 +1,8 @@
 /**
  * The Anthropic dialect thinks in blocks, each with a signature of its own, and wants them back as they were; an answer here
  * has one text of reasoning and one signature, and both only grow. So the signature holds one entry for each block, parted
- * by spaces, which no signature contains. An entry says where in the reasoning its block begins, unless that is the start:
+ * by spaces, which no signature contains. An entry begins with the place in the reasoning where its block begins, unless
+ * that is the start, and is there as soon as its block is:
  *
  *   c2lnbmF0dXJl @120:c2Vjb25k @240:redacted:ZW5jcnlwdGVk
  *
@@ -9,13 +10,15 @@
  */
 export type ThinkingBlock = { kind: 'thinking'; thinking: string; signature: string } | { kind: 'redacted'; data: string }
 
-/** What is appended to the signature when a block that begins at `offset` of the reasoning gets its own. */
-export function signatureEntry(signature: string, offset: number, isFirst: boolean): string {
-  return isFirst && offset === 0 ? signature : `${isFirst ? '' : ' '}@${offset}:${signature}`
+/** What a block that begins now appends to the signature, before its own. */
+export function entryStart(reasoningChars: number, hasSignature: boolean): string {
+  if (reasoningChars === 0 && !hasSignature) return ''
+  return `${hasSignature ? ' ' : ''}@${reasoningChars}:`
 }
 
-export function redactedEntry(data: string, offset: number, isFirst: boolean): string {
-  return signatureEntry(REDACTED + data, offset, isFirst)
+/** In the place of a signature. */
+export function redactedEntry(data: string): string {
+  return REDACTED + data
 }
 
 /** The blocks in order. One without a signature is one that the provider did not sign, or has not yet. */
@@ -28,8 +31,8 @@ export function thinkingBlocks(reasoning: string, signature: string): ThinkingBl
     const end = entries[index + 1]?.offset ?? reasoning.length
     const isRedacted = signature.startsWith(REDACTED)
     if (isRedacted) blocks.push({ kind: 'redacted', data: signature.slice(REDACTED.length) })
-    if (!isRedacted) blocks.push({ kind: 'thinking', thinking: reasoning.slice(offset, end), signature })
-    else if (end > offset) blocks.push({ kind: 'thinking', thinking: reasoning.slice(offset, end), signature: '' })
+    if (!isRedacted || end > offset)
+      blocks.push({ kind: 'thinking', thinking: reasoning.slice(offset, end), signature: isRedacted ? '' : signature })
   }
   return blocks
 }
@@ -39,9 +42,8 @@ export function joinedThinking(blocks: ThinkingBlock[]): { reasoning: string; si
   let reasoning = ''
   let signature = ''
   for (const block of blocks) {
-    const isFirst = signature === ''
-    if (block.kind === 'redacted') signature += redactedEntry(block.data, reasoning.length, isFirst)
-    else if (block.signature !== '') signature += signatureEntry(block.signature, reasoning.length, isFirst)
+    signature += entryStart(reasoning.length, signature !== '')
+    signature += block.kind === 'redacted' ? redactedEntry(block.data) : block.signature
     if (block.kind === 'thinking') reasoning += block.thinking
   }
   return { reasoning, signature }
