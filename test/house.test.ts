@@ -27,6 +27,7 @@ const DOORS: [dependency: RegExp, files: RegExp][] = [
   [/^pg$/, /^coordinator\/store\/(db|embedded)\.ts$/],
   [/^@grpc\//, /^proto\/(link\.ts|generated\/)/],
   [/^node-llama-cpp$/, /^worker\/engines\/llama-process\.ts$/],
+  [/^@huggingface\/jinja$/, /^worker\/engines\/llama\/chat-template\.ts$/],
   [/^prom-client$/, /^coordinator\/metrics\.ts$/],
   [/^systeminformation$/, /^worker\/host\.ts$/],
   [/^fastify$/, /^coordinator\/api\//],
