@@ -187,10 +187,14 @@ test('times of limits are understood as the programs word them', () => {
   const now = Date.UTC(2026, 10, 21, 14, 59)
   const at = (message: string) => retryTimeOf(message, now)
   expect(at('Claude AI usage limit reached|1795276800')).toBe(1_795_276_800_000)
-  expect(at('You have hit your session limit · resets 3:59pm (UTC)')).toBe(now + 3_600_000)
-  expect(at('resets 2pm (UTC)')).toBe(Date.UTC(2026, 10, 22, 14))
-  expect(at('resets Nov 24, 3pm (UTC)')).toBe(Date.UTC(2026, 10, 24, 15))
-  expect(at('or try again at Nov 24th, 2026 3:59 PM.')).toBe(new Date(2026, 10, 24, 15, 59).getTime())
+  // Clock times have no seconds: the end of their minute is meant.
+  const minute = 60_000
+  expect(at('You have hit your session limit · resets 3:59pm (UTC)')).toBe(Date.UTC(2026, 10, 21, 15, 59) + minute)
+  expect(at('resets 2pm (UTC)')).toBe(Date.UTC(2026, 10, 22, 14) + minute)
+  expect(at('resets 2:57pm (UTC)')).toBe(now + minute)
+  expect(at('resets Nov 24, 3pm (UTC)')).toBe(Date.UTC(2026, 10, 24, 15) + minute)
+  expect(at('resets Jan 2, 3pm (UTC)')).toBeUndefined()
+  expect(at('or try again at Nov 24th, 2026 3:59 PM.')).toBe(new Date(2026, 10, 24, 15, 59).getTime() + minute)
   expect(at('Please retry in 36.5s.')).toBe(now + 36_500)
   expect(at('Your quota will reset after 18h31m10s.')).toBe(now + ((18 * 60 + 31) * 60 + 10) * 1000)
   expect(at('try again in 3 days 4 hours 5 minutes.')).toBe(now + ((3 * 24 + 4) * 60 + 5) * 60_000)

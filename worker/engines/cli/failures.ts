@@ -104,20 +104,23 @@ function clockOf(message: string, nowMs: number): number | undefined {
   const now = new Date(nowMs)
   const monthIndex = month === undefined ? -1 : MONTHS.indexOf(month.toLowerCase())
   const hours = (Number(hour) % 12) + (half?.toLowerCase() === 'pm' ? 12 : 0)
-  const parts = [
-    year === undefined ? (utc ? now.getUTCFullYear() : now.getFullYear()) : Number(year),
+  const thisYear = utc ? now.getUTCFullYear() : now.getFullYear()
+  const rest = [
     monthIndex >= 0 ? monthIndex : utc ? now.getUTCMonth() : now.getMonth(),
     day === undefined ? (utc ? now.getUTCDate() : now.getDate()) : Number(day),
     hours,
     Number(minute),
   ] as const
-  const timeMs = utc ? Date.UTC(...parts) : new Date(...parts).getTime()
+  // Seconds are left out of it: the limit ends within that minute.
+  const timeOf = (inYear: number): number => (utc ? Date.UTC(inYear, ...rest) : new Date(inYear, ...rest).getTime()) + MINUTE_MS
+  const timeMs = timeOf(Number(year ?? thisYear))
   if (timeMs > nowMs) return timeMs
-  if (day === undefined) return timeMs + UNIT_MS.d!
-  // A day without a year that is past is one of the next year.
-  return year === undefined ? (utc ? Date.UTC(parts[0] + 1, ...tail(parts)) : new Date(parts[0] + 1, ...tail(parts)).getTime()) : undefined
+  // Clocks differ a little: a time that is just past does not mean tomorrow.
+  if (timeMs > nowMs - CLOCKS_DIFFER_MS) return nowMs + MINUTE_MS
+  if (day === undefined) return timeMs + DAY_MS
+  return year === undefined ? timeOf(thisYear + 1) : undefined
 }
 
-function tail(parts: readonly [number, number, number, number, number]): [number, number, number, number] {
-  return [parts[1], parts[2], parts[3], parts[4]]
-}
+const MINUTE_MS = 60_000
+const DAY_MS = 24 * 3_600_000
+const CLOCKS_DIFFER_MS = 10 * MINUTE_MS
