@@ -4,8 +4,8 @@ import { messageBody } from './anthropic-answer.ts'
 import { parseCountRequest, parseMessagesRequest } from './anthropic-request.ts'
 import { AnthropicStream } from './anthropic-stream.ts'
 import type { ApiParts } from './health.ts'
-import { headersOf, send } from './openai.ts'
 import { Choices } from './openai-choices.ts'
+import { answerHeaders, sendAnswer } from './openai-headers.ts'
 import { unknownModel } from './submit.ts'
 
 /** The Anthropic dialect: messages, streamed and not, and what one would cost. */
@@ -25,10 +25,10 @@ async function serve(parts: ApiParts, request: FastifyRequest, reply: FastifyRep
   const live = accepted.first
   if (!parsed.stream) {
     await accepted.succeeded()
-    return send(parts, request, reply, live, messageBody(live))
+    return sendAnswer(parts, request, reply, live, messageBody(live))
   }
   reply.hijack()
-  const headers = { ...headersOf(live, request), 'request-id': request.id }
+  const headers = { ...answerHeaders(live, request), 'request-id': request.id }
   if (!accepted.gone) new AnthropicStream(parts.dispatcher, live, reply.raw, { headers, requestId: request.id }).open()
   return reply
 }

@@ -47,6 +47,8 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       'GET /metrics',
       'GET /v1/models',
       'POST /v1/chat/completions',
+      'POST /v1/messages',
+      'POST /v1/messages/count_tokens',
       'GET /api/health',
       'POST /api/jobs',
       'GET /api/jobs',

@@ -1,5 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { JobRecord } from '../core/job.ts'
+import { anthropicModel, anthropicModels } from './anthropic-models.ts'
+import { dialectOf } from './dialect.ts'
 import type { ApiParts } from './health.ts'
 import { answerBody } from './openai-answer.ts'
 import { registerEmbeddings } from './openai-embeddings.ts'
@@ -18,14 +20,15 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   registerEmbeddings(app, parts)
   registerRerank(app, parts)
 
-  app.get('/v1/models', async () => {
-    const data = [...parts.scheduler.knownModels().keys()].sort().map((id) => modelView(id))
+  app.get('/v1/models', async (request) => {
+    if (dialectOf(request) === 'anthropic') return anthropicModels(request.query, knownNames(parts))
+    const data = knownNames(parts).map((id) => modelView(id))
     return { object: 'list', data }
   })
 
   app.get<{ Params: { id: string } }>('/v1/models/:id', async (request) => {
     if (!parts.scheduler.knownModels().has(request.params.id)) throw unknownModel(parts, request.params.id)
-    return modelView(request.params.id)
+    return dialectOf(request) === 'anthropic' ? anthropicModel(request.params.id) : modelView(request.params.id)
   })
 }
 
@@ -51,6 +54,10 @@ async function serve(
   }
   await choices.succeeded()
   return sendAnswer(parts, request, reply, live, answerBody(...lives))
+}
+
+function knownNames(parts: ApiParts): string[] {
+  return [...parts.scheduler.knownModels().keys()].sort()
 }
 
 function modelView(id: string): Record<string, unknown> {

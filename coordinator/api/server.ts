@@ -1,6 +1,9 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
+import { registerAnthropic } from './anthropic.ts'
+import { anthropicError } from './anthropic-answer.ts'
 import type { Caller } from './auth.ts'
+import { dialectOf } from './dialect.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
 import { registerKeys } from './keys.ts'
@@ -38,6 +41,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.addHook('onRequest', (request, reply, done) => {
     request.beganMs = performance.now()
     reply.header('x-request-id', request.id)
+    if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
     if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined)
       request.caller = parts.keyring.identify(request.headers, request.ip)
     if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
@@ -51,6 +55,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   })
   registerHealth(app, parts)
   registerOpenAi(app, parts)
+  registerAnthropic(app, parts)
   registerJobs(app, parts)
   registerWorkers(app, parts)
   registerEvents(app, parts)
@@ -70,6 +75,7 @@ const REPEATABLE = new Set([
   '/v1/responses',
   '/v1/embeddings',
   '/v1/rerank',
+  '/v1/messages',
   '/v1/files',
   '/v1/batches',
   '/api/jobs',
@@ -87,7 +93,13 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
   // A job that has ended badly has ended: the official clients would submit it again as a new one, twice.
   if (fault.job !== null) reply.headers({ 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
-  return reply.code(fault.status).send(request.url.startsWith('/v1/') ? openAiError(fault) : nativeError(fault))
+  return reply.code(fault.status).send(errorBody(fault, request))
+}
+
+function errorBody(fault: Fault, request: FastifyRequest): Record<string, unknown> {
+  const dialect = dialectOf(request)
+  if (dialect === 'anthropic') return anthropicError(fault, request.id)
+  return dialect === 'openai' ? openAiError(fault) : nativeError(fault)
 }
 
 /** The error body of the OpenAI dialect, with Holdfast's own members beside the dialect's. */
