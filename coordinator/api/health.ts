@@ -58,6 +58,8 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       'POST /v1/responses',
       'POST /v1/embeddings',
       'POST /v1/rerank',
+      'POST /v1/messages',
+      'POST /v1/messages/count_tokens',
       'GET /api/health',
       'POST /api/jobs',
       'GET /api/jobs',

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { badRequest, notFound } from '../core/fault.ts'
 import { allAliases, removeAlias, saveAlias } from '../store/aliases.ts'
 import { recorded } from '../store/events.ts'
-import { requireAdmin } from './auth.ts'
+import { type Caller, requireAdmin } from './auth.ts'
 import { fieldsOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { readQuery, rfc3339 } from './paging.ts'
@@ -53,6 +53,11 @@ export function registerModels(app: FastifyInstance, parts: ApiParts): void {
 /** Every name that a caller may ask for. */
 export function namesOf(parts: ApiParts): Set<string> {
   return new Set([...parts.scheduler.knownModels().keys(), ...parts.registry.aliases.keys()])
+}
+
+/** Those that the caller's key allows, in order. */
+export function namesFor(parts: ApiParts, { models }: Caller): string[] {
+  return [...namesOf(parts)].filter((name) => models === null || models.includes(name)).sort()
 }
 
 function aliasName(name: string): string {

@@ -1,6 +1,9 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
 import { type Caller, requireScope } from './auth.ts'
+import { registerAnthropic } from './anthropic.ts'
+import { anthropicError } from './anthropic-answer.ts'
+import { dialectOf } from './dialect.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
 import { registerKeys } from './keys.ts'
@@ -43,6 +46,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.addHook('onRequest', (request, reply, done) => {
     request.beganMs = performance.now()
     reply.header('x-request-id', request.id)
+    if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
     if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
@@ -55,6 +59,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   })
   registerHealth(app, parts)
   registerOpenAi(app, parts)
+  registerAnthropic(app, parts)
   registerJobs(app, parts)
   registerWorkers(app, parts)
   registerEvents(app, parts)
@@ -91,6 +96,7 @@ const REPEATABLE = new Set([
   '/v1/responses',
   '/v1/embeddings',
   '/v1/rerank',
+  '/v1/messages',
   '/v1/files',
   '/v1/batches',
   '/api/jobs',
@@ -108,7 +114,13 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
   // A job that has ended badly has ended: the official clients would submit it again as a new one, twice.
   if (fault.job !== null) reply.headers({ 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
-  return reply.code(fault.status).send(request.url.startsWith('/v1/') ? openAiError(fault) : nativeError(fault))
+  return reply.code(fault.status).send(errorBody(fault, request))
+}
+
+function errorBody(fault: Fault, request: FastifyRequest): Record<string, unknown> {
+  const dialect = dialectOf(request)
+  if (dialect === 'anthropic') return anthropicError(fault, request.id)
+  return dialect === 'openai' ? openAiError(fault) : nativeError(fault)
 }
 
 /** The error body of the OpenAI dialect, with Holdfast's own members beside the dialect's. */

@@ -17,7 +17,7 @@ import { FleetWorker, type Hold, type ModelOffer, type WorkerState } from './fle
 import { Heap } from './heap.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
-import { type Flow, Line, PRIORITIES, type Team } from './line.ts'
+import { type Flow, Line, type Team } from './line.ts'
 import { Quota } from './quota.ts'
 import { AUTO, choosePlace, eligiblePlaces, type Fleet, type Place, type Route, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob, type WaitLimit } from './scheduled-job.ts'

@@ -16,7 +16,7 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
   if (!(cause instanceof OpenAiError) && !(cause instanceof AnthropicError))
     return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
   const status = Number(cause.status ?? 0)
-  const said = `The provider answered ${status}: ${String(cause.message).slice(0, MESSAGE_MAX)}`
+  const said = `The provider answered ${status}: ${cause.message.slice(0, MESSAGE_MAX)}`
   if (status === 401 || status === 403) {
     const error = failure('provider_credential_refused', said, true, status)
     return {
@@ -49,7 +49,7 @@ function tooMuch(
   nowMs: number,
   refusals: number,
 ): Refusal {
-  const quota = /insufficient_quota|billing|credit/i.test(`${String(cause.code ?? '')} ${JSON.stringify(cause.error ?? '')}`)
+  const quota = /insufficient_quota|billing|credit/i.test(`${JSON.stringify(cause.code ?? '')} ${JSON.stringify(cause.error ?? '')}`)
   const untilMs =
     retryAt(cause.headers, nowMs) ?? nowMs + (quota ? UNPAID_MS : Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(refusals, 10)))
   const state = quota ? 'over_quota' : 'cooling_down'
