@@ -143,15 +143,19 @@ test('n answers are n jobs with seeds that follow one another, streamed and not'
   expect(final.choices.map((choice) => choice.message.content)).toEqual(texts)
 })
 
-test('one of n that fails fails the whole, and the others stop', async () => {
+test.each([false, true])('one of n that ends badly fails the whole, and the others stop (streamed: %s)', async (stream) => {
   const before = new Set((await jobs()).map((job) => job.id))
-  const failure = client.chat.completions.create({ model: 'failing', messages: [user('BOOM')], n: 3 })
-  await expect(failure).rejects.toMatchObject({ status: 502, code: 'generation_failed' })
-  const mine = await world.until('all have ended', async () => {
-    const found = (await jobs()).filter((job) => !before.has(job.id))
-    return found.length === 3 && found.every((job) => job.status === 'failed' || job.status === 'cancelled') && found
+  const mine = async () => (await jobs()).filter((job) => !before.has(job.id))
+  const answer = world.request('POST', '/v1/chat/completions', { model: 'slow', messages: m, n: 3, max_tokens: 10_000, stream })
+  const started = await world.until('all run', async () => {
+    const found = await mine()
+    return found.length === 3 && found.every((job) => job.status === 'running') && found
   })
-  expect(mine.some((job) => job.status === 'failed')).toBe(true)
+  await world.request('POST', `/api/jobs/${started[1]?.id}/cancel`)
+  const response = await answer
+  expect(response.status).toBe(stream ? 200 : 409)
+  expect(await response.text()).toContain('"code":"job_cancelled"')
+  await world.until('none runs', async () => (await mine()).every((job) => job.status === 'cancelled'))
 })
 
 test('a caller that leaves takes all its n jobs along', async () => {
