@@ -146,7 +146,9 @@ test('n answers are n jobs with seeds that follow one another, streamed and not'
 test.each([false, true])('one of n that ends badly fails the whole, and the others stop (streamed: %s)', async (stream) => {
   const before = new Set((await jobs()).map((job) => job.id))
   const mine = async () => (await jobs()).filter((job) => !before.has(job.id))
-  const answer = world.request('POST', '/v1/chat/completions', { model: 'slow', messages: m, n: 3, max_tokens: 10_000, stream })
+  // Detached, so that it is not the end of the connection that stops them.
+  const body = { model: 'slow', messages: m, n: 3, max_tokens: 10_000, stream }
+  const answer = world.request('POST', '/v1/chat/completions', body, { 'x-holdfast-detach': 'true' })
   const started = await world.until('all run', async () => {
     const found = await mine()
     return found.length === 3 && found.every((job) => job.status === 'running') && found
