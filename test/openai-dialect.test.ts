@@ -332,6 +332,18 @@ describe('each is refused with its own code and parameter', () => {
   })
 })
 
+test('a job and a row of a batch are one answer each', async () => {
+  const rows = [{ row_key: 'a', messages: m, n: 2 }]
+  for (const [target, body] of [
+    ['/api/jobs', { model: 'fake', messages: m, n: 2 }],
+    ['/api/batches', { model: 'fake', rows }],
+  ] as const) {
+    const response = await world.request('POST', target, body)
+    const { error } = (await response.json()) as { error: { code: string; param: string } }
+    expect([response.status, error.code, error.param]).toEqual([400, 'unsupported_parameter', 'n'])
+  }
+})
+
 test('n and an idempotency-key contradict each other', async () => {
   const response = await world.request('POST', '/v1/chat/completions', { model: 'fake', messages: m, n: 2 }, { 'idempotency-key': 'k' })
   expect([response.status, ((await response.json()) as { error: { param: string } }).error.param]).toEqual([400, 'n'])
