@@ -143,15 +143,21 @@ test('n answers are n jobs with seeds that follow one another, streamed and not'
   expect(final.choices.map((choice) => choice.message.content)).toEqual(texts)
 })
 
-test('one of n that fails fails the whole, and the others stop', async () => {
+test.each([false, true])('one of n that ends badly fails the whole, and the others stop (streamed: %s)', async (stream) => {
   const before = new Set((await jobs()).map((job) => job.id))
-  const failure = client.chat.completions.create({ model: 'failing', messages: [user('BOOM')], n: 3 })
-  await expect(failure).rejects.toMatchObject({ status: 502, code: 'generation_failed' })
-  const mine = await world.until('all have ended', async () => {
-    const found = (await jobs()).filter((job) => !before.has(job.id))
-    return found.length === 3 && found.every((job) => job.status === 'failed' || job.status === 'cancelled') && found
+  const mine = async () => (await jobs()).filter((job) => !before.has(job.id))
+  // Detached, so that it is not the end of the connection that stops them.
+  const body = { model: 'slow', messages: m, n: 3, max_tokens: 10_000, stream }
+  const answer = world.request('POST', '/v1/chat/completions', body, { 'x-holdfast-detach': 'true' })
+  const started = await world.until('all run', async () => {
+    const found = await mine()
+    return found.length === 3 && found.every((job) => job.status === 'running') && found
   })
-  expect(mine.some((job) => job.status === 'failed')).toBe(true)
+  await world.request('POST', `/api/jobs/${started[1]?.id}/cancel`)
+  const response = await answer
+  expect(response.status).toBe(stream ? 200 : 409)
+  expect(await response.text()).toContain('"code":"job_cancelled"')
+  await world.until('none runs', async () => (await mine()).every((job) => job.status === 'cancelled'))
 })
 
 test('a caller that leaves takes all its n jobs along', async () => {
@@ -324,6 +330,18 @@ describe('each is refused with its own code and parameter', () => {
     const { error } = (await response.json()) as { error: { code: string; param: string; message: string } }
     expect([response.status, error.code, error.param], error.message).toEqual([400, code, param])
   })
+})
+
+test('a job and a row of a batch are one answer each', async () => {
+  const rows = [{ row_key: 'a', messages: m, n: 2 }]
+  for (const [target, body] of [
+    ['/api/jobs', { model: 'fake', messages: m, n: 2 }],
+    ['/api/batches', { model: 'fake', rows }],
+  ] as const) {
+    const response = await world.request('POST', target, body)
+    const { error } = (await response.json()) as { error: { code: string; param: string } }
+    expect([response.status, error.code, error.param]).toEqual([400, 'unsupported_parameter', 'n'])
+  }
 })
 
 test('n and an idempotency-key contradict each other', async () => {

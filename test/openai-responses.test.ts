@@ -128,6 +128,35 @@ test('what is not stored cannot be read or gone on with', async () => {
   })
 })
 
+test('one idempotency-key makes one response, one embedding, one ranking', async () => {
+  const bodies = {
+    '/v1/responses': { model: 'fake', input: 'x' },
+    '/v1/embeddings': { model: 'fake', input: 'x' },
+    '/v1/rerank': { model: 'fake', query: 'x', documents: ['x'] },
+  }
+  for (const [target, body] of Object.entries(bodies)) {
+    const jobs = await Promise.all(
+      [1, 2].map(async () =>
+        (await world.request('POST', target, body, { 'idempotency-key': `key of ${target}` })).headers.get('x-holdfast-job'),
+      ),
+    )
+    expect(jobs[0], target).toMatch(/^[0-9a-f-]{36}$/)
+    expect(jobs[1], target).toBe(jobs[0])
+  }
+})
+
+test('what JSON can say and PostgreSQL cannot is gone on with unchanged', async () => {
+  const input = 'nul \u0000 and lone \ud800 surrogate'
+  const first = await client.responses.create({ model: 'fake', input, temperature: 0 })
+  const next = await client.responses.create({ model: 'fake', input: 'y', previous_response_id: first.id, temperature: 0 })
+  const items = [
+    { role: 'user' as const, content: input },
+    { role: 'assistant' as const, content: first.output_text },
+    { role: 'user' as const, content: 'y' },
+  ]
+  expect((await client.responses.create({ model: 'fake', input: items, temperature: 0 })).output_text).toBe(next.output_text)
+})
+
 test("another team's response is not there", async () => {
   const { id } = await client.responses.create({ model: 'fake', input: 'x' })
   await world.request('POST', '/api/teams', { name: 'others' })
