@@ -1,10 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { ABILITIES, type Ability, needsOf } from '../proto/abilities.ts'
 import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
-import { anthropicBody } from '../proto/anthropic-wire-request.ts'
+import { ANTHROPIC_ABILITIES, anthropicBody } from '../proto/anthropic-wire-request.ts'
 import { Answer, type AnswerJson } from '../proto/answer.ts'
 import { OpenAiReader } from '../proto/openai-wire-answer.ts'
-import { openAiBody } from '../proto/openai-wire-request.ts'
+import { OPEN_SERVER_ABILITIES, OPENAI_ABILITIES, openAiBody } from '../proto/openai-wire-request.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import { joinedThinking, type ThinkingBlock, thinkingBlocks } from '../proto/thinking.ts'
@@ -632,6 +633,57 @@ describe('the body for an Anthropic upstream', () => {
     expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true)).toEqual({ ...body, model: 'm', stream: true })
   })
 })
+
+describe('abilities', () => {
+  const tools = [{ name: 'f' }]
+  const asking: Partial<Record<Ability, Partial<GenerationRequest>>> = {
+    completions: { prompt: { kind: 'text', text: 'x' } },
+    embeddings: { prompt: { kind: 'embed', inputs: ['x'] } },
+    rerank: { prompt: { kind: 'rank', query: 'x', documents: ['y'] } },
+    images: { prompt: { kind: 'chat', messages: [{ role: 'user', content: [{ kind: 'image', url: 'https://x/y.png' }] }] } },
+    tools: { tools },
+    tool_choice: { tools, toolChoice: 'required' },
+    parallel_tool_calls: { tools, parallelToolCalls: false },
+    json_object: { format: { kind: 'json' } },
+    json_schema: { format: { kind: 'schema', name: 's', schema: {}, strict: true } },
+    logprobs: { logprobs: 2 },
+    reasoning_effort: { reasoning: { effort: 'high' } },
+    reasoning_max_tokens: { reasoning: { maxTokens: 2_000 } },
+    min_tokens: { minTokens: 5 },
+    top_k: { sampling: { topK: 5 } },
+    min_p: { sampling: { minP: 0.5 } },
+    repeat_penalty: { sampling: { repeatPenalty: 1.5 } },
+    frequency_penalty: { sampling: { frequencyPenalty: 1 } },
+    presence_penalty: { sampling: { presencePenalty: 1 } },
+    logit_bias: { sampling: { logitBias: { 1: 1 } } },
+  }
+  // Only a given seed is sent, which no request says; and a dialect's own members come as a whole body.
+  const elsewhere: Ability[] = ['seed', 'openai_dialect', 'anthropic_dialect']
+
+  test.each<[string, readonly Ability[], (request: GenerationRequest) => object]>([
+    ["OpenAI's cloud", OPENAI_ABILITIES, (request) => openAiBody(request, 'm', false, cloud)],
+    ['an open server', OPEN_SERVER_ABILITIES, (request) => openAiBody(request, 'm', false, open)],
+    ['Anthropic', ANTHROPIC_ABILITIES, (request) => anthropicBody(request, 'm', false)],
+  ])('that %s may claim are those that its body speaks of', (_name, claimed, bodyOf) => {
+    const spoken = ABILITIES.filter((ability) => {
+      const extra = asking[ability]
+      if (extra === undefined) return false
+      expect(needsOf(chat(extra), false)).toContain(ability)
+      return JSON.stringify(bodyOf(chat(extra))) !== JSON.stringify(bodyOf(chat(plainer(ability, extra))))
+    })
+    expect(spoken.filter((ability) => !BY_PATH.has(ability))).toEqual(
+      ABILITIES.filter((ability) => claimed.includes(ability) && !elsewhere.includes(ability) && !BY_PATH.has(ability)),
+    )
+  })
+})
+
+/** Another endpoint, and not another member of the body. */
+const BY_PATH = new Set<Ability>(['completions', 'embeddings', 'rerank'])
+
+/** The same without what asks for the ability. */
+function plainer(ability: Ability, { tools }: Partial<GenerationRequest>): Partial<GenerationRequest> {
+  return ability === 'tools' || tools === undefined ? {} : { tools }
+}
 
 type Reader = {
   readData(data: string): WirePiece | WireFailure | null
