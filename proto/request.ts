@@ -30,6 +30,22 @@ export type GenerationRequest = {
    * dialect can honour those: it gets this body, with its own model name and `stream`, instead of a translation.
    */
   verbatim?: { dialect: Dialect; body: Record<string, unknown> }
+  /** Whoever runs it looks past this. */
+  response?: ResponseNotes
+}
+
+/** What a response of the OpenAI dialect is asked to say about itself when it is read again, and no model needs to know. */
+export type ResponseNotes = {
+  /** Id of the response whose conversation this one goes on with. */
+  previous: string | null
+  /** The first message is its instructions, which the next response does not inherit. */
+  instructed: boolean
+  /** It can be read again and gone on with. */
+  store: boolean
+  background: boolean
+  metadata: Record<string, string>
+  /** Show the proof of the reasoning with it. */
+  showSignature: boolean
 }
 
 /** The wire formats in which a body can be sent on as it came. */

@@ -4,6 +4,7 @@ import { Answer, type AnswerDelta } from '../proto/answer.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { openFakeEngine } from '../worker/engines/fake.ts'
+import { parseModels } from '../worker/models.ts'
 
 /** The fake must be as good as a real one where the coordinator's tests lean on it. */
 
@@ -128,6 +129,15 @@ test('documents and arguments fulfil their schemas', async () => {
     const request = { ...ask('x', { format: { kind: 'schema', name: 's', schema, strict: true } }), seed, sampling: {} }
     expect(valid(JSON.parse((await generate(engine, request)).text)), JSON.stringify(valid.errors)).toBe(true)
   }
+  await engine.close()
+})
+
+test('it is able of everything but other dialects and what it is told to lack', async () => {
+  const engine = openFakeEngine({ ...options, without: ['images', 'tools'] }, () => {})
+  const { abilities } = engine.state()
+  expect(['embeddings', 'json_schema', 'seed'].every((name) => abilities.some((ability) => ability === name))).toBe(true)
+  expect(abilities.filter((ability) => ['images', 'tools', 'openai_dialect', 'anthropic_dialect'].includes(ability))).toEqual([])
+  expect(() => parseModels('x=fake:?without=flying')).toThrow(/without=flying.*tools/)
   await engine.close()
 })
 

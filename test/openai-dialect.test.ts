@@ -1,6 +1,7 @@
 import OpenAI from 'openai'
 import type { ChatCompletionMessageParam, ChatCompletionTool } from 'openai/resources/chat/completions'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { parseChatRequest } from '../coordinator/api/openai-request.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
 /** What the dialect says beyond plain text, with the official client against a fake that can play all of it. */
@@ -96,6 +97,21 @@ test('log probabilities come for every token, streamed and not', async () => {
   expect(streamed).toEqual(content)
 })
 
+test('the older endpoint has log probabilities in columns', async () => {
+  const body = { model: 'fake', prompt: 'x', logprobs: 2, max_tokens: 4, temperature: 0 }
+  const [choice] = (await client.completions.create(body)).choices
+  const { tokens = [], text_offset = [], top_logprobs } = choice?.logprobs ?? {}
+  expect(tokens.map((token, index) => choice?.text.slice(text_offset[index], (text_offset[index] ?? 0) + token.length))).toEqual(tokens)
+  expect(top_logprobs?.every((alternatives) => Object.keys(alternatives).length === 2)).toBe(true)
+  let text = ''
+  const offsets: number[] = []
+  for await (const chunk of await client.completions.create({ ...body, stream: true })) {
+    text += chunk.choices[0]?.text ?? ''
+    offsets.push(...(chunk.choices[0]?.logprobs?.text_offset ?? []))
+  }
+  expect([text, offsets]).toEqual([choice?.text, text_offset])
+})
+
 test('reasoning is separated from the answer and counted', async () => {
   const body = { model: 'fake', messages: [user('x')], reasoning_effort: 'low' as const, max_tokens: 10, temperature: 0 }
   const plain = await client.chat.completions.create(body)
@@ -127,15 +143,21 @@ test('n answers are n jobs with seeds that follow one another, streamed and not'
   expect(final.choices.map((choice) => choice.message.content)).toEqual(texts)
 })
 
-test('one of n that fails fails the whole, and the others stop', async () => {
+test.each([false, true])('one of n that ends badly fails the whole, and the others stop (streamed: %s)', async (stream) => {
   const before = new Set((await jobs()).map((job) => job.id))
-  const failure = client.chat.completions.create({ model: 'failing', messages: [user('BOOM')], n: 3 })
-  await expect(failure).rejects.toMatchObject({ status: 502, code: 'generation_failed' })
-  const mine = await world.until('all have ended', async () => {
-    const found = (await jobs()).filter((job) => !before.has(job.id))
-    return found.length === 3 && found.every((job) => job.status === 'failed' || job.status === 'cancelled') && found
+  const mine = async () => (await jobs()).filter((job) => !before.has(job.id))
+  // Detached, so that it is not the end of the connection that stops them.
+  const body = { model: 'slow', messages: m, n: 3, max_tokens: 10_000, stream }
+  const answer = world.request('POST', '/v1/chat/completions', body, { 'x-holdfast-detach': 'true' })
+  const started = await world.until('all run', async () => {
+    const found = await mine()
+    return found.length === 3 && found.every((job) => job.status === 'running') && found
   })
-  expect(mine.some((job) => job.status === 'failed')).toBe(true)
+  await world.request('POST', `/api/jobs/${started[1]?.id}/cancel`)
+  const response = await answer
+  expect(response.status).toBe(stream ? 200 : 409)
+  expect(await response.text()).toContain('"code":"job_cancelled"')
+  await world.until('none runs', async () => (await mine()).every((job) => job.status === 'cancelled'))
 })
 
 test('a caller that leaves takes all its n jobs along', async () => {
@@ -162,6 +184,64 @@ test('images are taken by a model that can see', async () => {
   ]
   const seen = await client.chat.completions.create({ model: 'fake', messages: [{ role: 'user', content }] })
   expect(seen.choices[0]?.message.content).toMatch(/\w/)
+})
+
+test('a call that its worker dies in goes on elsewhere, every character once', async () => {
+  const b = await world.worker('b', 'twin=fake:?slots=4&rate=40')
+  const days = Object.fromEntries(Array.from({ length: 12 }, (_, day) => [`day${day}`, { type: 'string', minLength: 20 }]))
+  const plan: ChatCompletionTool = { type: 'function', function: { name: 'plan', parameters: { type: 'object', properties: days } } }
+  const body = { model: 'twin', messages: [user('call:plan')], tools: [plan], reasoning_effort: 'minimal' as const, temperature: 0 }
+  const stream = client.chat.completions.stream(body)
+  let grown = 0
+  let joined: Promise<unknown> | undefined
+  for await (const chunk of stream) {
+    grown += chunk.choices[0]?.delta.tool_calls?.[0]?.function?.arguments?.length ?? 0
+    if (grown < 60 || joined !== undefined) continue
+    b.kill()
+    joined = world.worker('c', 'twin=fake:?slots=4&rate=1000')
+  }
+  await joined
+  const final = await stream.finalChatCompletion()
+  const undisturbed = await client.chat.completions.create(body)
+  expect(final.choices[0]?.message.tool_calls).toMatchObject(undisturbed.choices[0]?.message.tool_calls ?? [{}])
+  expect((await world.job(final.id.slice('chatcmpl-'.length))).attempts.length).toBeGreaterThan(1)
+})
+
+test('what only a provider of the dialect can honour is kept as it came, and named', () => {
+  const body = { model: 'x', messages: [{ role: 'user', content: 'x', name: 'ann' }], verbosity: 'low', n: 2, stream: true, seed: 3 }
+  expect(parseChatRequest(body)).toMatchObject({
+    onlyDialect: 'openai',
+    onlyDialectFor: 'verbosity',
+    choices: 2,
+    generation: { verbatim: { dialect: 'openai', body: { verbosity: 'low', messages: body.messages, seed: 3 } } },
+  })
+  const cloudOnly = [
+    { modalities: ['text', 'audio'], audio: {} },
+    { prediction: {} },
+    { web_search_options: {} },
+    { service_tier: 'flex' },
+    { tools: [{ type: 'custom', custom: { name: 'c' } }] },
+    { messages: [{ role: 'user', content: [{ type: 'input_audio', input_audio: {} }] }] },
+  ]
+  for (const extra of cloudOnly)
+    expect(parseChatRequest({ model: 'x', messages: m, ...extra }).onlyDialect, JSON.stringify(extra)).toBe('openai')
+  const off = { modalities: ['text'], service_tier: 'auto', functions: [], function_call: 'none' }
+  expect(parseChatRequest({ model: 'x', messages: m, ...off })).not.toHaveProperty('onlyDialect')
+})
+
+test('nesting without end is refused, not stumbled over', async () => {
+  const nested = `${'['.repeat(100_000)}${']'.repeat(100_000)}`
+  for (const member of [
+    `"tools":[{"type":"function","function":{"name":"f","parameters":{"default":${nested}}}}]`,
+    `"prediction":${nested}`,
+  ]) {
+    const response = await world.request(
+      'POST',
+      '/v1/chat/completions',
+      `{"model":"fake","messages":[{"role":"user","content":"x"}],${member}}`,
+    )
+    expect([response.status, ((await response.json()) as { error: { code: string } }).error.code]).toEqual([400, 'nested_too_deep'])
+  }
 })
 
 const m = [{ role: 'user', content: 'x' }]
@@ -250,6 +330,18 @@ describe('each is refused with its own code and parameter', () => {
     const { error } = (await response.json()) as { error: { code: string; param: string; message: string } }
     expect([response.status, error.code, error.param], error.message).toEqual([400, code, param])
   })
+})
+
+test('a job and a row of a batch are one answer each', async () => {
+  const rows = [{ row_key: 'a', messages: m, n: 2 }]
+  for (const [target, body] of [
+    ['/api/jobs', { model: 'fake', messages: m, n: 2 }],
+    ['/api/batches', { model: 'fake', rows }],
+  ] as const) {
+    const response = await world.request('POST', target, body)
+    const { error } = (await response.json()) as { error: { code: string; param: string } }
+    expect([response.status, error.code, error.param]).toEqual([400, 'unsupported_parameter', 'n'])
+  }
 })
 
 test('n and an idempotency-key contradict each other', async () => {

@@ -30,8 +30,8 @@ function chatChoice({ record, answer }: LiveJob, index: number): Record<string, 
   return { index, message, logprobs: logprobsView(logprobs), finish_reason: record.finishReason }
 }
 
-function completionChoice({ record, text }: LiveJob, index: number): Record<string, unknown> {
-  return { index, text, logprobs: null, finish_reason: record.finishReason }
+function completionChoice({ record, answer }: LiveJob, index: number): Record<string, unknown> {
+  return { index, text: answer.text, logprobs: completionLogprobsView(answer.logprobs, 0), finish_reason: record.finishReason }
 }
 
 function toolCallView(call: ToolCall): Record<string, unknown> {
@@ -40,6 +40,22 @@ function toolCallView(call: ToolCall): Record<string, unknown> {
 
 export function logprobsView(logprobs: readonly TokenLogprob[]): Record<string, unknown> | null {
   return logprobs.length === 0 ? null : { content: logprobs, refusal: null }
+}
+
+/** The older form, in which every column is a list. `offset` is where the first token's text begins. */
+export function completionLogprobsView(logprobs: readonly TokenLogprob[], offset: number): Record<string, unknown> | null {
+  if (logprobs.length === 0) return null
+  let place = offset
+  const offsets = logprobs.map(({ token }) => {
+    place += token.length
+    return place - token.length
+  })
+  return {
+    tokens: logprobs.map(({ token }) => token),
+    token_logprobs: logprobs.map(({ logprob }) => logprob),
+    top_logprobs: logprobs.map(({ top_logprobs }) => Object.fromEntries(top_logprobs.map(({ token, logprob }) => [token, logprob]))),
+    text_offset: offsets,
+  }
 }
 
 /** All choices have one prompt, so it counts once; what was generated is added up. */

@@ -15,6 +15,8 @@ import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { refuseOther } from './idempotency.ts'
 import { answerBody } from './openai-answer.ts'
+import { parseEmbeddingsRequest } from './openai-embeddings.ts'
+import type { ParsedRequest } from './openai-request.ts'
 import { readLimit, readQuery } from './paging.ts'
 import { openAiError } from './server.ts'
 import { faultOf } from './submit.ts'
@@ -73,7 +75,7 @@ export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): vo
   })
 }
 
-const ENDPOINTS = ['/v1/chat/completions', '/v1/completions']
+const ENDPOINTS = ['/v1/chat/completions', '/v1/completions', '/v1/embeddings']
 // The dialect's promise: what has not begun within a day ends with an error.
 const WINDOW_MS = 86_400_000
 
@@ -192,11 +194,20 @@ function readLine(value: unknown, index: number, endpoint: string): Row {
     if (value.method !== 'POST') throw badRequest('out_of_range', 'method must be "POST".', 'method')
     if (value.url !== endpoint) throw badRequest('out_of_range', `url must be ${endpoint}, the batch's endpoint.`, 'url')
     if (!isObject(body)) throw badRequest('invalid_rows', 'body must be the body of a request.', 'body')
+    const rowKey = required(text(value, 'custom_id', 256), 'custom_id')
+    if (endpoint === '/v1/embeddings') return { rowKey, type: 'embedding', parsed: parseEmbeddingsRow(body) }
     const row = parseRowBody(body)
     if ((row.type === 'chat') !== (endpoint === '/v1/chat/completions'))
       throw badRequest('invalid_rows', `body does not fit ${endpoint}.`, 'body')
-    return { rowKey: required(text(value, 'custom_id', 256), 'custom_id'), ...row }
+    return { rowKey, ...row }
   })
+}
+
+/** The output file is written from rows, which do not say in what form their vectors were wanted. */
+function parseEmbeddingsRow(body: Body): ParsedRequest {
+  const { base64, ...parsed } = parseEmbeddingsRequest(body)
+  if (base64) throw badRequest('unsupported_parameter', 'encoding_format in a batch must be float.', 'encoding_format')
+  return parsed
 }
 
 function readMetadata(value: unknown): Record<string, string> | null {

@@ -93,39 +93,37 @@ function readCall(item: unknown, at: string): ToolCall {
   return { id: readId(item.id, `${at}.id`), name: called.name, arguments: called.arguments }
 }
 
-function readId(value: unknown, at: string): string {
+export function readId(value: unknown, at: string): string {
   if (typeof value !== 'string' || value === '' || value.length > ID_LENGTH_MAX)
     throw badRequest('invalid_messages', `${at} must be the id of a call, a text of 1 to ${ID_LENGTH_MAX} characters.`, at)
   return value
 }
 
 /** Every call has its result before the conversation goes on, and no result is without its call. */
-export function checkCalls(messages: ChatMessage[], at: (index: number) => string): void {
+export function checkCalls(messages: ChatMessage[], at: (index: number) => string, idName = 'tool_call_id'): void {
   let open = new Set<string>()
-  const refuseOpen = (before: string): void => {
-    if (open.size > 0)
-      throw badRequest(
-        'invalid_messages',
-        `The calls ${[...open].slice(0, 5).join(', ')} have no result in a tool message before ${before}.`,
-        before,
-      )
-  }
   for (const [index, message] of messages.entries()) {
     if (message.role === 'tool') {
       if (!open.delete(message.toolCallId))
         throw badRequest(
           'invalid_messages',
-          `${at(index)}.tool_call_id "${message.toolCallId.slice(0, 100)}" names no open call of the assistant message before it.`,
-          `${at(index)}.tool_call_id`,
+          `${at(index)}.${idName} "${message.toolCallId.slice(0, 100)}" names no open call of the assistant before it.`,
+          `${at(index)}.${idName}`,
         )
       continue
     }
-    refuseOpen(at(index))
+    refuseOpen(open, at(index))
     const ids = message.role === 'assistant' ? (message.toolCalls ?? []).map((call) => call.id) : []
     open = new Set(ids)
-    if (open.size < ids.length) throw badRequest('invalid_messages', `${at(index)} has two calls of one id.`, `${at(index)}.tool_calls`)
+    if (open.size < ids.length) throw badRequest('invalid_messages', `${at(index)} has two calls of one id.`, at(index))
   }
-  refuseOpen('the end of messages')
+  refuseOpen(open, at(messages.length - 1))
+}
+
+function refuseOpen(open: Set<string>, at: string): void {
+  if (open.size === 0) return
+  const ids = [...open].slice(0, 5).join(', ')
+  throw badRequest('invalid_messages', `The results of the calls ${ids} are missing: each must follow before the conversation goes on.`, at)
 }
 
 function readContent(value: unknown, at: string, role: ChatMessage['role'], beyond: string[]): Content {
@@ -159,12 +157,12 @@ function wrongPart(at: string): Error {
   return badRequest('invalid_messages', `${at} must be {"type": "text", "text": …} or {"type": "image_url", "image_url": {"url": …}}.`, at)
 }
 
-export function readImage(url: unknown, detail: unknown, at: string): ImagePart {
+export function readImage(url: unknown, detail: unknown, at: string, name = 'url'): ImagePart {
   if (typeof url !== 'string' || !isImageUrl(url))
     throw badRequest(
       'invalid_image',
-      `${at}.url must be https://… or data:image/png;base64,… (png, jpeg, gif or webp, at most ${IMAGE_BYTES_MAX / 1024 / 1024} MiB).`,
-      `${at}.url`,
+      `${at}.${name} must be https://… or data:image/png;base64,… (png, jpeg, gif or webp, at most ${IMAGE_BYTES_MAX / 1024 / 1024} MiB).`,
+      `${at}.${name}`,
     )
   if (detail === undefined || detail === null) return { kind: 'image', url }
   if (detail !== 'auto' && detail !== 'low' && detail !== 'high')

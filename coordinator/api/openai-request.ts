@@ -3,6 +3,7 @@ import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, objectBody } from './body.ts'
 import { readMessages } from './openai-messages.ts'
 import { MAX_TOKENS, readLengths, readLogprobs, readReasoning, readSampling, readSeed, readStops } from './openai-sampling.ts'
+import { jsonBytes } from './schema-check.ts'
 import { readCalling, readFormat } from './openai-tools.ts'
 
 /**
@@ -45,11 +46,14 @@ export function parseChatRequest(body: unknown): ParsedRequest {
 export function parseCompletionRequest(body: unknown): ParsedRequest {
   const fields = objectBody(body)
   const beyond: string[] = []
-  refuseUnknown(fields, [...COMMON, 'prompt'], COMPLETION_UNSUPPORTED, beyond)
+  refuseUnknown(fields, [...COMMON, 'prompt', 'logprobs'], COMPLETION_UNSUPPORTED, beyond)
   const [first] = beyond
   if (first !== undefined) throw unsupported(first, first)
   // The dialect's own default; a chat answers until it is done, a completion sixteen tokens.
-  return parsedOf(fields, { kind: 'text', text: prompt(fields.prompt) }, integer(fields, 'max_tokens', 1, MAX_TOKENS) ?? 16)
+  const parsed = parsedOf(fields, { kind: 'text', text: prompt(fields.prompt) }, integer(fields, 'max_tokens', 1, MAX_TOKENS) ?? 16)
+  const logprobs = integer(fields, 'logprobs', 0, 20)
+  if (logprobs !== null) parsed.generation.logprobs = logprobs
+  return parsed
 }
 
 const CHOICES_MAX = 16
@@ -110,7 +114,6 @@ const COMPLETION_UNSUPPORTED: Record<string, (value: unknown) => boolean> = {
   best_of: (value) => value === 1,
   echo: (value) => value === false,
   service_tier: isAnyTier,
-  logprobs: never,
   suffix: (value) => value === '',
 }
 
@@ -136,6 +139,7 @@ export function readModel(fields: Body): string {
 /** How many answers there are, and how they travel, is decided here and not there. */
 function onlyElsewhere(parsed: ParsedRequest, fields: Body, param: string): ParsedRequest {
   const { n: _n, stream: _stream, stream_options: _options, ...body } = fields
+  jsonBytes(body, param)
   parsed.generation.verbatim = { dialect: 'openai', body }
   return { ...parsed, onlyDialect: 'openai', onlyDialectFor: param }
 }

@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob } from '../engine/live-job.ts'
-import { logprobsView, usageOf } from './openai-answer.ts'
+import { completionLogprobsView, logprobsView, usageOf } from './openai-answer.ts'
 import { faultOf } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, SseSink, waitingComment } from './sse.ts'
@@ -95,6 +95,8 @@ class ChoiceStream implements Follower {
   #sent = 0
   #reasoningSent = 0
   #logprobsSent = 0
+  /** Length of their tokens. */
+  #logprobsChars = 0
   /** Per tool call, how much of its arguments. */
   readonly #argumentsSent: number[] = []
   #over = false
@@ -190,10 +192,13 @@ class ChoiceStream implements Follower {
   #render(delta: Record<string, unknown>, finishReason: string | null): string {
     const { frame, options } = this.#parts
     const { logprobs } = this.live.answer
-    const fresh = logprobsView(logprobs.slice(this.#logprobsSent))
+    const fresh = logprobs.slice(this.#logprobsSent)
     this.#logprobsSent = logprobs.length
-    const said = options.chat ? { delta } : { text: '' }
-    const choices = [{ index: this.#index, ...said, logprobs: fresh, finish_reason: finishReason }]
+    const said = options.chat
+      ? { delta, logprobs: logprobsView(fresh) }
+      : { text: delta.content ?? '', logprobs: completionLogprobsView(fresh, this.#logprobsChars) }
+    if (!options.chat) for (const { token } of fresh) this.#logprobsChars += token.length
+    const choices = [{ index: this.#index, ...said, finish_reason: finishReason }]
     return `data: ${JSON.stringify({ ...frame, choices, ...(options.includeUsage ? { usage: null } : {}) })}\n\n`
   }
 }

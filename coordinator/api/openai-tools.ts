@@ -1,7 +1,7 @@
 import type { GenerationRequest, JsonSchema, Tool } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, isObject } from './body.ts'
-import { checkSchema } from './schema-check.ts'
+import { checkSchema, jsonBytes } from './schema-check.ts'
 
 /** The functions a model may call and the shape its answer must have, as both endpoints of the dialect write them. */
 export type Calling = Pick<GenerationRequest, 'tools' | 'toolChoice' | 'parallelToolCalls'>
@@ -32,7 +32,7 @@ function readTools(value: unknown, style: ToolStyle, beyond: string[]): Tool[] {
   if (!Array.isArray(value)) throw badRequest('invalid_tools', 'tools must be a list of tools.', 'tools')
   if (value.length > TOOLS_MAX)
     throw badRequest('invalid_tools', `tools may hold at most ${TOOLS_MAX} tools, not ${value.length}.`, 'tools')
-  const bytes = Buffer.byteLength(JSON.stringify(value))
+  const bytes = jsonBytes(value, 'tools')
   if (bytes > TOOLS_BYTES_MAX)
     throw badRequest('invalid_tools', `tools have ${bytes} bytes; at most ${TOOLS_BYTES_MAX} are taken.`, 'tools')
   const tools: Tool[] = []

@@ -6,6 +6,7 @@ import type { ApiParts } from './health.ts'
 import { answerBody } from './openai-answer.ts'
 import { registerEmbeddings } from './openai-embeddings.ts'
 import { registerRerank } from './openai-rerank.ts'
+import { registerResponses } from './openai-responses.ts'
 import { Choices } from './openai-choices.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { answerHeaders, sendAnswer } from './openai-headers.ts'
@@ -19,6 +20,7 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
 
   registerEmbeddings(app, parts)
   registerRerank(app, parts)
+  registerResponses(app, parts)
 
   app.get('/v1/models', async (request) => {
     if (dialectOf(request) === 'anthropic') return anthropicModels(request.query, knownNames(parts))

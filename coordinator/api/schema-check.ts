@@ -11,7 +11,7 @@ import { isObject } from './body.ts'
  */
 export function checkSchema(schema: unknown, at: string): JsonSchema {
   if (!isObject(schema)) throw badRequest('invalid_schema', `${at} must be a JSON Schema object.`, at)
-  const bytes = Buffer.byteLength(JSON.stringify(schema))
+  const bytes = jsonBytes(schema, at)
   if (bytes > BYTES_MAX) throw wrong(at, `has ${bytes} bytes; at most ${BYTES_MAX} are taken`)
   try {
     new Walk(schema).visit(schema, 0)
@@ -23,6 +23,16 @@ export function checkSchema(schema: unknown, at: string): JsonSchema {
   if (meta.validateSchema(plain) === true) return schema
   const [first] = meta.errors ?? []
   throw wrong(at, `${first?.instancePath.replace(/^\//, '').replaceAll('/', '.') || 'it'} ${first?.message ?? 'does not fit its draft'}`)
+}
+
+/** Its size as JSON. What is nested so deep that it cannot be written down again is refused. */
+export function jsonBytes(value: unknown, at: string): number {
+  try {
+    return Buffer.byteLength(JSON.stringify(value))
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw badRequest('nested_too_deep', `${at} is nested too deep.`, at)
+  }
 }
 
 const BYTES_MAX = 128 * 1024

@@ -1,0 +1,132 @@
+import type { ChatMessage, Content, ContentPart } from '../../proto/request.ts'
+import { badRequest } from '../core/fault.ts'
+import { type Body, isObject } from './body.ts'
+import { joined, MESSAGES_MAX, readId, readImage } from './openai-messages.ts'
+
+/** Reads `input` of a response: one text, or items, of which those of one turn of the assistant become one message. */
+export function readInput(value: unknown): ChatMessage[] {
+  if (typeof value === 'string') return [{ role: 'user', content: value }]
+  if (!Array.isArray(value) || value.length === 0 || value.length > MESSAGES_MAX)
+    throw badRequest('invalid_input', `input must be a text or a list of 1 to ${MESSAGES_MAX} items.`, 'input')
+  const messages: ChatMessage[] = []
+  for (const [index, item] of value.entries()) takeItem(messages, item, `input[${index}]`)
+  return messages
+}
+
+type AssistantMessage = Extract<ChatMessage, { role: 'assistant' }>
+
+function takeItem(messages: ChatMessage[], item: unknown, at: string): void {
+  if (!isObject(item)) throw badRequest('invalid_input', `${at} must be an item, such as {"role", "content"}.`, at)
+  switch (item.type ?? 'message') {
+    case 'message':
+      takeMessage(messages, item, at)
+      break
+    case 'function_call': {
+      // `parsed_arguments` is added by the official clients to what they parsed, and says nothing new.
+      refuseOthers(item, ['type', 'id', 'status', 'call_id', 'name', 'arguments', 'parsed_arguments'], at)
+      const { name, arguments: said } = item
+      if (typeof name !== 'string' || typeof said !== 'string')
+        throw badRequest('invalid_input', `${at} must have call_id, name and arguments, all texts.`, at)
+      const turn = openTurn(messages, () => true)
+      turn.toolCalls = [...(turn.toolCalls ?? []), { id: readId(item.call_id, `${at}.call_id`), name, arguments: said }]
+      break
+    }
+    case 'function_call_output':
+      refuseOthers(item, ['type', 'id', 'status', 'call_id', 'output'], at)
+      messages.push({
+        role: 'tool',
+        toolCallId: readId(item.call_id, `${at}.call_id`),
+        content: readParts(item.output, `${at}.output`, true),
+      })
+      break
+    case 'reasoning':
+      takeReasoning(messages, item, at)
+      break
+    default:
+      throw badRequest(
+        'unsupported_parameter',
+        `${at}.type must be message, function_call, function_call_output or reasoning; ignoring another would change the answer.`,
+        `${at}.type`,
+      )
+  }
+}
+
+function takeMessage(messages: ChatMessage[], item: Body, at: string): void {
+  refuseOthers(item, ['type', 'id', 'status', 'role', 'content'], at)
+  const { role } = item
+  if (role === 'assistant') {
+    // Only its own reasoning comes before a message of the same turn.
+    const turn = openTurn(messages, (open) => open.content === '' && open.toolCalls === undefined)
+    turn.content = readParts(item.content, `${at}.content`, false)
+  } else if (role === 'user') messages.push({ role, content: readParts(item.content, `${at}.content`, true) })
+  else if (role === 'system' || role === 'developer')
+    messages.push({ role: 'system', content: readParts(item.content, `${at}.content`, false) })
+  else throw badRequest('invalid_input', `${at}.role must be user, assistant, system or developer.`, `${at}.role`)
+}
+
+function takeReasoning(messages: ChatMessage[], item: Body, at: string): void {
+  refuseOthers(item, ['type', 'id', 'status', 'summary', 'content', 'encrypted_content'], at)
+  const written = textsOf(item.content, 'reasoning_text', `${at}.content`)
+  const reasoning = written === '' ? textsOf(item.summary, 'summary_text', `${at}.summary`) : written
+  const proof = item.encrypted_content
+  if (proof !== undefined && proof !== null && typeof proof !== 'string')
+    throw badRequest('invalid_type', `${at}.encrypted_content must be a text.`, `${at}.encrypted_content`)
+  messages.push({
+    role: 'assistant',
+    content: '',
+    ...(reasoning === '' ? {} : { reasoning }),
+    ...(typeof proof === 'string' ? { reasoningSignature: proof } : {}),
+  })
+}
+
+function textsOf(value: unknown, type: string, at: string): string {
+  if (value === undefined || value === null) return ''
+  if (!Array.isArray(value)) throw badRequest('invalid_input', `${at} must be a list of {"type": "${type}", "text"}.`, at)
+  return value
+    .map((part: unknown) => {
+      if (isObject(part) && part.type === type && typeof part.text === 'string') return part.text
+      throw badRequest('invalid_input', `${at} must be a list of {"type": "${type}", "text"}.`, at)
+    })
+    .join('')
+}
+
+/** The assistant's message that the items before belong to, if it may take more; else a new one. */
+function openTurn(messages: ChatMessage[], mayTakeMore: (open: AssistantMessage) => boolean): AssistantMessage {
+  const last = messages.at(-1)
+  if (last?.role === 'assistant' && mayTakeMore(last)) return last
+  const turn: AssistantMessage = { role: 'assistant', content: '' }
+  messages.push(turn)
+  return turn
+}
+
+function readParts(value: unknown, at: string, images: boolean): Content {
+  if (typeof value === 'string') return value
+  if (!Array.isArray(value) || value.length > MESSAGES_MAX)
+    throw badRequest('invalid_input', `${at} must be a text or a list of parts.`, at)
+  return joined(value.map((part: unknown, index) => readPart(part, `${at}[${index}]`, images)))
+}
+
+function readPart(part: unknown, at: string, images: boolean): ContentPart {
+  const type = isObject(part) ? part.type : undefined
+  if (isObject(part) && (type === 'input_text' || type === 'output_text') && typeof part.text === 'string')
+    return { kind: 'text', text: part.text }
+  if (isObject(part) && type === 'refusal' && typeof part.refusal === 'string') return { kind: 'text', text: part.refusal }
+  if (isObject(part) && type === 'input_image' && images) {
+    if (part.file_id !== undefined && part.file_id !== null)
+      throw badRequest('unsupported_parameter', `${at}.file_id: send the image as image_url, files hold batches only.`, `${at}.file_id`)
+    return readImage(part.image_url, part.detail, at, 'image_url')
+  }
+  if (type === 'input_file' || type === 'input_audio')
+    throw badRequest('unsupported_parameter', `${at}: ${type} is not supported here, and ignoring it would change the answer.`, at)
+  throw badRequest(
+    'invalid_input',
+    `${at} must be {"type": "input_text", "text": …}${images ? ' or {"type": "input_image", "image_url": …}' : ''}.`,
+    at,
+  )
+}
+
+function refuseOthers(item: Body, known: readonly string[], at: string): void {
+  for (const [name, value] of Object.entries(item))
+    if (!known.includes(name) && value !== null)
+      throw badRequest('unknown_parameter', `Unknown parameter: ${at}.${name.slice(0, 100)}.`, `${at}.${name.slice(0, 100)}`)
+}

@@ -1,0 +1,164 @@
+import type { ServerResponse } from 'node:http'
+import type { Waiting } from '../core/job.ts'
+import type { Dispatcher } from '../engine/dispatcher.ts'
+import type { Follower, LiveJob } from '../engine/live-job.ts'
+import type { Body } from './body.ts'
+import {
+  callItem,
+  messageItem,
+  outputItems,
+  reasoningItem,
+  reasoningPart,
+  type ResponseRequest,
+  responseView,
+  textPart,
+} from './openai-responses-view.ts'
+import { isSettled, SseSink, waitingComment } from './sse.ts'
+
+/**
+ * One caller's stream of one response, as numbered events:
+ *
+ *   created ─ in_progress ─┬─ item added ─ part added ─ deltas ─ done ─ part done ─ item done ─┬─ completed, incomplete, failed
+ *                          └──────── for reasoning, then the message, then each call ──────────┘
+ *
+ * An item is done when the next one begins or the answer ends.
+ */
+export class ResponseStream implements Follower {
+  readonly #dispatcher: Dispatcher
+  readonly #live: LiveJob
+  readonly #request: ResponseRequest
+  readonly #sink: SseSink
+  #number = 0
+  #open: OpenItem | undefined
+  readonly #items = new Map<string, OpenItem>()
+  #logprobsSent = 0
+
+  constructor(dispatcher: Dispatcher, live: LiveJob, request: ResponseRequest, response: ServerResponse) {
+    this.#dispatcher = dispatcher
+    this.#live = live
+    this.#request = request
+    this.#sink = new SseSink(response, { onRoom: () => this.grown(), onClosed: () => live.unfollow(this) })
+  }
+
+  open(headers: Record<string, string>): void {
+    this.#sink.open(headers)
+    this.#live.follow(this)
+    const response = { ...responseView(this.#live, this.#request), status: 'in_progress', output: [], usage: null }
+    this.#event('response.created', { response })
+    this.#event('response.in_progress', { response })
+    this.grown()
+    if (isSettled(this.#live.record.status)) this.ended()
+    else this.#dispatcher.announceWaiting(this.#live)
+  }
+
+  grown(): void {
+    const { record, answer } = this.#live
+    if (this.#sink.blocked) {
+      this.#sink.cutIfFarBehind(answer.text.length - (this.#items.get('message')?.sent ?? 0))
+      return
+    }
+    if (answer.reasoning !== '') this.#grow('reasoning', answer.reasoning, () => reasoningItem(record, '', ''))
+    if (answer.text !== '') this.#grow('message', answer.text, () => messageItem(record, [], 'in_progress'))
+    for (const [index, call] of answer.toolCalls.entries())
+      this.#grow(`call ${index}`, call.arguments, () => callItem(record, index, { ...call, arguments: '' }, 'in_progress'))
+  }
+
+  waits(waiting: Waiting): void {
+    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  }
+
+  ended(): void {
+    // What a full socket held back goes first; Node keeps the order.
+    this.#sink.blocked = false
+    this.grown()
+    this.#live.unfollow(this)
+    const { record, answer } = this.#live
+    // An answer of no words is a message all the same.
+    if (record.status === 'succeeded' && answer.toolCalls.length === 0 && !this.#items.has('message'))
+      this.#add('message', () => messageItem(record, [], 'in_progress'))
+    this.#close()
+    const response = responseView(this.#live, this.#request)
+    const ending = response.status === 'completed' || response.status === 'incomplete' ? response.status : 'failed'
+    this.#sink.end(this.#render(`response.${ending}`, { response }))
+  }
+
+  #grow(key: string, whole: string, begun: () => Body): void {
+    const item = this.#items.get(key) ?? this.#add(key, begun)
+    if (whole.length === item.sent) return
+    const part = whole.slice(item.sent)
+    item.sent = whole.length
+    if (key !== 'message') this.#event(item.deltaEvent, { ...item.place, delta: part })
+    else this.#sink.write(`${item.before}${this.#number++},"delta":${JSON.stringify(part)},"logprobs":${this.#freshLogprobs()}}\n\n`)
+  }
+
+  #freshLogprobs(): string {
+    const { logprobs } = this.#live.answer
+    if (logprobs.length === this.#logprobsSent) return '[]'
+    const fresh = logprobs.slice(this.#logprobsSent)
+    this.#logprobsSent = logprobs.length
+    return JSON.stringify(fresh)
+  }
+
+  #add(key: string, begun: () => Body): OpenItem {
+    this.#close()
+    const body = begun()
+    const output_index = this.#items.size
+    const part = key === 'message' ? textPart('', []) : key === 'reasoning' ? reasoningPart('') : undefined
+    const place = { item_id: body.id, output_index, ...(part === undefined ? {} : { content_index: 0 }) }
+    const deltaEvent = DELTAS[key] ?? 'response.function_call_arguments.delta'
+    const before = `event: ${deltaEvent}\ndata: ${JSON.stringify({ type: deltaEvent, ...place }).slice(0, -1)},"sequence_number":`
+    const item: OpenItem = { key, place, deltaEvent, before, sent: 0 }
+    this.#items.set(key, item)
+    this.#open = item
+    this.#event('response.output_item.added', { output_index, item: body })
+    if (part !== undefined) this.#event('response.content_part.added', { ...place, part })
+    return item
+  }
+
+  /** Whatever is open has said all it had to say. */
+  #close(): void {
+    const item = this.#open
+    if (item === undefined) return
+    this.#open = undefined
+    const { record, answer } = this.#live
+    const { place } = item
+    if (item.key === 'reasoning') {
+      this.#event('response.reasoning_text.done', { ...place, text: answer.reasoning })
+      this.#event('response.content_part.done', { ...place, part: reasoningPart(answer.reasoning) })
+    } else if (item.key === 'message') {
+      this.#event('response.output_text.done', { ...place, text: answer.text, logprobs: answer.logprobs })
+      this.#event('response.content_part.done', { ...place, part: textPart(answer.text, answer.logprobs) })
+    } else {
+      const call = answer.toolCalls[Number(item.key.slice('call '.length))]
+      this.#event('response.function_call_arguments.done', { ...place, name: call?.name, arguments: call?.arguments })
+    }
+    const done = outputItems(this.#live, this.#request).find((made) => made.id === place.item_id)
+    // While the answer still grows, what is closed is complete.
+    const status = isSettled(record.status) ? {} : { status: 'completed' }
+    this.#event('response.output_item.done', {
+      output_index: place.output_index,
+      item: { ...done, ...(done !== undefined && 'status' in done ? status : {}) },
+    })
+  }
+
+  #event(type: string, members: Body): void {
+    this.#sink.write(this.#render(type, members))
+  }
+
+  #render(type: string, members: Body): string {
+    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: this.#number++, ...members })}\n\n`
+  }
+}
+
+type OpenItem = {
+  /** `reasoning`, `message`, or `call` and its index. */
+  key: string
+  place: { item_id: unknown; output_index: number; content_index?: number }
+  deltaEvent: string
+  /** All of a delta's event before its number. */
+  before: string
+  /** Characters of it. */
+  sent: number
+}
+
+const DELTAS: Record<string, string> = { reasoning: 'response.reasoning_text.delta', message: 'response.output_text.delta' }

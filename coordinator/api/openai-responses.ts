@@ -1,0 +1,134 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { validate as isUuid } from 'uuid'
+import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
+import { badRequest, notFound } from '../core/fault.ts'
+import type { JobId } from '../core/job.ts'
+import { notCancellable } from '../engine/dispatcher.ts'
+import { LiveJob, type Output } from '../engine/live-job.ts'
+import { findJob, readOutput, readRequest } from '../store/jobs.ts'
+import type { ApiParts } from './health.ts'
+import { readEnded } from './idempotency.ts'
+import { Choices } from './openai-choices.ts'
+import { answerHeaders, sendAnswer } from './openai-headers.ts'
+import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
+import { parseResponseRequest, withConversation } from './openai-responses-request.ts'
+import { ResponseStream } from './openai-responses-stream.ts'
+import { type ResponseRequest, responseView } from './openai-responses-view.ts'
+import { readOneOf, readQuery } from './paging.ts'
+import { isSettled } from './sse.ts'
+
+type ById = { Params: { id: string } }
+
+/**
+ * The responses of the OpenAI dialect. A response is a job and nothing beside it: its conversation is that of the job's
+ * stored request, and the next response goes on from that and the stored answer.
+ */
+export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
+  app.post('/v1/responses', async (request, reply) => {
+    const asked = parseResponseRequest(request.body)
+    const { notes } = asked
+    const earlier = notes.previous === null ? [] : await conversationOf(parts, request, notes.previous)
+    const parsed = withConversation(asked, earlier)
+    const whole = parsed.generation as ResponseRequest
+    checkConversation(whole)
+    const choices = await Choices.accept(parts, request, reply, { type: 'chat', parsed, detached: notes.background })
+    const live = choices.first
+    if (parsed.stream) {
+      reply.hijack()
+      if (!choices.gone) new ResponseStream(parts.dispatcher, live, whole, reply.raw).open(answerHeaders(live, request))
+      return reply
+    }
+    if (notes.background) return reply.headers(answerHeaders(live, request)).send(responseView(live, whole))
+    await choices.succeeded()
+    return sendAnswer(parts, request, reply, live, responseView(live, whole))
+  })
+
+  app.get<ById>('/v1/responses/:id', async (request, reply) => {
+    const { stream, starting_after: after } = readQuery(request.query, ['stream', 'starting_after'])
+    if (after !== undefined)
+      throw badRequest(
+        'unsupported_parameter',
+        'starting_after is not supported: how an answer is cut into events is another time another. Read the stream from its beginning, or /api/jobs/{id}/stream, which can be taken up anywhere.',
+        'starting_after',
+      )
+    const { live, whole } = await getResponse(parts, request, request.params.id)
+    if (readOneOf('stream', stream, ['true', 'false']) !== 'true') return responseView(live, whole)
+    const followed = parts.dispatcher.find(live.record.id) ?? (await readEnded(parts, live.record.id))
+    reply.hijack()
+    new ResponseStream(parts.dispatcher, followed, whole, reply.raw).open(answerHeaders(followed, request))
+    return reply
+  })
+
+  app.post<ById>('/v1/responses/:id/cancel', async (request) => {
+    const { live, whole } = await getResponse(parts, request, request.params.id)
+    // What has ended stays as it is.
+    const { record } = live
+    if (!isSettled(record.status) && !parts.dispatcher.cancel(record.id, request.caller.actor)) throw notCancellable(record)
+    return responseView(live, whole)
+  })
+}
+
+/** What was said up to a response and by it, without its instructions: those are each response's own. */
+async function conversationOf(parts: ApiParts, request: FastifyRequest, id: string): Promise<ChatMessage[]> {
+  const found = await findResponse(parts, request, id)
+  if (found === undefined)
+    throw badRequest('previous_response_not_found', `There is no stored response ${id} to go on with.`, 'previous_response_id')
+  const { live, whole } = found
+  if (live.record.status !== 'succeeded')
+    throw badRequest(
+      'previous_response_not_completed',
+      `The response ${id} is ${live.record.status}; only one that succeeded can be gone on with.`,
+      'previous_response_id',
+    )
+  const said = whole.prompt.kind === 'chat' ? whole.prompt.messages : []
+  const { text, reasoning, reasoningSignature, toolCalls } = live.answer
+  return [
+    ...(whole.response.instructed ? said.slice(1) : said),
+    {
+      role: 'assistant',
+      content: text,
+      ...(reasoning === '' ? {} : { reasoning }),
+      ...(reasoningSignature === '' ? {} : { reasoningSignature }),
+      ...(toolCalls.length === 0 ? {} : { toolCalls: [...toolCalls] }),
+    },
+  ]
+}
+
+function checkConversation({ prompt }: ResponseRequest): void {
+  if (prompt.kind !== 'chat') return
+  const { messages } = prompt
+  const bytes = Buffer.byteLength(JSON.stringify(messages))
+  if (messages.length > MESSAGES_MAX || bytes > CONVERSATION_BYTES_MAX)
+    throw badRequest(
+      'conversation_too_long',
+      `The conversation has ${messages.length} messages of ${bytes} bytes; at most ${MESSAGES_MAX} of ${CONVERSATION_BYTES_MAX} bytes are taken. Begin a new one.`,
+      'input',
+    )
+  checkCalls(messages, () => 'input', 'call_id')
+}
+
+// As large as one body may be: a conversation that grows by reference has no smaller right.
+const CONVERSATION_BYTES_MAX = 32 * 1024 * 1024
+
+type Found = { live: LiveJob; whole: ResponseRequest }
+
+async function getResponse(parts: ApiParts, request: FastifyRequest, id: string): Promise<Found> {
+  const found = await findResponse(parts, request, id)
+  if (found === undefined) throw notFound(`There is no response ${id.slice(0, 100)}.`)
+  return found
+}
+
+/** Undefined also when it is another team's, or was not to be stored. Memory first: it is newer while a job lives. */
+async function findResponse(parts: ApiParts, request: FastifyRequest, id: string): Promise<Found | undefined> {
+  const uuid = id.startsWith('resp_') ? id.slice('resp_'.length).toLowerCase() : ''
+  if (!isUuid(uuid)) return undefined
+  const job = uuid as JobId
+  const living = parts.dispatcher.find(job)
+  const record = living?.record ?? (await findJob(parts.db, job))
+  if (record === undefined || (!request.caller.admin && record.team !== request.caller.team)) return undefined
+  const stored = await readRequest(parts.db, job)
+  const whole = stored === undefined ? undefined : (JSON.parse(stored) as GenerationRequest)
+  if (whole?.response?.store !== true) return undefined
+  const live = living ?? LiveJob.ended(record, (await readOutput(parts.db, job)) as Partial<Output> | null)
+  return { live, whole: whole as ResponseRequest }
+}

@@ -1,0 +1,329 @@
+import OpenAI from 'openai'
+import type { ResponseStreamEvent, Tool } from 'openai/resources/responses/responses'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { ADMIN_KEY, World } from './support/world.ts'
+
+/** Responses, embeddings and rerank, with the official client against the fake. */
+
+let world: World
+let client: OpenAI
+
+beforeAll(async () => {
+  world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=16&rate=2000 slow=fake:?slots=4&rate=20 failing=fake:?fail_on=BOOM')
+  client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+})
+afterAll(() => world.close())
+
+const schema = { type: 'object', properties: { city: { type: 'string' } }, required: ['city'], additionalProperties: false }
+const weather: Tool = { type: 'function', name: 'weather', parameters: schema, strict: true }
+
+test('a response has the official shape and can be read again', async () => {
+  const made = await client.responses.create({
+    model: 'fake',
+    input: 'hello there',
+    instructions: 'be brief',
+    max_output_tokens: 6,
+    temperature: 0,
+    metadata: { a: 'b' },
+  })
+  expect(made).toMatchObject({
+    object: 'response',
+    status: 'incomplete',
+    incomplete_details: { reason: 'max_output_tokens' },
+    instructions: 'be brief',
+    metadata: { a: 'b' },
+    previous_response_id: null,
+    output: [{ type: 'message', role: 'assistant', status: 'incomplete', content: [{ type: 'output_text', annotations: [] }] }],
+    usage: { input_tokens: 4, output_tokens: 6, total_tokens: 10, input_tokens_details: { cached_tokens: 0 } },
+  })
+  expect(made.output_text.split(' ')).toHaveLength(6)
+  const { output_text: _text, ...whole } = made
+  expect(await client.responses.retrieve(made.id)).toMatchObject(whole)
+  expect((await world.job(made.id.slice('resp_'.length))).status).toBe('succeeded')
+})
+
+test('its events come numbered, in the documented order, and add up to the response', async () => {
+  const body = { model: 'fake', input: 'x', reasoning: { effort: 'low' as const }, max_output_tokens: 8, temperature: 0 }
+  const stream = client.responses.stream(body)
+  const events: ResponseStreamEvent[] = []
+  for await (const event of stream) events.push(event)
+  const final = await stream.finalResponse()
+  const plain = await client.responses.create(body)
+  expect(final.output_text).toBe(plain.output_text)
+  expect(final.output.map((item) => item.type)).toEqual(['reasoning', 'message'])
+  expect(final.usage?.output_tokens_details.reasoning_tokens).toBe(4)
+  expect(events.map((event) => event.sequence_number)).toEqual(events.map((_, index) => index))
+  expect(events.map((event) => event.type).filter((type, index, all) => type !== all[index - 1])).toEqual([
+    'response.created',
+    'response.in_progress',
+    'response.output_item.added',
+    'response.content_part.added',
+    'response.reasoning_text.delta',
+    'response.reasoning_text.done',
+    'response.content_part.done',
+    'response.output_item.done',
+    'response.output_item.added',
+    'response.content_part.added',
+    'response.output_text.delta',
+    'response.output_text.done',
+    'response.content_part.done',
+    'response.output_item.done',
+    'response.incomplete',
+  ])
+  const deltas = events.flatMap((event) => (event.type === 'response.output_text.delta' ? event.delta : []))
+  expect(deltas.join('')).toBe(plain.output_text)
+})
+
+test('a function is called, streamed, and its output goes back by reference to the response', async () => {
+  const stream = client.responses.stream({ model: 'fake', input: 'call:weather', tools: [weather], temperature: 0 })
+  let said = ''
+  stream.on('response.function_call_arguments.delta', (event) => {
+    said += event.delta
+  })
+  const called = await stream.finalResponse()
+  const [call] = called.output
+  if (call?.type !== 'function_call') throw new Error('no function was called')
+  expect([call.name, call.status, called.status]).toEqual(['weather', 'completed', 'completed'])
+  expect(said).toBe(call.arguments)
+  expect(JSON.parse(said)).toEqual({ city: expect.any(String) as string })
+  const output = { type: 'function_call_output' as const, call_id: call.call_id, output: 'sunny' }
+  const answered = await client.responses.create({
+    model: 'fake',
+    previous_response_id: called.id,
+    input: [output],
+    tools: [weather],
+    temperature: 0,
+  })
+  expect(answered).toMatchObject({ previous_response_id: called.id, output: [{ type: 'message' }] })
+  const items = [{ role: 'user' as const, content: 'call:weather' }, call, output]
+  const byItems = await client.responses.create({ model: 'fake', input: items, tools: [weather], temperature: 0 })
+  expect(byItems.output_text).toBe(answered.output_text)
+})
+
+test('a conversation goes on by reference as if it had been sent whole, and instructions are not inherited', async () => {
+  const first = await client.responses.create({ model: 'fake', input: 'one', instructions: 'be kind', temperature: 0 })
+  const second = await client.responses.create({ model: 'fake', input: 'two', previous_response_id: first.id, temperature: 0 })
+  const whole = await client.responses.create({
+    model: 'fake',
+    input: [
+      { role: 'user', content: 'one' },
+      { role: 'assistant', content: first.output_text },
+      { role: 'user', content: [{ type: 'input_text', text: 'two' }] },
+    ],
+    temperature: 0,
+  })
+  expect(second.output_text).toBe(whole.output_text)
+  expect(second.instructions).toBeNull()
+})
+
+test('what is not stored cannot be read or gone on with', async () => {
+  const { id } = await client.responses.create({ model: 'fake', input: 'x', store: false })
+  await expect(client.responses.retrieve(id)).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.create({ model: 'fake', input: 'y', previous_response_id: id })).rejects.toMatchObject({
+    status: 400,
+    code: 'previous_response_not_found',
+    param: 'previous_response_id',
+  })
+})
+
+test('one idempotency-key makes one response, one embedding, one ranking', async () => {
+  const bodies = {
+    '/v1/responses': { model: 'fake', input: 'x' },
+    '/v1/embeddings': { model: 'fake', input: 'x' },
+    '/v1/rerank': { model: 'fake', query: 'x', documents: ['x'] },
+  }
+  for (const [target, body] of Object.entries(bodies)) {
+    const jobs = await Promise.all(
+      [1, 2].map(async () =>
+        (await world.request('POST', target, body, { 'idempotency-key': `key of ${target}` })).headers.get('x-holdfast-job'),
+      ),
+    )
+    expect(jobs[0], target).toMatch(/^[0-9a-f-]{36}$/)
+    expect(jobs[1], target).toBe(jobs[0])
+  }
+})
+
+test('what JSON can say and PostgreSQL cannot is gone on with unchanged', async () => {
+  const input = 'nul \u0000 and lone \ud800 surrogate'
+  const first = await client.responses.create({ model: 'fake', input, temperature: 0 })
+  const next = await client.responses.create({ model: 'fake', input: 'y', previous_response_id: first.id, temperature: 0 })
+  const items = [
+    { role: 'user' as const, content: input },
+    { role: 'assistant' as const, content: first.output_text },
+    { role: 'user' as const, content: 'y' },
+  ]
+  expect((await client.responses.create({ model: 'fake', input: items, temperature: 0 })).output_text).toBe(next.output_text)
+})
+
+test("another team's response is not there", async () => {
+  const { id } = await client.responses.create({ model: 'fake', input: 'x' })
+  await world.request('POST', '/api/teams', { name: 'others' })
+  const { key } = (await (await world.request('POST', '/api/keys', { name: 'k', kind: 'team', team: 'others' })).json()) as { key: string }
+  const stranger = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: key, maxRetries: 0 })
+  await expect(stranger.responses.retrieve(id)).rejects.toMatchObject({ status: 404 })
+  await expect(stranger.responses.create({ model: 'fake', input: 'y', previous_response_id: id })).rejects.toMatchObject({ status: 400 })
+})
+
+test('a response in the background answers at once, is polled, and can be cancelled', async () => {
+  const made = await client.responses.create({ model: 'slow', input: 'x', background: true, max_output_tokens: 3 })
+  expect(['queued', 'in_progress']).toContain(made.status)
+  expect(made.output).toEqual([])
+  const done = await world.until('it is done', async () => {
+    const found = await client.responses.retrieve(made.id)
+    return found.status === 'incomplete' && found
+  })
+  expect(done.output_text.split(' ')).toHaveLength(3)
+  const long = await client.responses.create({ model: 'slow', input: 'x', background: true, max_output_tokens: 10_000 })
+  expect(await client.responses.cancel(long.id)).toMatchObject({ id: long.id, status: 'cancelled' })
+  await world.until('it stays cancelled', async () => (await client.responses.retrieve(long.id)).status === 'cancelled')
+  expect(await client.responses.cancel(made.id)).toMatchObject({ status: 'incomplete' })
+})
+
+test('a response in the background can be followed while it is made, and read as events when it is done', async () => {
+  const made = await client.responses.create({ model: 'slow', input: 'x', background: true, max_output_tokens: 12, temperature: 0 })
+  const texts = async (): Promise<string> => {
+    let text = ''
+    for await (const event of await client.responses.retrieve(made.id, { stream: true }))
+      if (event.type === 'response.output_text.delta') text += event.delta
+      else if (event.type === 'response.incomplete') expect(event.response.id).toBe(made.id)
+    return text
+  }
+  const [live, other] = await Promise.all([texts(), texts()])
+  const done = await client.responses.retrieve(made.id)
+  expect([live, other, await texts()]).toEqual([done.output_text, done.output_text, done.output_text])
+})
+
+test('text.format gives parsed output, and log probabilities come where they were asked for', async () => {
+  const parsed = await client.responses.parse({
+    model: 'fake',
+    input: 'x',
+    text: { format: { type: 'json_schema', name: 'place', schema, strict: true } },
+  })
+  expect(parsed.output_parsed).toEqual({ city: expect.any(String) as string })
+  const spoken = await client.responses.create({
+    model: 'fake',
+    input: 'x',
+    include: ['message.output_text.logprobs'],
+    top_logprobs: 2,
+    max_output_tokens: 4,
+  })
+  const [message] = spoken.output
+  const part = message?.type === 'message' ? message.content[0] : undefined
+  expect(part?.type === 'output_text' && part.logprobs?.length).toBe(4)
+})
+
+test('a response that fails is an error, and in a stream a failed response', async () => {
+  await expect(client.responses.create({ model: 'failing', input: 'BOOM' })).rejects.toMatchObject({
+    status: 502,
+    code: 'generation_failed',
+  })
+  const events: ResponseStreamEvent[] = []
+  for await (const event of await client.responses.create({ model: 'failing', input: 'BOOM', stream: true })) events.push(event)
+  expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { status: 'failed', error: { code: 'generation_failed' } } })
+})
+
+const BAD: [what: string, body: object, code: string, param: string][] = [
+  ['no input', { input: undefined }, 'invalid_input', 'input'],
+  ['an item nobody knows', { input: [{ type: 'computer_call' }] }, 'unsupported_parameter', 'input[0].type'],
+  ['a wrong role', { input: [{ role: 'king', content: 'x' }] }, 'invalid_input', 'input[0].role'],
+  [
+    'an output without its call',
+    { input: [{ type: 'function_call_output', call_id: 'c', output: 'x' }] },
+    'invalid_messages',
+    'input.call_id',
+  ],
+  ['a tool of the cloud', { tools: [{ type: 'web_search' }] }, 'unsupported_parameter', 'tools[0]'],
+  ['truncation', { truncation: 'auto' }, 'unsupported_parameter', 'truncation'],
+  ['something to include nobody has', { include: ['file_search_call.results'] }, 'unsupported_parameter', 'include'],
+  ['a background that is not stored', { background: true, store: false }, 'out_of_range', 'store'],
+  ['a conversation object', { conversation: 'conv_1' }, 'unsupported_parameter', 'conversation'],
+  ['a previous one that never was', { previous_response_id: 'resp_x' }, 'previous_response_not_found', 'previous_response_id'],
+  [
+    'an image by file',
+    { input: [{ role: 'user', content: [{ type: 'input_image', file_id: 'f' }] }] },
+    'unsupported_parameter',
+    'input[0].content[0].file_id',
+  ],
+  [
+    'a broken schema',
+    { text: { format: { type: 'json_schema', name: 's', schema: { type: 'obj' } } } },
+    'invalid_schema',
+    'text.format.schema',
+  ],
+  ['verbosity', { text: { verbosity: 'low' } }, 'unsupported_parameter', 'text.verbosity'],
+  ['an unknown parameter', { frob: 1 }, 'unknown_parameter', 'frob'],
+]
+
+describe('each is refused with its own code and parameter', () => {
+  test.each(BAD)('%s', async (_what, body, code, param) => {
+    await refused('/v1/responses', { model: 'fake', input: 'x', ...body }, code, param)
+  })
+})
+
+test('embeddings come as numbers or as base64, of one length, in order, and the same each time', async () => {
+  const input = ['the quick fox', 'the slow fox', 'nothing alike']
+  const floats = await client.embeddings.create({ model: 'fake', input, encoding_format: 'float' })
+  // The official client asks for base64 by itself and decodes it.
+  const decoded = await client.embeddings.create({ model: 'fake', input })
+  expect(decoded.data).toEqual(floats.data)
+  expect(floats.usage).toEqual({ prompt_tokens: 8, total_tokens: 8 })
+  const raw = await client.embeddings.create({ model: 'fake', input: input[0] ?? '', encoding_format: 'base64' })
+  const bytes = Buffer.from(raw.data[0]?.embedding as unknown as string, 'base64')
+  expect(Array.from({ length: 32 }, (_, place) => bytes.readFloatLE(place * 4))).toEqual(floats.data[0]?.embedding)
+  const dot = (one: number, other: number): number =>
+    (floats.data[one]?.embedding ?? []).reduce((sum, value, place) => sum + value * (floats.data[other]?.embedding[place] ?? 0), 0)
+  expect(dot(0, 0)).toBeCloseTo(1, 5)
+  expect(dot(0, 1)).toBeGreaterThan(dot(0, 2))
+  const short = await client.embeddings.create({ model: 'fake', input: 'x', dimensions: 8 })
+  expect(short.data[0]?.embedding).toHaveLength(8)
+})
+
+test('rerank sorts documents by what they have in common with the query', async () => {
+  const documents = ['about the sea', { text: 'a red fox ran' }, 'the fox']
+  const ask = { model: 'fake', query: 'the red fox', documents, top_n: 2, return_documents: true }
+  const response = await world.request('POST', '/v1/rerank', ask)
+  const { results, usage } = (await response.json()) as {
+    results: { index: number; relevance_score: number; document: unknown }[]
+    usage: object
+  }
+  expect(results).toEqual([
+    { index: 1, relevance_score: 0.6667, document: { text: 'a red fox ran' } },
+    { index: 2, relevance_score: 0.6667, document: { text: 'the fox' } },
+  ])
+  expect(usage).toEqual({ prompt_tokens: 12, total_tokens: 12 })
+})
+
+test('embeddings and rerank refuse by name', async () => {
+  await refused('/v1/embeddings', { model: 'fake', input: [1, 2] }, 'unsupported_parameter', 'input')
+  await refused('/v1/embeddings', { model: 'fake', input: [[1, 2]] }, 'unsupported_parameter', 'input')
+  await refused('/v1/embeddings', { model: 'fake', input: [] }, 'invalid_input', 'input')
+  await refused('/v1/embeddings', { model: 'fake', input: 'x', encoding_format: 'hex' }, 'out_of_range', 'encoding_format')
+  await refused('/v1/embeddings', { model: 'fake', input: 'x', dimensions: 0 }, 'out_of_range', 'dimensions')
+  await refused('/v1/embeddings', { model: 'fake', input: 'x', stream: true }, 'unknown_parameter', 'stream')
+  await refused('/v1/rerank', { model: 'fake', documents: ['x'] }, 'missing_field', 'query')
+  await refused('/v1/rerank', { model: 'fake', query: 'x', documents: [] }, 'invalid_documents', 'documents')
+  await refused('/v1/rerank', { model: 'fake', query: 'x', documents: [''] }, 'invalid_documents', 'documents[0]')
+  await refused('/v1/rerank', { model: 'fake', query: 'x', documents: ['x'], top_n: 0 }, 'out_of_range', 'top_n')
+})
+
+test('a batch of embeddings is run like one of chats', async () => {
+  const line = JSON.stringify({ custom_id: 'a', method: 'POST', url: '/v1/embeddings', body: { model: 'fake', input: ['x', 'y'] } })
+  const file = await client.files.create({ file: new File([line], 'rows.jsonl'), purpose: 'batch' })
+  const made = await client.batches.create({ input_file_id: file.id, endpoint: '/v1/embeddings', completion_window: '24h' })
+  const done = await world.until('the batch is done', async () => {
+    const found = await client.batches.retrieve(made.id)
+    return found.status === 'completed' && found
+  })
+  const output = JSON.parse(await (await client.files.content(done.output_file_id ?? '')).text()) as {
+    response: { body: { data: unknown[] } }
+  }
+  expect(output.response.body.data).toHaveLength(2)
+})
+
+async function refused(target: string, body: object, code: string, param: string): Promise<void> {
+  const response = await world.request('POST', target, body)
+  const { error } = (await response.json()) as { error: { code: string; param: string; message: string } }
+  expect([response.status, error.code, error.param], error.message).toEqual([400, code, param])
+}
