@@ -276,6 +276,41 @@ describe('an answer', () => {
     )
   })
 
+  test('with what only the dialect knows comes through in its place', () => {
+    const citation = { type: 'web_search_result_location', url: 'https://x', title: 'X', cited_text: 'y', encrypted_index: 'z' }
+    const content = [
+      { type: 'text', text: 'I search.', citations: null },
+      { type: 'server_tool_use', id: 'srvtoolu_1', name: 'web_search', input: { query: 'x' } },
+      { type: 'web_search_tool_result', tool_use_id: 'srvtoolu_1', content: [] },
+      { type: 'text', text: 'It says ', citations: null },
+      { type: 'text', text: 'y', citations: [citation] },
+      { type: 'text', text: '.', citations: null },
+    ]
+    const live = liveJob({ finishReason: 'stop', stopSequence: null })
+    const piece = new AnthropicReader().read({
+      type: 'message',
+      content,
+      stop_reason: 'pause_turn',
+      usage: { input_tokens: 1, output_tokens: 1 },
+    })
+    if (piece?.kind !== 'piece') throw new Error('it was not read')
+    live.answer.append(piece.text, piece.delta)
+    expect(messageBody(live)).toMatchObject({ content, stop_reason: 'pause_turn' })
+    const { events } = streamed([[piece.text, piece.delta]], { finishReason: 'stop', stopSequence: null }, [true])
+    const told = events.map(({ data }) => JSON.parse(data) as { type: string; content_block?: object; delta?: object })
+    expect(told.filter(({ type }) => type === 'content_block_start').map((event) => event.content_block)).toEqual(
+      content.map((block) => (block.type === 'text' ? { type: 'text', text: '', citations: null } : block)),
+    )
+    expect(told).toContainEqual({ type: 'content_block_delta', index: 4, delta: { type: 'citations_delta', citation } })
+    const reader = new AnthropicReader()
+    const again = new Answer()
+    for (const event of told) {
+      const read = reader.read(event)
+      if (read?.kind === 'piece') again.append(read.text, read.delta)
+    }
+    expect(again.toJSON()).toEqual(live.answer.toJSON())
+  })
+
   test('with tool calls is told piece by piece', () => {
     const growth: Growth = [
       ['Looking.', undefined],
