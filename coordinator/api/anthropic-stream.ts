@@ -90,7 +90,7 @@ export class AnthropicStream implements Follower {
       events += this.#thinking(isThought)
     while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
     if (text.length > this.#textSent) events += this.#text(text, text.length)
-    for (const [index, call] of toolCalls.entries()) events += this.#call(index, call)
+    for (let index = 0; index < toolCalls.length; index++) events += this.#call(index, toolCalls[index] as ToolCall)
     if (events !== '') this.#sink.write(events)
   }
 
