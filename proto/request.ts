@@ -30,8 +30,9 @@ export type GenerationRequest = {
   /**
    * The caller's body as it came, when it holds members that this type has no room for. Only a provider that speaks the same
    * dialect can honour those: it gets this body, with its own model name and `stream`, instead of a translation.
+   * `betas` are the names in the header `anthropic-beta`, without which Anthropic refuses some members.
    */
-  verbatim?: { dialect: Dialect; body: Record<string, unknown> }
+  verbatim?: { dialect: Dialect; body: Record<string, unknown>; betas?: string[] }
   /** Whoever runs it looks past this. */
   response?: ResponseNotes
 }
