@@ -29,7 +29,7 @@ export function answerPlan(request: GenerationRequest, parts: PlanParts): Answer
   const chat = request.prompt.kind === 'chat'
   const { traits, prompt, reasoningBegun } = parts
   const tools = chat && request.toolChoice !== 'none' ? request.tools : undefined
-  const { grammar, faultOf } = constraintOf({ ...request, ...(tools === undefined ? { tools: [] } : {}) }, traits.callForm)
+  const { grammar, faultOf } = constraintOf({ ...request, tools: tools ?? [] }, traits.callForm, traits.reasoning !== undefined)
   const plan: AnswerPlan = {}
   if (grammar !== undefined) plan.grammar = parts.makeGrammar(grammar)
   if (faultOf !== undefined) plan.faultOf = faultOf
