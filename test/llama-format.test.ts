@@ -88,7 +88,7 @@ describe('an answer that is to be JSON', () => {
     ['$ref', { $ref: '#/$defs/nobody' }],
     ['schema', { type: 'object', minimum: 'three' }],
   ])('is refused before it begins, with the name of the keyword %s', async (keyword, wish) => {
-    const failure = await failureOf(complete(engine, PROMPT, schema(wish as JsonSchema)))
+    const failure = await failureOf(complete(engine, PROMPT, schema(wish)))
     expect(failure).toMatchObject({ layer: 'ingress', code: 'unsupported_schema', retryable: false })
     expect(failure.message).toContain(`"${keyword}"`)
   })

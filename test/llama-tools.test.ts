@@ -180,7 +180,7 @@ describe('a model with tools', () => {
   })
 
   test('goes on within a call from any token, with the same id and no letter twice', async () => {
-    const wish = { tools: [WEATHER], toolChoice: { name: 'weather' } } as const
+    const wish = { tools: [WEATHER], toolChoice: { name: 'weather' } }
     const whole = await complete(engine, prompt, wish)
     const [call] = whole.whole.toolCalls
     for (let forced = 0; forced <= whole.ids.length; forced += 5) {
