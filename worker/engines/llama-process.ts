@@ -131,7 +131,7 @@ function generationOrFailure(
   model: OpenedModel,
 ): Generation | GenerationFailure {
   try {
-    const plan = answerPlan(request, { ...model, prompt: tokens, reasoningBegun })
+    const plan = answerPlan(request, { ...model, prompt: tokens, reasoningBegun, contextTokens: model.facts.contextTokens })
     return new Generation(id, tokens, continuation, request, model.facts.contextTokens, model.vocabulary, plan)
   } catch (error) {
     if (error instanceof UnsupportedSchema) return unsupportedSchema(error)
