@@ -16,6 +16,10 @@ export type ModelSpec = {
   threads?: number
   gpuLayers?: number
   sha256?: string
+  /** Absent: it generates text. `embedding=true` and `rerank=true` in HOLDFAST_MODELS. */
+  purpose?: 'embed' | 'rank'
+  /** Vectors may be cut short to the dimensions that a request names; absent: judged by the model's name. */
+  matryoshka?: boolean
   fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string; without?: Ability[] }
 }
 
@@ -45,8 +49,8 @@ export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog,
     throw wrong(`: ${file} of model "${spec.name}" has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
   // Only hosts that serve a real model need node-llama-cpp installed.
   const { openLlamaEngine } = await import('./engines/llama.ts')
-  const { slots, contextTokens, threads, gpuLayers } = spec
-  const options = { name: spec.name, path: file, sha256, log, ...given({ slots, contextTokens, threads, gpuLayers }) }
+  const { slots, contextTokens, threads, gpuLayers, purpose, matryoshka } = spec
+  const options = { name: spec.name, path: file, sha256, log, ...given({ slots, contextTokens, threads, gpuLayers, purpose, matryoshka }) }
   return { name: spec.name, kind: 'llama', engine: openLlamaEngine(options, onState) }
 }
 
@@ -80,6 +84,9 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'threads' && !fake) spec.threads = whole(spec.name, option, value, 1, 1_024)
   else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec.name, option, value, 0, 10_000)
   else if (option === 'sha256' && !fake && /^[0-9a-f]{64}$/i.test(value)) spec.sha256 = value
+  else if (option === 'embedding' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'embed')
+  else if (option === 'rerank' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'rank')
+  else if (option === 'matryoshka' && !fake && /^(true|false)$/.test(value)) spec.matryoshka = value === 'true'
   else if (option === 'rate' && fake) spec.fake.rate = whole(spec.name, option, value, 0, 1_000_000)
   else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec.name, option, value, 0, 3_600_000)
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
@@ -95,6 +102,12 @@ function abilities(spec: ModelSpec, value: string): Ability[] {
     if (found === undefined) throw wrong(`gives "${spec.name}" the option "without=${value}"; abilities are ${ABILITIES.join(', ')}.`)
     return found
   })
+}
+
+function onePurpose(spec: ModelSpec, purpose: 'embed' | 'rank'): 'embed' | 'rank' {
+  if (spec.purpose !== undefined && spec.purpose !== purpose)
+    throw wrong(`gives "${spec.name}" both embedding and rerank: a model is served for one of them; name it twice for both.`)
+  return purpose
 }
 
 function fakeOptions(spec: ModelSpec): Parameters<typeof openFakeEngine>[0] {

@@ -1,3 +1,4 @@
+import { ANTHROPIC_ABILITIES } from '../../proto/anthropic-wire-request.ts'
 import type { Hold, ModelOffer } from '../core/fleet.ts'
 import type { Tier, WorkerId } from '../core/job.ts'
 import { ANY_TIER, DEFAULT_PATIENCE, type Patience, pinnedTo, TIERS } from '../core/tiers.ts'
@@ -232,5 +233,5 @@ const ABILITIES_OF: Record<ProviderRecord['kind'], string[]> = {
     'logit_bias',
     'openai_dialect',
   ],
-  anthropic: ['images', 'tools', 'tool_choice', 'parallel_tool_calls', 'reasoning_max_tokens', 'top_k', 'anthropic_dialect'],
+  anthropic: [...ANTHROPIC_ABILITIES],
 }
