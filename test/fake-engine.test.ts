@@ -1,4 +1,6 @@
+import { Ajv2020 } from 'ajv/dist/2020.js'
 import { expect, test } from 'vitest'
+import { Answer, type AnswerDelta } from '../proto/answer.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { openFakeEngine } from '../worker/engines/fake.ts'
@@ -79,14 +81,84 @@ test('it stalls until cancelled, and fails when told to', async () => {
   await engine.close()
 })
 
+const city = { type: 'object', properties: { city: { type: 'string' }, days: { type: 'integer', minimum: 1 } }, required: ['city'] }
+const tools = [{ name: 'weather', parameters: city }, { name: 'clock' }]
+const PLAYED: [what: string, request: GenerationRequest, reason: string][] = [
+  ['reasoning, then words', ask('why', { reasoning: { effort: 'high' }, maxTokens: 20 }), 'length'],
+  ['two tool calls', ask('call:weather and call:clock', { tools }), 'tool_calls'],
+  ['a forced call after reasoning', ask('hm', { tools, toolChoice: 'required', reasoning: { maxTokens: 3 } }), 'tool_calls'],
+  ['a document', ask('x', { format: { kind: 'schema', name: 'c', schema: city, strict: true } }), 'stop'],
+  ['log probabilities', ask('x', { logprobs: 2, maxTokens: 6 }), 'length'],
+  ['vectors', ask('', { prompt: { kind: 'embed', inputs: ['a b', 'b c', 'd'] } }), 'stop'],
+  ['scores', ask('', { prompt: { kind: 'rank', query: 'a b', documents: ['b', 'c', 'b a'] } }), 'stop'],
+]
+
+test.each(PLAYED)('%s: continued from any token it releases exactly the rest', async (_what, request, reason) => {
+  const engine = openFakeEngine(options, () => {})
+  const whole = await generate(engine, request)
+  expect(whole.end?.reason).toBe(reason)
+  expect(whole.pieces).toHaveLength(whole.ids.length)
+  for (let cut = 0; cut <= whole.ids.length; cut++) {
+    const rest = await generate(engine, request, whole.ids.slice(0, cut))
+    const joined = new Answer()
+    for (const { text, delta } of [...whole.pieces.slice(0, cut), ...rest.pieces]) joined.append(text, delta)
+    expect(JSON.stringify(joined)).toBe(JSON.stringify(whole.answer))
+    expect(rest.end).toEqual(whole.end)
+  }
+  await engine.close()
+})
+
+test('documents and arguments fulfil their schemas', async () => {
+  const schema = {
+    type: 'object',
+    properties: {
+      kind: { enum: ['a', 'b'] },
+      size: { type: 'number', exclusiveMinimum: 2, maximum: 3 },
+      even: { type: 'integer', multipleOf: 2, minimum: 3 },
+      tags: { type: 'array', items: { type: 'string', minLength: 12 }, minItems: 2, maxItems: 4 },
+      child: { anyOf: [{ $ref: '#/$defs/node' }, { type: 'null' }] },
+    },
+    required: ['kind', 'size', 'even', 'tags', 'child'],
+    additionalProperties: false,
+    $defs: { node: { type: 'object', properties: { next: { $ref: '#/$defs/node' }, name: { const: 'x' } }, required: ['name'] } },
+  }
+  const engine = openFakeEngine(options, () => {})
+  const valid = new Ajv2020({ strict: false }).compile(schema)
+  for (let seed = 0; seed < 20; seed++) {
+    const request = { ...ask('x', { format: { kind: 'schema', name: 's', schema, strict: true } }), seed, sampling: {} }
+    expect(valid(JSON.parse((await generate(engine, request)).text)), JSON.stringify(valid.errors)).toBe(true)
+  }
+  await engine.close()
+})
+
+test('after the result of a tool it answers in words', async () => {
+  const engine = openFakeEngine(options, () => {})
+  const messages = [
+    { role: 'user' as const, content: 'call:clock' },
+    { role: 'assistant' as const, content: '', toolCalls: [{ id: '1', name: 'clock', arguments: '{}' }] },
+    { role: 'tool' as const, toolCallId: '1', content: 'noon' },
+  ]
+  const made = await generate(engine, ask('', { prompt: { kind: 'chat', messages }, tools, maxTokens: 5 }))
+  expect([made.words.length, made.answer.toolCalls, made.end?.reason]).toEqual([5, [], 'length'])
+  await engine.close()
+})
+
 function ask(content: string, extra: Partial<GenerationRequest> = {}): GenerationRequest {
   return { prompt: { kind: 'chat', messages: [{ role: 'user', content }] }, stop: [], sampling: { temperature: 0 }, seed: 1, ...extra }
 }
 
-type Generated = { ids: number[]; text: string; words: string[]; end?: GenerationEnd; failure?: GenerationFailure }
+type Generated = {
+  ids: number[]
+  pieces: { text: string; delta: AnswerDelta | undefined }[]
+  answer: Answer
+  text: string
+  words: string[]
+  end?: GenerationEnd
+  failure?: GenerationFailure
+}
 
 function generate(engine: Engine, request: GenerationRequest, continuation: number[] = []): Promise<Generated> {
-  const made: Generated = { ids: [], text: '', words: [] }
+  const made: Generated = { ids: [], pieces: [], answer: new Answer(), text: '', words: [] }
   return new Promise((resolve) => {
     const done = (text: string): void => {
       made.text += text
@@ -95,8 +167,10 @@ function generate(engine: Engine, request: GenerationRequest, continuation: numb
     }
     engine.generate('key', request, continuation, {
       accepted: () => {},
-      tokens: (ids, text) => {
+      tokens: (ids, text, delta) => {
         made.ids.push(...ids)
+        made.pieces.push({ text, delta })
+        made.answer.append(text, delta)
         made.text += text
       },
       finished: (end) => {

@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { ABILITIES, type Ability } from '../proto/abilities.ts'
 import { SettingError } from '../proto/settings.ts'
 import type { ToolWish } from './engines/cli/adapter.ts'
 import type { Description } from './engines/cli/described.ts'
@@ -124,6 +125,14 @@ export function whole(name: string, option: string, value: string, least: number
   if (!Number.isInteger(number) || number < least || number > most || value.trim() === '')
     throw wrong(`gives "${name}" ${option}=${value}, which is not a whole number from ${least} to ${most}.`)
   return number
+}
+
+export function abilities(name: string, option: string, value: string): Ability[] {
+  return value.split(',').map((word) => {
+    const found = ABILITIES.find((ability) => ability === word)
+    if (found === undefined) throw wrong(`gives "${name}" the option "${option}=${value}"; abilities are ${ABILITIES.join(', ')}.`)
+    return found
+  })
 }
 
 export function unknownOption(name: string, option: string, value: string): SettingError {

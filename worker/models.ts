@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync, statSync } from 'node:fs'
 import path from 'node:path'
+import type { Ability } from '../proto/abilities.ts'
 import type { Engine, StateListener } from './engines/engine.ts'
 import { openFakeEngine } from './engines/fake.ts'
 import { openCliEngine } from './engines/cli.ts'
-import { type CliSpec, parseCliSpec, unknownOption, whole, wrong } from './model-specs.ts'
+import { abilities, type CliSpec, parseCliSpec, unknownOption, whole, wrong } from './model-specs.ts'
 
 /** One entry of HOLDFAST_MODELS: `name=source[?option=value&…]`. */
 export type ModelSpec = {
@@ -15,7 +16,7 @@ export type ModelSpec = {
   threads?: number
   gpuLayers?: number
   sha256?: string
-  fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string }
+  fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string; without?: Ability[] }
 }
 
 export function parseModels(text: string): ModelSpec[] {
@@ -84,6 +85,7 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
   else if (option === 'stall_on' && fake) spec.fake.stallOn = value
   else if (option === 'fail_on' && fake) spec.fake.failOn = value
+  else if (option === 'without' && fake) spec.fake.without = abilities(spec.name, option, value)
   else throw unknownOption(spec.name, option, value)
 }
 

@@ -2,96 +2,207 @@ import type { ServerResponse } from 'node:http'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob } from '../engine/live-job.ts'
-import { usageView } from './job-view.ts'
+import { logprobsView, usageOf } from './openai-answer.ts'
 import { faultOf } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, SseSink, waitingComment } from './sse.ts'
 
 /**
- * One caller's stream of one job. It writes the job's text from where this caller stands. Cutting off a reader that does
- * not read cancels its job, unless that was detached: an unread answer would hold a slot for nobody.
+ * One caller's stream of the jobs that are its choices, nearly always one. It ends when the last of them has ended, or with
+ * the first that failed. Cutting off a reader that does not read cancels its jobs, unless they were detached: an unread
+ * answer would hold a slot for nobody.
  */
-export class OpenAiStream implements Follower {
+export class OpenAiStream {
   readonly #dispatcher: Dispatcher
-  readonly #live: LiveJob
   readonly #sink: SseSink
   readonly #options: StreamOptions
-  readonly #before: string
-  readonly #after: string
-  #sent = 0
+  readonly #choices: ChoiceStream[]
+  readonly #frame: Record<string, unknown>
+  #open: number
 
-  constructor(dispatcher: Dispatcher, live: LiveJob, response: ServerResponse, options: StreamOptions) {
+  constructor(dispatcher: Dispatcher, lives: readonly [LiveJob, ...LiveJob[]], response: ServerResponse, options: StreamOptions) {
     this.#dispatcher = dispatcher
-    this.#live = live
-    this.#sink = new SseSink(response, { onRoom: () => this.grown(), onClosed: () => live.unfollow(this) })
     this.#options = options
-    const { chat } = options
-    this.#before = `data: ${JSON.stringify(this.#frame()).slice(0, -1)},"choices":[{"index":0,${chat ? '"delta":{"content":' : '"text":'}`
-    this.#after = `${chat ? '}' : ''},"logprobs":null,"finish_reason":null}]${options.includeUsage ? ',"usage":null' : ''}}\n\n`
+    this.#frame = frameOf(lives[0], options.chat)
+    this.#open = lives.length
+    this.#sink = new SseSink(response, {
+      onRoom: () => this.#each((choice) => choice.grown()),
+      onClosed: () => this.#each((choice) => choice.leave()),
+    })
+    const parts = {
+      sink: this.#sink,
+      frame: this.#frame,
+      options,
+      onEnded: (last: string) => this.#choiceEnded(last),
+      onFailed: (live: LiveJob) => this.#fail(live),
+    }
+    this.#choices = lives.map((live, index) => new ChoiceStream(live, index, parts))
   }
 
   open(): void {
     this.#sink.open(this.#options.headers)
     // Head and first event leave in one write.
-    this.#live.follow(this)
-    if (this.#options.chat)
-      this.#sink.write(
-        `data: ${JSON.stringify({ ...this.#frame(), choices: [{ index: 0, delta: { role: 'assistant', content: '', refusal: null }, logprobs: null, finish_reason: null }], ...this.#usageIfAsked(null) })}\n\n`,
-      )
-    else this.#sink.flush()
-    this.grown()
-    if (isSettled(this.#live.record.status)) this.ended()
-    else this.#dispatcher.announceWaiting(this.#live)
+    if (!this.#options.chat) this.#sink.flush()
+    this.#each((choice) => choice.open(this.#dispatcher))
   }
 
-  grown(): void {
-    const { text } = this.#live
-    if (this.#sink.blocked) {
-      this.#sink.cutIfFarBehind(text.length - this.#sent)
+  #choiceEnded(last: string): void {
+    this.#open -= 1
+    if (this.#open > 0) {
+      this.#sink.write(last)
       return
     }
-    if (text.length === this.#sent) return
-    const part = this.#sent === 0 ? text : text.slice(this.#sent)
-    this.#sent = text.length
-    this.#sink.write(this.#before + JSON.stringify(part) + this.#after)
+    const { includeUsage } = this.#options
+    const usage = includeUsage ? usageOf(this.#choices.map((choice) => choice.live)) : null
+    const spent = includeUsage ? `data: ${JSON.stringify({ ...this.#frame, choices: [], usage })}\n\n` : ''
+    this.#sink.end(`${last}${spent}data: [DONE]\n\n`)
   }
 
-  waits(waiting: Waiting): void {
-    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  #fail(live: LiveJob): void {
+    this.#each((choice) => choice.leave())
+    this.#options.onFailed?.()
+    this.#sink.end(`data: ${JSON.stringify(openAiError(faultOf(live.record)))}\n\n`)
   }
 
-  ended(): void {
-    // What a full socket held back goes first; Node keeps the order.
-    this.#sink.blocked = false
-    this.grown()
-    this.#live.unfollow(this)
-    const { record } = this.#live
-    if (record.status !== 'succeeded') {
-      this.#sink.end(`data: ${JSON.stringify(openAiError(faultOf(record)))}\n\n`)
-      return
-    }
-    const choice = this.#options.chat
-      ? { index: 0, delta: {}, logprobs: null, finish_reason: record.finishReason }
-      : { index: 0, text: '', logprobs: null, finish_reason: record.finishReason }
-    let last = `data: ${JSON.stringify({ ...this.#frame(), choices: [choice], ...this.#usageIfAsked(null) })}\n\n`
-    if (this.#options.includeUsage) last += `data: ${JSON.stringify({ ...this.#frame(), choices: [], usage: usageView(record) })}\n\n`
-    this.#sink.end(`${last}data: [DONE]\n\n`)
-  }
-
-  #frame(): Record<string, unknown> {
-    const { id, createdMs, model } = this.#live.record
-    const { chat } = this.#options
-    return {
-      id: `${chat ? 'chatcmpl' : 'cmpl'}-${id}`,
-      object: chat ? 'chat.completion.chunk' : 'text_completion',
-      created: Math.floor(createdMs / 1000),
-      model,
-    }
-  }
-
-  #usageIfAsked(usage: null): { usage?: null } {
-    return this.#options.includeUsage ? { usage } : {}
+  #each(act: (choice: ChoiceStream) => void): void {
+    for (const choice of this.#choices) act(choice)
   }
 }
 
-type StreamOptions = { chat: boolean; includeUsage: boolean; headers: Record<string, string> }
+type StreamOptions = {
+  chat: boolean
+  includeUsage: boolean
+  headers: Record<string, string>
+  /** One of several choices failed: nobody waits for the others any more. */
+  onFailed?: () => void
+}
+
+type ChoiceParts = {
+  sink: SseSink
+  frame: Record<string, unknown>
+  options: StreamOptions
+  onEnded: (last: string) => void
+  onFailed: (live: LiveJob) => void
+}
+
+/** Writes one job's answer from where this caller stands. Plain text is the hot path: its event is two prepared halves. */
+class ChoiceStream implements Follower {
+  readonly live: LiveJob
+  readonly #index: number
+  readonly #parts: ChoiceParts
+  readonly #before: string
+  readonly #after: string
+  #sent = 0
+  #reasoningSent = 0
+  #logprobsSent = 0
+  /** Per tool call, how much of its arguments. */
+  readonly #argumentsSent: number[] = []
+  #over = false
+
+  constructor(live: LiveJob, index: number, parts: ChoiceParts) {
+    this.live = live
+    this.#index = index
+    this.#parts = parts
+    const { chat, includeUsage } = parts.options
+    this.#before = `data: ${JSON.stringify(parts.frame).slice(0, -1)},"choices":[{"index":${index},${chat ? '"delta":{"content":' : '"text":'}`
+    this.#after = `${chat ? '}' : ''},"logprobs":null,"finish_reason":null}]${includeUsage ? ',"usage":null' : ''}}\n\n`
+  }
+
+  open(dispatcher: Dispatcher): void {
+    // Another choice may have failed already.
+    if (this.#over) return
+    this.live.follow(this)
+    if (this.#parts.options.chat) this.#event({ role: 'assistant', content: '', refusal: null })
+    this.grown()
+    if (isSettled(this.live.record.status)) this.ended()
+    else dispatcher.announceWaiting(this.live)
+  }
+
+  grown(): void {
+    const { answer } = this.live
+    const { sink } = this.#parts
+    if (this.#over) return
+    if (sink.blocked) {
+      sink.cutIfFarBehind(answer.text.length + answer.reasoning.length - this.#sent - this.#reasoningSent)
+      return
+    }
+    if (answer.reasoning.length > this.#reasoningSent) this.#sendReasoning()
+    if (answer.text.length > this.#sent) this.#sendText()
+    if (answer.toolCalls.length > 0) this.#sendToolCalls()
+  }
+
+  waits(waiting: Waiting): void {
+    if (!this.#parts.sink.blocked) this.#parts.sink.write(waitingComment(waiting))
+  }
+
+  ended(): void {
+    if (this.#over) return
+    // What a full socket held back goes first; Node keeps the order.
+    this.#parts.sink.blocked = false
+    this.grown()
+    this.leave()
+    const { record } = this.live
+    if (record.status !== 'succeeded') {
+      this.#parts.onFailed(this.live)
+      return
+    }
+    this.#parts.onEnded(this.#render({}, record.finishReason))
+  }
+
+  leave(): void {
+    this.#over = true
+    this.live.unfollow(this)
+  }
+
+  #sendText(): void {
+    const { text, logprobs } = this.live.answer
+    const part = this.#sent === 0 ? text : text.slice(this.#sent)
+    this.#sent = text.length
+    if (logprobs.length > this.#logprobsSent) this.#event({ content: part })
+    else this.#parts.sink.write(this.#before + JSON.stringify(part) + this.#after)
+  }
+
+  #sendReasoning(): void {
+    const { reasoning } = this.live.answer
+    const part = reasoning.slice(this.#reasoningSent)
+    this.#reasoningSent = reasoning.length
+    // The older endpoint has no place for it.
+    if (this.#parts.options.chat) this.#event({ reasoning_content: part })
+  }
+
+  #sendToolCalls(): void {
+    for (const [index, call] of this.live.answer.toolCalls.entries()) {
+      let sent = this.#argumentsSent[index]
+      if (sent === undefined) {
+        this.#event({ tool_calls: [{ index, id: call.id, type: 'function', function: { name: call.name, arguments: '' } }] })
+        sent = 0
+      }
+      if (call.arguments.length > sent) this.#event({ tool_calls: [{ index, function: { arguments: call.arguments.slice(sent) } }] })
+      this.#argumentsSent[index] = call.arguments.length
+    }
+  }
+
+  #event(delta: Record<string, unknown>): void {
+    this.#parts.sink.write(this.#render(delta, null))
+  }
+
+  /** Log probabilities go with whatever comes next after them. */
+  #render(delta: Record<string, unknown>, finishReason: string | null): string {
+    const { frame, options } = this.#parts
+    const { logprobs } = this.live.answer
+    const fresh = logprobsView(logprobs.slice(this.#logprobsSent))
+    this.#logprobsSent = logprobs.length
+    const said = options.chat ? { delta } : { text: '' }
+    const choices = [{ index: this.#index, ...said, logprobs: fresh, finish_reason: finishReason }]
+    return `data: ${JSON.stringify({ ...frame, choices, ...(options.includeUsage ? { usage: null } : {}) })}\n\n`
+  }
+}
+
+function frameOf({ record }: LiveJob, chat: boolean): Record<string, unknown> {
+  return {
+    id: `${chat ? 'chatcmpl' : 'cmpl'}-${record.id}`,
+    object: chat ? 'chat.completion.chunk' : 'text_completion',
+    created: Math.floor(record.createdMs / 1000),
+    model: record.model,
+  }
+}

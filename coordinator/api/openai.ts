@@ -1,11 +1,12 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { isFinal, type JobRecord } from '../core/job.ts'
+import type { JobRecord } from '../core/job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import type { ApiParts } from './health.ts'
 import { answerBody } from './openai-answer.ts'
+import { Choices } from './openai-choices.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { OpenAiStream } from './openai-stream.ts'
-import { ended, faultOf, submit, unknownModel } from './submit.ts'
+import { unknownModel } from './submit.ts'
 
 /** The OpenAI dialect: chat completions, completions and models, streamed and not. */
 export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
@@ -30,32 +31,26 @@ async function serve(
   type: JobRecord['type'],
   parsed: ParsedRequest,
 ): Promise<FastifyReply> {
-  const { live, stored } = await submit(parts, request, { type, parsed, detached: false })
-  let gone = false
-  const leave = (): void => {
-    if (gone) return
-    gone = true
-    live.callers -= 1
-    if (live.callers <= 0 && !isFinal(live.record.status) && !live.record.detached)
-      parts.dispatcher.cancel(live.record.id, `${request.caller.actor} (disconnected)`)
-  }
-  // Registered before the job is stored: a caller may leave meanwhile.
-  reply.raw.once('close', leave)
-  if (reply.raw.destroyed) leave()
-  await stored
+  const choices = await Choices.accept(parts, request, reply, { type, parsed, detached: false })
+  const { lives, first: live } = choices
   if (parsed.stream) {
     reply.hijack()
-    if (!gone)
-      new OpenAiStream(parts.dispatcher, live, reply.raw, {
+    if (!choices.gone)
+      new OpenAiStream(parts.dispatcher, lives, reply.raw, {
         chat: type === 'chat',
         includeUsage: parsed.includeUsage,
         headers: headersOf(live, request),
+        onFailed: () => choices.cancelOthers(),
       }).open()
     return reply
   }
-  await ended(parts, live)
+  await choices.succeeded()
+  return send(parts, request, reply, live, answerBody(...lives))
+}
+
+/** An answer that was waited for, with its headers. */
+function send(parts: ApiParts, request: FastifyRequest, reply: FastifyReply, live: LiveJob, body: Record<string, unknown>): FastifyReply {
   const { record } = live
-  if (record.status !== 'succeeded') throw faultOf(record)
   // After a second attempt the worker's own figure covers the last part only; all of the running is not ours then.
   const workedMs = record.attempt === 1 && live.workerMs !== null ? live.workerMs : (record.finishedMs ?? 0) - (record.startedMs ?? 0)
   const overheadMs = Math.max(0, performance.now() - request.beganMs - workedMs - (record.queueMs ?? 0))
@@ -65,7 +60,7 @@ async function serve(
     'x-holdfast-overhead-ms': overheadMs.toFixed(2),
     'content-type': 'application/json; charset=utf-8',
   })
-  return reply.send(JSON.stringify(answerBody(live)))
+  return reply.send(JSON.stringify(body))
 }
 
 function headersOf(live: LiveJob, request: FastifyRequest): Record<string, string> {

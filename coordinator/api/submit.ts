@@ -53,6 +53,8 @@ function accept(
 /** Also for the rows of a batch, which are stored another way. */
 export function newJob(parts: ApiParts, request: FastifyRequest, submission: Submission, wishes: Wishes): NewJob {
   const { type, parsed } = submission
+  if (parsed.choices !== undefined)
+    throw badRequest('unsupported_parameter', 'n above 1 is not possible here: one job gives one answer. Send as many of them.', 'n')
   const offers = parts.scheduler.knownModels().get(parsed.model)
   if (offers === undefined) throw unknownModel(parts, parsed.model)
   const bytes = promptBytes(parsed.generation.prompt)
@@ -67,10 +69,15 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
     request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
     seed,
     prefix: prefixesOf(parsed.generation.prompt),
-    cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + (parsed.generation.maxTokens ?? ANSWER_TOKENS)),
+    cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + answerTokens(parsed)),
     ...wishes,
     detached: submission.detached || wishes.detached,
   }
+}
+
+/** What is embedded or ranked is read only. */
+function answerTokens({ generation: { prompt, maxTokens } }: ParsedRequest): number {
+  return prompt.kind === 'embed' || prompt.kind === 'rank' ? 0 : (maxTokens ?? ANSWER_TOKENS)
 }
 
 // What an answer without a limit takes, until it is there: fair sharing is corrected then.

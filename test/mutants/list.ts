@@ -180,7 +180,7 @@ export const MUTANTS: Mutant[] = [
   },
   {
     bug: 'a caller that left keeps its slot',
-    file: 'coordinator/api/openai.ts',
+    file: 'coordinator/api/openai-choices.ts',
     find: 'if (live.callers <= 0 && !isFinal(live.record.status) && !live.record.detached)',
     replace: 'if (live.callers < 0)',
     tests: ['client-gone'],
@@ -333,7 +333,7 @@ export const MUTANTS: Mutant[] = [
   },
   {
     bug: 'a caller that leaves takes the job from another that shares it',
-    file: 'coordinator/api/openai.ts',
+    file: 'coordinator/api/openai-choices.ts',
     find: 'live.callers <= 0 && ',
     replace: '',
     tests: ['idempotency'],

@@ -1,13 +1,15 @@
 import { createHash } from 'node:crypto'
-import { SAMPLING_ABILITIES } from '../../proto/abilities.ts'
+import { ABILITIES, type Ability } from '../../proto/abilities.ts'
+import type { FinishReason } from '../../proto/answer.ts'
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
+import { type Piece, type Script, scriptOf } from './fake/script.ts'
 import { TextAssembler } from './text.ts'
 
 /**
- * An engine without a model, for trying and measuring everything around one. Its text is a pure function of model name,
- * prompt, seed and position (at temperature 0 the seed does not count, as for a real model), one word per token, paced
- * like a real one. Words in the prompt bring on the faults a real one has: its process dies, it falls silent, it fails.
+ * An engine without a model, for trying and measuring everything around one. Its answer is a pure function of model name,
+ * request, seed and position (at temperature 0 the seed does not count, as for a real model), one word per token, paced
+ * like a real one. It plays whatever a request can ask for: reasoning, tool calls, documents of a schema, vectors. Words in the prompt bring on the faults a real one has: its process dies, it falls silent, it fails.
  */
 export function openFakeEngine(options: FakeOptions, onState: StateListener): Engine {
   return new FakeEngine(options, onState)
@@ -24,11 +26,14 @@ export type FakeOptions = {
   crashOn?: string
   stallOn?: string
   failOn?: string
+  /** What it is to be unable of; a model is rarely able of everything. */
+  without?: readonly Ability[]
 }
 
 class FakeEngine implements Engine {
   readonly #options: FakeOptions
   readonly #onState: StateListener
+  readonly #abilities: readonly Ability[]
   readonly #running = new Set<FakeGeneration>()
   #phase: EngineState['phase'] = 'ready'
   #detail = ''
@@ -38,6 +43,8 @@ class FakeEngine implements Engine {
   constructor(options: FakeOptions, onState: StateListener) {
     this.#options = options
     this.#onState = onState
+    const { without = [] } = options
+    this.#abilities = ABILITIES.filter((ability) => !ability.endsWith('_dialect') && !without.includes(ability))
   }
 
   state(): EngineState {
@@ -50,7 +57,7 @@ class FakeEngine implements Engine {
       sha256: createHash('sha256').update(`fake:${this.#options.name}`).digest('hex'),
       sizeBytes: 0,
       restarts: this.#restarts,
-      abilities: SAMPLING_ABILITIES,
+      abilities: this.#abilities,
     }
   }
 
@@ -101,7 +108,7 @@ class FakeGeneration implements Generation {
   readonly #assembler: TextAssembler
   readonly #promptTokens: number
   readonly #limit: number
-  readonly #words: (position: number) => string
+  readonly #script: Script
   #position = 0
   #firstDueMs = 0
   #forced: number
@@ -116,11 +123,14 @@ class FakeGeneration implements Generation {
     this.#forced = continuation.length
     this.#assembler = new TextAssembler(request.stop)
     this.#promptTokens = countWords(promptText(request))
+    this.#script = scriptOf(options.name, request)
+    const { length, reasoningTokens } = this.#script
+    // Words would go on for ever; whatever has an end of its own comes to it.
+    const enough = Number.isFinite(length) ? length : reasoningTokens + Math.max(DEFAULT_TOKENS, request.minTokens ?? 0)
     this.#limit = Math.min(
-      request.maxTokens ?? DEFAULT_TOKENS,
+      request.maxTokens ?? enough,
       options.contextTokens === 0 ? Number.POSITIVE_INFINITY : options.contextTokens - this.#promptTokens,
     )
-    this.#words = vocabularyOf(options.name, request)
   }
 
   begin(stalled: boolean): void {
@@ -162,25 +172,44 @@ class FakeGeneration implements Generation {
     const { rate } = this.#options
     const passedMs = performance.now() - this.#firstDueMs
     const due = rate === 0 ? this.#position + BURST : this.#forced + 1 + Math.floor((passedMs * rate) / 1000)
-    const ids: number[] = []
-    let text = ''
-    while (this.#position < due && this.#position < this.#limit && !this.#assembler.stopped) {
-      ids.push(this.#position)
-      text += this.#next()
-    }
-    if (ids.length > 0) this.#sink.tokens(ids, text)
+    if (this.#script.plain) this.#releaseWords(due)
+    else this.#releasePieces(due)
     if (this.#assembler.stopped) this.#end('stop')
+    else if (this.#position >= this.#script.length) this.#end(this.#script.ending)
     else if (this.#position >= this.#limit) this.#end('length')
     else this.#later(rate === 0 ? 0 : Math.max(1, ((this.#position - this.#forced) * 1000) / rate - passedMs))
   }
 
-  #next(): string {
-    const word = this.#words(this.#position)
-    this.#position += 1
-    return this.#assembler.feed(Buffer.from(this.#position === 1 ? word : ` ${word}`))
+  #releaseWords(due: number): void {
+    const ids: number[] = []
+    let text = ''
+    while (this.#mayGoOn(due)) {
+      ids.push(this.#position)
+      text += this.#next().text
+    }
+    if (ids.length > 0) this.#sink.tokens(ids, text)
   }
 
-  #end(reason: 'stop' | 'length' | 'cancelled'): void {
+  /** One token a call, so that what it releases stands with it. */
+  #releasePieces(due: number): void {
+    while (this.#mayGoOn(due)) {
+      const id = this.#position
+      const { text, delta } = this.#next()
+      this.#sink.tokens([id], text, delta)
+    }
+  }
+
+  #mayGoOn(due: number): boolean {
+    return this.#position < Math.min(due, this.#limit, this.#script.length) && !this.#assembler.stopped
+  }
+
+  #next(): Piece {
+    const piece = this.#script.piece(this.#position)
+    this.#position += 1
+    return piece.text === '' ? piece : { ...piece, text: this.#assembler.feed(Buffer.from(piece.text)) }
+  }
+
+  #end(reason: FinishReason): void {
     if (this.#ended) return
     this.#close()
     this.#sink.finished({
@@ -189,6 +218,7 @@ class FakeGeneration implements Generation {
       promptTokens: this.#promptTokens,
       completionTokens: Math.max(this.#position, this.#forced),
       cachedTokens: 0,
+      reasoningTokens: Math.min(this.#position, this.#script.reasoningTokens),
     })
   }
 
@@ -203,28 +233,6 @@ class FakeGeneration implements Generation {
 const DEFAULT_TOKENS = 16
 // Tokens of one turn of the event loop at full speed: enough to be fast, few enough that 64 streams take turns.
 const BURST = 16
-
-const WORDS =
-  'amber anchor apple arrow autumn basin beacon birch bridge candle canyon cedar chapel cinder cliff clover cobalt copper coral cotton crater crystal dawn delta desert ember fable falcon feather fern field flame forest fossil garden glacier granite grove harbor hazel heron hollow island ivory jasper juniper kettle lantern laurel lemon linen lotus maple marble meadow mirror morning mountain nectar north ocean olive onyx opal orchard otter pebble pepper pine planet plume prairie quartz quiet rain raven reef ribbon river saddle saffron sage sail sand shadow silver sky snow sparrow spruce stone storm summer thistle thunder timber topaz tulip valley velvet violet walnut water willow winter wool yarrow zephyr'.split(
-    ' ',
-  )
-
-function vocabularyOf(name: string, request: GenerationRequest): (position: number) => string {
-  const seed = request.sampling.temperature === 0 ? '' : String(request.seed)
-  const start = createHash('sha256')
-    .update(`${name}\u0000${JSON.stringify(request.prompt)}\u0000${seed}`)
-    .digest()
-    .readUInt32LE(0)
-  return (position) => WORDS[mix(start + Math.imul(position, 0x9e37_79b9)) % WORDS.length] ?? 'word'
-}
-
-/** A finaliser that spreads neighbouring numbers over 32 bits. */
-function mix(value: number): number {
-  let x = value >>> 0
-  x = Math.imul(x ^ (x >>> 16), 0x21f0_aaad)
-  x = Math.imul(x ^ (x >>> 15), 0x735a_2d97)
-  return (x ^ (x >>> 15)) >>> 0
-}
 
 function promptText(request: GenerationRequest): string {
   return textsOf(request.prompt).join('\n')
