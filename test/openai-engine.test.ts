@@ -51,6 +51,8 @@ test('parameters arrive under the names that the server knows', async () => {
   expect(server.bodies[1]).toMatchObject({ repeat_penalty: 1.1 })
   expect(server.bodies[1]).not.toHaveProperty('repetition_penalty')
   expect(llama.state().abilities).not.toContain('min_tokens')
+  await generate(llama, ask('hi', { tools: [{ name: 'f' }, { name: 'g' }], toolChoice: { name: 'g' } })).done
+  expect(server.bodies[2]).toMatchObject({ tools: [{ function: { name: 'g' } }], tool_choice: 'required' })
 })
 
 test('a raw text goes to completions', async () => {
@@ -83,6 +85,11 @@ test('what the server says of itself counts unless an option says otherwise', as
   server.models = [{ id: 'm', owned_by: 'llamacpp' }]
   server.pages['/props'] = { total_slots: 5, default_generation_settings: { n_ctx: 1024 } }
   expect((await ready(server)).state()).toMatchObject({ slots: 5, contextTokens: 1024 })
+  expect((await ready(server)).state().abilities).toContain('tools')
+  server.pages['/props'] = { chat_template_caps: { supports_tools: false, supports_tool_calls: false }, modalities: { vision: true } }
+  const seeing = (await ready(server)).state().abilities
+  expect(seeing).toContain('images')
+  for (const ability of ['tools', 'tool_choice', 'parallel_tool_calls']) expect(seeing).not.toContain(ability)
   server.models = [{ id: 'llama3:latest', owned_by: 'library' }]
   const ollama = await ready(server, { model: 'llama3', without: ['tools'] })
   expect(ollama.state().slots).toBe(8)

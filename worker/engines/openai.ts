@@ -63,7 +63,8 @@ class OpenAiEngine implements Engine {
   state(): EngineState {
     const { name, model = '', slots, contextTokens, having, without } = this.#options
     const facts = this.#facts
-    const abilities = [...ABILITIES_OF[facts?.kind ?? 'other'], ...having].filter((ability) => !without.includes(ability))
+    const known = facts?.abilities ?? ABILITIES_OF.other
+    const abilities = [...new Set([...known, ...having])].filter((ability) => !without.includes(ability))
     return {
       phase: this.#phase,
       detail: this.#detail,

@@ -168,8 +168,17 @@ export class Exchange implements Generation {
 const ERROR_BYTES_MAX = 64 * 1024
 const ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
-/** llama-server has its own name for one parameter and would leave the usual one out in silence. */
-function inWordsOfLlama(body: Json): Json {
-  const { repetition_penalty: penalty, ...rest } = body
-  return penalty === undefined ? body : { ...rest, repeat_penalty: penalty }
+/**
+ * llama-server has its own name for one parameter and would leave the usual one out in silence, and it can be told to call
+ * a tool, but not which: so it is offered that one only.
+ */
+function inWordsOfLlama({ repetition_penalty: penalty, tool_choice: choice, tools, ...rest }: Json): Json {
+  const named = isJson(choice) && isJson(choice.function) ? choice.function.name : undefined
+  const isNamed = (tool: unknown): boolean => isJson(tool) && isJson(tool.function) && tool.function.name === named
+  return {
+    ...rest,
+    ...(penalty === undefined ? {} : { repeat_penalty: penalty }),
+    ...(tools === undefined ? {} : { tools: named === undefined || !Array.isArray(tools) ? tools : tools.filter(isNamed) }),
+    ...(choice === undefined ? {} : { tool_choice: named === undefined ? choice : 'required' }),
+  }
 }

@@ -6,6 +6,7 @@ import { bodyOf, callHttp } from './http-call.ts'
 export type ServerFacts = {
   model: string
   kind: ServerKind
+  abilities: readonly Ability[]
   /** Absent: it does not say. */
   contextTokens?: number
   slots?: number
@@ -75,25 +76,41 @@ function listOf(json: unknown): unknown[] {
   return Array.isArray(list) ? list : []
 }
 
+const KIND_OF: Record<string, ServerKind> = { llamacpp: 'llama-server', library: 'ollama' }
+
 async function factsOf(upstream: Upstream, entry: Entry, signal: AbortSignal): Promise<ServerFacts> {
   const owner = typeof entry.owned_by === 'string' ? entry.owned_by.toLowerCase() : ''
-  const facts: ServerFacts = { model: entry.id, kind: owner === 'library' ? 'ollama' : 'other' }
+  const kind = KIND_OF[owner] ?? 'other'
+  const facts: ServerFacts = { model: entry.id, kind, abilities: ABILITIES_OF[kind] }
   const told = count(entry.max_model_len)
   if (told !== undefined) facts.contextTokens = told
   const root = upstream.baseUrl.replace(/\/v1$/, '')
-  if (owner === 'llamacpp') return { ...facts, kind: 'llama-server', ...(await llamaServerFacts(upstream, root, signal)) }
+  if (kind === 'llama-server') return { ...facts, ...(await llamaServerFacts(upstream, root, signal)) }
   if (owner === 'vllm') return { ...facts, ...(await vllmFacts(upstream, root, signal)) }
   return facts
 }
 
-/** Its properties say how many slots there are, and the context of each. */
+/** Its properties say how many slots there are, the context of each, and what the model's template and eyes can do. */
 async function llamaServerFacts(upstream: Upstream, root: string, signal: AbortSignal): Promise<Partial<ServerFacts>> {
   const { json } = await readJson(upstream, `${root}/props`, signal).catch(() => NOTHING)
   if (!isJson(json)) return {}
   const slots = count(json.total_slots)
   const contextTokens = isJson(json.default_generation_settings) ? count(json.default_generation_settings.n_ctx) : undefined
-  return { ...(slots === undefined ? {} : { slots }), ...(contextTokens === undefined ? {} : { contextTokens }) }
+  return {
+    abilities: llamaAbilities(json),
+    ...(slots === undefined ? {} : { slots }),
+    ...(contextTokens === undefined ? {} : { contextTokens }),
+  }
 }
+
+/** Tools that its model's template does not know it takes and leaves out in silence. */
+function llamaAbilities({ chat_template_caps: caps, modalities }: Json): Ability[] {
+  const isToolless = isJson(caps) && caps.supports_tools === false && caps.supports_tool_calls === false
+  const known = ABILITIES_OF['llama-server'].filter((ability) => !isToolless || !TOOL_ABILITIES.includes(ability))
+  return isJson(modalities) && modalities.vision === true ? [...known, 'images'] : known
+}
+
+const TOOL_ABILITIES: readonly Ability[] = ['tools', 'tool_choice', 'parallel_tool_calls']
 
 /** Its metrics say how many sequences it runs at once, in the versions that expose it. */
 async function vllmFacts(upstream: Upstream, root: string, signal: AbortSignal): Promise<Partial<ServerFacts>> {
