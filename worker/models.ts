@@ -1,16 +1,22 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync, statSync } from 'node:fs'
 import path from 'node:path'
-import { ABILITIES, type Ability } from '../proto/abilities.ts'
+import type { Ability } from '../proto/abilities.ts'
 import type { Engine, StateListener } from './engines/engine.ts'
 import { openFakeEngine } from './engines/fake.ts'
 import { openCliEngine } from './engines/cli.ts'
-import { type CliSpec, parseCliSpec, unknownOption, whole, wrong } from './model-specs.ts'
+import { openOpenAiEngine } from './engines/openai.ts'
+import { abilities, type CliSpec, type OpenAiSpec, parseCliSpec, parseOpenAiSpec, unknownOption, whole, wrong } from './model-specs.ts'
 
 /** One entry of HOLDFAST_MODELS: `name=source[?option=value&…]`. */
 export type ModelSpec = {
   name: string
-  source: { kind: 'builtin' } | { kind: 'file'; path: string } | { kind: 'fake' } | { kind: 'cli'; cli: CliSpec }
+  source:
+    | { kind: 'builtin' }
+    | { kind: 'file'; path: string }
+    | { kind: 'fake' }
+    | { kind: 'cli'; cli: CliSpec }
+    | { kind: 'openai'; openai: OpenAiSpec }
   slots?: number
   contextTokens?: number
   threads?: number
@@ -42,6 +48,8 @@ export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog,
   if (spec.source.kind === 'fake') return { name: spec.name, kind: 'fake', engine: openFakeEngine(fakeOptions(spec), onState) }
   if (spec.source.kind === 'cli')
     return { name: spec.name, kind: 'cli', engine: openCliEngine({ name: spec.name, log, ...spec.source.cli }, onState) }
+  if (spec.source.kind === 'openai')
+    return { name: spec.name, kind: 'openai', engine: openOpenAiEngine({ name: spec.name, log, ...spec.source.openai }, onState) }
   const file = spec.source.kind === 'builtin' ? await builtinModel(dataDir, log) : spec.source.path
   if (!existsSync(file)) throw wrong(`: the file of model "${spec.name}" does not exist: ${file}`)
   const sha256 = await hashOf(file, log)
@@ -61,6 +69,7 @@ function parseModel(text: string): ModelSpec {
   const options = new URLSearchParams(query ?? '')
   const fake = { rate: 0, firstTokenMs: 0 }
   if (source.startsWith('cli:')) return { name, source: { kind: 'cli', cli: parseCliSpec(name, source, options) }, fake }
+  if (source.startsWith('openai:')) return { name, source: { kind: 'openai', openai: parseOpenAiSpec(name, source, options) }, fake }
   const spec: ModelSpec = { name, source: parseSource(name, source), fake }
   for (const [option, value] of options) setOption(spec, option, value)
   return spec
@@ -71,7 +80,7 @@ function parseSource(name: string, source: string): ModelSpec['source'] {
   if (source === 'fake:') return { kind: 'fake' }
   if (/^[a-z][a-z0-9+.-]*:/i.test(source))
     throw wrong(
-      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake:, cli: and paths of GGUF files.`,
+      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake:, cli:, openai: and paths of GGUF files.`,
     )
   if (!source.endsWith('.gguf')) throw wrong(`gives "${name}" the path "${source}", which does not end in .gguf.`)
   return { kind: 'file', path: path.resolve(source) }
@@ -92,16 +101,8 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
   else if (option === 'stall_on' && fake) spec.fake.stallOn = value
   else if (option === 'fail_on' && fake) spec.fake.failOn = value
-  else if (option === 'without' && fake) spec.fake.without = abilities(spec, value)
+  else if (option === 'without' && fake) spec.fake.without = abilities(spec.name, option, value)
   else throw unknownOption(spec.name, option, value)
-}
-
-function abilities(spec: ModelSpec, value: string): Ability[] {
-  return value.split(',').map((name) => {
-    const found = ABILITIES.find((ability) => ability === name)
-    if (found === undefined) throw wrong(`gives "${spec.name}" the option "without=${value}"; abilities are ${ABILITIES.join(', ')}.`)
-    return found
-  })
 }
 
 function onePurpose(spec: ModelSpec, purpose: 'embed' | 'rank'): 'embed' | 'rank' {
