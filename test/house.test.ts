@@ -96,7 +96,7 @@ test('every row of the failure table names a test that exists', () => {
 })
 
 // The scheduler is one state machine and is read as one; everything else stays well below.
-const LINES_MAX = 720
+const LINES_MAX = 780
 
 function importsOf(file: string): string[] {
   return [...read(file).matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map((match) => match[1] ?? '')

@@ -9,9 +9,21 @@ import { offer, SchedulerWorld } from './support/simulation.ts'
 
 const NO_QUOTA = { requestsPerMinute: null, tokensPerMinute: null }
 
-function cloud(world: SchedulerWorld, name = 'cloud', settings: { maxParallel?: number; models?: string[]; paid?: boolean; requests?: number } = {}): void {
+function cloud(
+  world: SchedulerWorld,
+  name = 'cloud',
+  settings: { maxParallel?: number; models?: string[]; paid?: boolean; requests?: number } = {},
+): void {
   const { maxParallel = 8, models = ['m'], paid = true, requests } = settings
-  const offers = models.map((model): ModelOffer => ({ ...offer(model, maxParallel, `${name}/${model}`), tier: 'cloud', abilities: ['tools'], startsOver: true, paid }))
+  const offers = models.map(
+    (model): ModelOffer => ({
+      ...offer(model, maxParallel, `${name}/${model}`),
+      tier: 'cloud',
+      abilities: ['tools'],
+      startsOver: true,
+      paid,
+    }),
+  )
   for (const model of models) world.mostSlots.set(`${name}/${model}`, maxParallel)
   world.apply({
     kind: 'provider-set',
@@ -70,7 +82,8 @@ for (const { policy, patience, local, waits, goes } of RULES)
       world.pass(Math.min(1_000, waits - passed))
     }
     expect(startedAt(world, 'job')).toBe(goes)
-    if (goes === null) expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)?.reason).toMatch(/all_slots_busy|no_provider_for_model|tier_not_open_yet/)
+    if (goes === null)
+      expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)?.reason).toMatch(/all_slots_busy|no_provider_for_model|tier_not_open_yet/)
   })
 
 test('a tier that opens later is the reason to wait, with its time, when nobody else could serve it', () => {
@@ -178,7 +191,10 @@ test('an answer that was cut begins anew where nobody has read it, and elsewhere
   }
   expect(world.kinds('unread')).toContain('discard-answer')
   expect(world.live.has('unread' as JobId)).toBe(true)
-  expect(world.effects.find((effect) => effect.kind === 'job-failed')).toMatchObject({ job: 'read', error: { code: 'answer_interrupted', retryable: true } })
+  expect(world.effects.find((effect) => effect.kind === 'job-failed')).toMatchObject({
+    job: 'read',
+    error: { code: 'answer_interrupted', retryable: true },
+  })
 })
 
 test('every start says why: the candidates, what spoke against each, and the rule', () => {

@@ -1,5 +1,5 @@
 import type { JobRecord } from '../core/job.ts'
-import { decisionDetails } from '../engine/dispatcher.ts'
+import { decisionDetails } from '../core/decision.ts'
 import { listEvents } from '../store/events.ts'
 import type { ApiParts } from './health.ts'
 import { rfc3339 } from './paging.ts'

@@ -95,3 +95,14 @@ export function offeringTiers(model: string, workers: Iterable<FleetWorker>): Se
   }
   return tiers
 }
+
+/** A decision as its event tells it, in the contract's words. */
+export function decisionDetails({ rule, chosen, candidates, more, waitedMs }: Decision): Record<string, unknown> {
+  return {
+    rule,
+    chosen,
+    candidates: candidates.map(({ provider, tier, model, eligible, whyNot }) => ({ provider, tier, model, eligible, why_not: whyNot })),
+    ...(more === 0 ? {} : { more_candidates: more }),
+    waited_ms: waitedMs,
+  }
+}

@@ -249,3 +249,13 @@ function servedBefore(tag: number, from: number, unit: number, waiting: number):
   if (from >= tag) return 0
   return unit <= 0 ? waiting : Math.min(waiting, Math.ceil((tag - from) / unit))
 }
+
+/** The job to start first among the lines; each line says who is its next. */
+export function earliest<J extends LineJob<J>>(lines: readonly Line<J>[], closed: ReadonlySet<Route<Flow<J>>>): J | undefined {
+  let first: J | undefined
+  for (const line of lines) {
+    const next = line.next(closed)
+    if (next !== undefined && (first === undefined || next.order < first.order)) first = next
+  }
+  return first
+}

@@ -14,15 +14,15 @@ import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
 import { decide, type Decision, offeringTiers } from './decision.ts'
 import { FleetWorker, type Hold, type ModelOffer, type WorkerState } from './fleet.ts'
-import { Heap } from './heap.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
-import { type Flow, Line, type Team } from './line.ts'
+import { earliest, type Flow, Line, type Team } from './line.ts'
 import { Quota } from './quota.ts'
 import { AUTO, choosePlace, eligiblePlaces, type Fleet, type Place, type Route, tierOf } from './routing.ts'
-import { enlisted, type ScheduledJob, type WaitLimit } from './scheduled-job.ts'
-import { nextOpening, standings } from './tiers.ts'
-import { estimateBasis, whyWaits } from './waiting.ts'
+import { enlisted, type ScheduledJob } from './scheduled-job.ts'
+import { sameTiers } from './tiers.ts'
+import { Waits } from './waits.ts'
+import { countWaiting, waitingOf } from './waiting.ts'
 
 /**
  * The scheduler: one deterministic state machine over jobs and workers. Input and time go in, effects come out; it does
@@ -46,9 +46,8 @@ export class Scheduler {
   /** Models whose line or slots changed in this input: filled when it has been taken in whole. */
   readonly #unsettled = new Set<string>()
   readonly #delayed = new Set<ScheduledJob>()
-  readonly #waitLimits = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
+  readonly #waits = new Waits()
   readonly #running = new Set<ScheduledJob>()
-  readonly #openings = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
   readonly #serviceMsByModel = new Map<string, number>()
   /** The tiers in which a model was ever offered: the others need no look and no waiting for. */
   readonly #offering = new Map<string, ReadonlySet<Tier>>()
@@ -60,7 +59,6 @@ export class Scheduler {
   }
   #nowMs = 0
   #nextOrder = 1
-  #waiting = 0
   #effects: Effect[] = []
 
   constructor(rules: SchedulerRules) {
@@ -136,7 +134,7 @@ export class Scheduler {
   }
 
   get waitingCount(): number {
-    return this.#waiting
+    return this.#waits.count
   }
 
   get runningCount(): number {
@@ -169,16 +167,7 @@ export class Scheduler {
     this.#nowMs = nowMs
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
-    if (job.phase === 'delayed') {
-      const estimateMs = Math.max(0, job.notBeforeMs - nowMs)
-      return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
-    }
-    const position = this.#lines.get(job.model)?.position(job) ?? 1
-    const why = whyWaits(nowMs, job, job.team, this.#fleet, job.opening?.atMs ?? null)
-    const basis = estimateBasis(job, this.#serviceMsByModel.get(job.model), this.#fleet)
-    const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
-    const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
-    return { ...why, position, estimateMs, basis }
+    return waitingOf(nowMs, job, this.#lines.get(job.model), this.#serviceMsByModel.get(job.model), this.#fleet)
   }
 
   /** What would be decided now for a job that waits; undefined for any other. */
@@ -191,29 +180,14 @@ export class Scheduler {
   /** How many wait, by model and reason; costs one look per flow, not per job. */
   waitingByReason(nowMs: number): { model: string; reason: WaitingReason; count: number }[] {
     this.#nowMs = nowMs
-    const rows: { model: string; reason: WaitingReason; count: number }[] = []
-    for (const [model, line] of this.#lines) {
-      const counts = new Map<WaitingReason, number>()
-      for (const route of line.routes)
-        for (const flow of route.flows.values()) {
-          const { reason } = whyWaits(nowMs, route.key, flow.account.team, this.#fleet, flow.jobs.first()?.opening?.atMs ?? null)
-          counts.set(reason, (counts.get(reason) ?? 0) + flow.jobs.size)
-        }
-      for (const [reason, count] of counts) rows.push({ model, reason, count })
-    }
-    if (this.#delayed.size > 0) {
-      const byModel = new Map<string, number>()
-      for (const job of this.#delayed) byModel.set(job.model, (byModel.get(job.model) ?? 0) + 1)
-      for (const [model, count] of byModel) rows.push({ model, reason: 'retry_backoff', count })
-    }
-    return rows
+    return countWaiting(nowMs, this.#lines, this.#delayed, this.#fleet)
   }
 
   // ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #accept(nowMs: number, accepted: AcceptedJob): void {
     const job = this.#enlist(accepted)
-    this.#startWaiting(nowMs, job)
+    this.#waits.begin(nowMs, job)
     this.#joinLine(job)
   }
 
@@ -225,7 +199,7 @@ export class Scheduler {
     job.failures = input.failures
     if (input.tokens > 0) job.sha256 = input.sha256
     job.served = input.served ?? job.model
-    this.#startWaiting(nowMs, job)
+    this.#waits.begin(nowMs, job)
     if (input.worker === null) {
       this.#joinLine(job)
       return
@@ -246,25 +220,6 @@ export class Scheduler {
     const job = enlisted(accepted, this.#nextOrder++, this.#team(accepted.team))
     this.#jobs.set(job.id, job)
     return job
-  }
-
-  /** Every wait is limited by itself: a job that ran and lost its worker did not wait meanwhile. */
-  #startWaiting(nowMs: number, job: ScheduledJob): void {
-    this.#waiting += 1
-    job.waitingSinceMs = nowMs
-    if (job.maxWaitMs === null) return
-    job.waitLimit = { job, atMs: nowMs + job.maxWaitMs, heapIndex: -1 }
-    this.#waitLimits.add(job.waitLimit)
-  }
-
-  #stopWaiting(job: ScheduledJob): void {
-    this.#waiting -= 1
-    job.waitedMs += this.#nowMs - job.waitingSinceMs
-    if (job.opening !== null) this.#openings.remove(job.opening)
-    job.opening = null
-    if (job.waitLimit === null) return
-    this.#waitLimits.remove(job.waitLimit)
-    job.waitLimit = null
   }
 
   #cancel(nowMs: number, id: JobId): void {
@@ -384,7 +339,7 @@ export class Scheduler {
   #requeue(nowMs: number, job: ScheduledJob, why: string, delayMs: number): void {
     this.#emit({ kind: 'job-requeued', job: job.id, why, strikes: job.strikes, failures: job.failures })
     this.#lineOf(job.model).adjust(job, job.team, -job.cost)
-    this.#startWaiting(nowMs, job)
+    this.#waits.begin(nowMs, job)
     if (delayMs > 0) {
       job.phase = 'delayed'
       job.notBeforeMs = nowMs + delayMs
@@ -588,12 +543,11 @@ export class Scheduler {
       this.#joinLine(job)
     }
     for (const job of this.#running) this.#judgeRunning(nowMs, job)
-    for (let next = this.#openings.first(); next !== undefined && next.atMs <= nowMs; next = this.#openings.first()) {
-      this.#lineOf(next.job.model).remove(next.job)
-      this.#joinLine(next.job)
+    for (let job = this.#waits.opening(nowMs); job !== undefined; job = this.#waits.opening(nowMs)) {
+      this.#lineOf(job.model).remove(job)
+      this.#joinLine(job)
     }
-    for (let next = this.#waitLimits.first(); next !== undefined && next.atMs <= nowMs; next = this.#waitLimits.first())
-      this.#giveUpWaiting(nowMs, next.job)
+    for (let job = this.#waits.overdue(nowMs); job !== undefined; job = this.#waits.overdue(nowMs)) this.#giveUpWaiting(nowMs, job)
     // Backoffs, open breakers and the pause after a refusal end by time alone.
     for (const model of this.#lines.keys()) this.#unsettled.add(model)
   }
@@ -694,7 +648,7 @@ export class Scheduler {
   }
 
   #run(nowMs: number, job: ScheduledJob, { worker, model }: Place): void {
-    this.#stopWaiting(job)
+    this.#waits.end(this.#nowMs, job)
     job.phase = 'running'
     job.worker = worker
     job.served = model
@@ -743,7 +697,7 @@ export class Scheduler {
 
   #forget(job: ScheduledJob): void {
     if (job.phase === 'delayed') this.#delayed.delete(job)
-    if (job.phase === 'delayed' || job.flow !== null) this.#stopWaiting(job)
+    if (job.phase === 'delayed' || job.flow !== null) this.#waits.end(this.#nowMs, job)
     this.#lines.get(job.model)?.remove(job)
     this.#running.delete(job)
     this.#jobs.delete(job.id)
@@ -751,7 +705,7 @@ export class Scheduler {
 
   #joinLine(job: ScheduledJob): void {
     job.phase = 'queued'
-    this.#judgeTiers(job)
+    this.#waits.judgeTiers(this.#nowMs, job, this.#offeringTiers(job.model))
     // With others already in line there is no slot free for this route: the invariant above.
     if (this.#lineOf(job.model).add(job, job, job.team)) this.#unsettled.add(job.model)
   }
@@ -760,19 +714,6 @@ export class Scheduler {
     let line = this.#lines.get(model)
     if (line === undefined) this.#lines.set(model, (line = new Line(model, this.#offeringTiers(model))))
     return line
-  }
-
-  /** How the tiers stand to the job now, and when the next one opens. */
-  #judgeTiers(job: ScheduledJob): void {
-    const offering = this.#offeringTiers(job.model)
-    const waitedMs = job.waitedMs + this.#nowMs - job.waitingSinceMs
-    job.tiers = standings(job.patience, waitedMs, offering)
-    if (job.opening !== null) this.#openings.remove(job.opening)
-    job.opening = null
-    const opensMs = nextOpening(job.patience, waitedMs, offering)
-    if (opensMs === null) return
-    job.opening = { job, atMs: this.#nowMs + opensMs - waitedMs, heapIndex: -1 }
-    this.#openings.add(job.opening)
   }
 
   #offeringTiers(model: string): ReadonlySet<Tier> {
@@ -808,20 +749,6 @@ export class Scheduler {
   #emit(effect: Effect): void {
     this.#effects.push(effect)
   }
-}
-
-/** The job to start first among the lines; each line says who is its next. */
-function earliest(lines: readonly Line<ScheduledJob>[], closed: ReadonlySet<Route<Flow<ScheduledJob>>>): ScheduledJob | undefined {
-  let first: ScheduledJob | undefined
-  for (const line of lines) {
-    const next = line.next(closed)
-    if (next !== undefined && (first === undefined || next.order < first.order)) first = next
-  }
-  return first
-}
-
-function sameTiers(a: ReadonlySet<Tier>, b: ReadonlySet<Tier>): boolean {
-  return a.size === b.size && [...a].every((tier) => b.has(tier))
 }
 
 // Fewer new tokens than this and an attempt brought next to nothing.

@@ -52,3 +52,7 @@ function standing(opening: Opening, waitedMs: number): Standing {
   if (opening === 'when_offline') return 'f'
   return opening <= waitedMs ? 'o' : 'e'
 }
+
+export function sameTiers(a: ReadonlySet<Tier>, b: ReadonlySet<Tier>): boolean {
+  return a.size === b.size && [...a].every((tier) => b.has(tier))
+}

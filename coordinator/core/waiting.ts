@@ -1,12 +1,57 @@
 import type { FleetWorker, Hold } from './fleet.ts'
-import type { Waiting } from './job.ts'
+import type { Waiting, WaitingReason } from './job.ts'
+import type { Line } from './line.ts'
+import type { ScheduledJob } from './scheduled-job.ts'
 import { AUTO, eligiblePlaces, type Fleet, type Place, type RouteKey } from './routing.ts'
+
+/** Why a job waits, its place in its line, and an estimate where there is something to make one from. */
+export function waitingOf(
+  nowMs: number,
+  job: ScheduledJob,
+  line: Line<ScheduledJob> | undefined,
+  meanServiceMs: number | undefined,
+  fleet: Fleet,
+): Waiting {
+  if (job.phase === 'delayed') {
+    const estimateMs = Math.max(0, job.notBeforeMs - nowMs)
+    return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
+  }
+  const position = line?.position(job) ?? 1
+  const why = whyWaits(nowMs, job, job.team, fleet, job.opening?.atMs ?? null)
+  const basis = estimateBasis(job, meanServiceMs, fleet)
+  const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
+  const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
+  return { ...why, position, estimateMs, basis }
+}
+
+/** How many wait, by model and reason: one look per flow, not per job. */
+export function countWaiting(
+  nowMs: number,
+  lines: ReadonlyMap<string, Line<ScheduledJob>>,
+  delayed: ReadonlySet<ScheduledJob>,
+  fleet: Fleet,
+): { model: string; reason: WaitingReason; count: number }[] {
+  const rows: { model: string; reason: WaitingReason; count: number }[] = []
+  for (const [model, line] of lines) {
+    const counts = new Map<WaitingReason, number>()
+    for (const route of line.routes)
+      for (const flow of route.flows.values()) {
+        const { reason } = whyWaits(nowMs, route.key, flow.account.team, fleet, flow.jobs.first()?.opening?.atMs ?? null)
+        counts.set(reason, (counts.get(reason) ?? 0) + flow.jobs.size)
+      }
+    for (const [reason, count] of counts) rows.push({ model, reason, count })
+  }
+  const delayedByModel = new Map<string, number>()
+  for (const { model } of delayed) delayedByModel.set(model, (delayedByModel.get(model) ?? 0) + 1)
+  for (const [model, count] of delayedByModel) rows.push({ model, reason: 'retry_backoff', count })
+  return rows
+}
 
 /**
  * Why the jobs of a route and a team wait: the first of these that is true, from the fleet as it is now. `opensMs` is when
  * the next tier opens for the job by waiting; null: none does.
  */
-export function whyWaits(nowMs: number, key: RouteKey, team: TeamState, fleet: Fleet, opensMs: number | null): Why {
+function whyWaits(nowMs: number, key: RouteKey, team: TeamState, fleet: Fleet, opensMs: number | null): Why {
   const eligible = eligiblePlaces(key, fleet)
   if (eligible.length > 0) {
     if (team.full) return { reason: 'team_limit', untilMs: null, detail: `team ${team.name} runs ${team.running}, its limit` }
@@ -25,7 +70,7 @@ export function whyWaits(nowMs: number, key: RouteKey, team: TeamState, fleet: F
 }
 
 /** What an estimate is made of; null while no answer of the model was seen, or nobody serves it. */
-export function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: Fleet): Waiting['basis'] {
+function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: Fleet): Waiting['basis'] {
   if (meanServiceMs === undefined) return null
   let slots = 0
   for (const { worker, model } of eligiblePlaces(key, fleet)) slots += worker.models.get(model)?.offer.slots ?? 0

@@ -1,18 +1,19 @@
 import assert from 'node:assert/strict'
-import { Answer, type AnswerDelta, type FinishReason } from '../../proto/answer.ts'
+import { Answer, type AnswerDelta } from '../../proto/answer.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
-import type { Decision } from '../core/decision.ts'
+import { decisionDetails } from '../core/decision.ts'
 import type { CloudTerms, Hold, ModelOffer } from '../core/fleet.ts'
-import { isFinal, type JobError, type JobId, type JobRecord, type Priority, type Tier, type Waiting, type WorkerId } from '../core/job.ts'
+import { isFinal, type JobError, type JobId, type JobRecord, type Waiting, type WorkerId } from '../core/job.ts'
 import type { Effect } from '../core/effects.ts'
-import type { AcceptedJob, Input, TeamRules } from '../core/inputs.ts'
+import type { Input, TeamRules } from '../core/inputs.ts'
 import type { QuotaLimits } from '../core/quota.ts'
-import type { Patience } from '../core/tiers.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { StoredProgress } from '../store/jobs.ts'
-import type { JobCompanions, Writer } from '../store/writer.ts'
+import type { Writer } from '../store/writer.ts'
 import { LiveJob } from './live-job.ts'
+import { accepted, type NewJob, newRecord, type Terms } from './new-job.ts'
+import type { AttemptEnd, AttemptOutput, WorkerLink } from './worker-link.ts'
 
 /**
  * The one loop that acts on what the scheduler decides: it sends attempts to workers, keeps the records of live jobs,
@@ -593,92 +594,6 @@ export type DispatcherParts = {
   onWorkerReplaced(worker: WorkerId): void
 }
 
-/** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
-export interface WorkerLink {
-  start(worker: WorkerId, start: AttemptStart): void
-  cancel(worker: WorkerId, job: JobId, attempt: number): void
-  resume(worker: WorkerId, job: JobId, attempt: number, first: number): void
-  acknowledge(worker: WorkerId, job: JobId, attempt: number): void
-  drop(worker: WorkerId): void
-}
-
-export type AttemptStart = {
-  job: JobId
-  attempt: number
-  model: string
-  /** The GenerationRequest of proto/request.ts as JSON. */
-  request: string
-  continuation: number[]
-  /** Somebody may read the answer while it grows. */
-  stream: boolean
-  /** The seed was the caller's own choice. */
-  seedGiven: boolean
-}
-
-export type NewJob = {
-  id: JobId
-  type: JobRecord['type']
-  team: string
-  actor: string
-  model: string
-  pinnedProvider: string | null
-  pinnedTier: Tier | null
-  policy: string | null
-  key: string | null
-  terms: Terms
-  needs: readonly string[]
-  /** Its answer is read while it grows: an engine that cannot continue it must not begin it anew. */
-  restartless: boolean
-  /** Somebody may read it while it grows; else a cloud is asked for all of it at once, which costs both sides less. */
-  streamed: boolean
-  detached: boolean
-  traceId: string
-  priority: Priority
-  maxWaitMs: number | null
-  maxRunMs: number | null
-  /** Estimated tokens of prompt and answer. */
-  cost: number
-  /** The GenerationRequest of proto/request.ts as JSON. */
-  request: string
-  seed: number
-  prefix: readonly string[]
-  batch?: string
-  rowKey?: string
-  along?: JobCompanions
-}
-
-/** What a job's policy, team and pins come to: when tiers open to it, and who pays. */
-export type Terms = { patience: Patience; purses: readonly string[] }
-
-type AttemptOutput = {
-  job: JobId
-  attempt: number
-  /** Place in the answer of the first token here. */
-  first: number
-  tokenIds: number[]
-  text: string
-  deltas?: readonly AnswerDelta[]
-  promptTokens: number
-  cachedTokens: number
-}
-
-type AttemptEnd = {
-  job: JobId
-  attempt: number
-  tokens: number
-  text: string
-  deltas?: readonly AnswerDelta[]
-  finishReason: FinishReason
-  stopSequence?: string | null
-  promptTokens: number
-  completionTokens: number
-  cachedTokens: number
-  reasoningTokens?: number | null
-  totalMs: number
-  /** What the provider is owed for it; absent: nothing. */
-  costMicros?: number
-}
-
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200
 const CHECKPOINT_MS = 1_000
@@ -694,71 +609,4 @@ function delivered(progress: StoredProgress | undefined): { tokenIds: number[]; 
   answer.append(progress.text)
   for (const delta of progress.extras) answer.append('', delta as AnswerDelta)
   return { tokenIds: progress.tokenIds, answer }
-}
-
-function accepted(record: JobRecord, prefix: readonly string[], terms: Terms, restartable: boolean, waitedMs: number): AcceptedJob {
-  const { id, model, pinnedProvider: provider, needs, team, priority, cost, maxWaitMs, maxRunMs } = record
-  return { id, model, provider, ...terms, needs, restartable, waitedMs, team, priority, cost, maxWaitMs, maxRunMs, prefix }
-}
-
-export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord {
-  return {
-    id: job.id,
-    version: 1,
-    status: 'queued',
-    type: job.type,
-    team: job.team,
-    model: job.model,
-    pinnedProvider: job.pinnedProvider,
-    pinnedTier: job.pinnedTier,
-    policy: job.policy,
-    key: job.key,
-    needs: job.needs,
-    priority: job.priority,
-    maxWaitMs: job.maxWaitMs,
-    maxRunMs: job.maxRunMs,
-    cost: job.cost,
-    batch: job.batch ?? null,
-    rowKey: job.rowKey ?? null,
-    owner,
-    strikes: 0,
-    failures: 0,
-    detached: job.detached,
-    seed: job.seed,
-    traceId: job.traceId,
-    createdMs: nowMs,
-    startedMs: null,
-    finishedMs: null,
-    attempt: 0,
-    attemptStartedMs: null,
-    worker: null,
-    workerName: null,
-    tier: null,
-    servedModel: null,
-    modelSha256: null,
-    queueMs: null,
-    firstTokenMs: null,
-    promptTokens: null,
-    completionTokens: null,
-    cachedTokens: null,
-    costMicros: 0,
-    finishReason: null,
-    error: null,
-  }
-}
-
-/** Cancelling what is final or unknown is refused in words a caller can act on. */
-export function notCancellable(record: JobRecord): Fault {
-  return new Fault('job_is_final', `The job is ${record.status} already and cannot be cancelled.`, { status: 409, job: record.id })
-}
-
-/** A decision as its event tells it, in the contract's words. */
-export function decisionDetails({ rule, chosen, candidates, more, waitedMs }: Decision): Record<string, unknown> {
-  return {
-    rule,
-    chosen,
-    candidates: candidates.map(({ provider, tier, model, eligible, whyNot }) => ({ provider, tier, model, eligible, why_not: whyNot })),
-    ...(more === 0 ? {} : { more_candidates: more }),
-    waited_ms: waitedMs,
-  }
 }

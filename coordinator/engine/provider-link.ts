@@ -1,6 +1,6 @@
 import type { JobId, WorkerId } from '../core/job.ts'
 import type { CloudTier } from '../tiers/cloud.ts'
-import type { WorkerLink } from './dispatcher.ts'
+import type { WorkerLink } from './worker-link.ts'
 
 /** The dispatcher's one way to every provider: workers by their sessions, clouds by calls. */
 export class ProviderLink implements WorkerLink {

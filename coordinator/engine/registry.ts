@@ -10,7 +10,8 @@ import { activePolicies, type PolicyRecord } from '../store/policies.ts'
 import { activeProviders, type ProviderModel, type ProviderRecord } from '../store/providers.ts'
 import type { TeamRecord } from '../store/teams.ts'
 import type { CloudAccess, CloudTier } from '../tiers/cloud.ts'
-import type { Dispatcher, Terms } from './dispatcher.ts'
+import type { Dispatcher } from './dispatcher.ts'
+import type { Terms } from './new-job.ts'
 
 /**
  * What people have set about where work may go: providers, what they are paid with, policies of patience, aliases. The

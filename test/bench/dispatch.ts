@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { newRecord } from '../../coordinator/engine/dispatcher.ts'
+import { newRecord } from '../../coordinator/engine/new-job.ts'
 import { printTable, quantile } from './measure.ts'
 import { Store } from './store.ts'
 

@@ -1,6 +1,6 @@
 import { isFinal, type JobId, type JobRecord } from '../../coordinator/core/job.ts'
 import type { Follower, LiveJob } from '../../coordinator/engine/live-job.ts'
-import type { NewJob } from '../../coordinator/engine/dispatcher.ts'
+import type { NewJob } from '../../coordinator/engine/new-job.ts'
 import type { SimulatedCoordinator } from './simulated-coordinator.ts'
 import type { SimulatedDatabase } from './simulated-database.ts'
 import type { Prompt } from './simulated-engine.ts'

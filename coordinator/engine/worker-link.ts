@@ -1,0 +1,54 @@
+import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
+import type { JobId, WorkerId } from '../core/job.ts'
+
+/** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
+export interface WorkerLink {
+  start(worker: WorkerId, start: AttemptStart): void
+  cancel(worker: WorkerId, job: JobId, attempt: number): void
+  resume(worker: WorkerId, job: JobId, attempt: number, first: number): void
+  acknowledge(worker: WorkerId, job: JobId, attempt: number): void
+  drop(worker: WorkerId): void
+}
+
+export type AttemptStart = {
+  job: JobId
+  attempt: number
+  model: string
+  /** The GenerationRequest of proto/request.ts as JSON. */
+  request: string
+  continuation: number[]
+  /** Somebody may read the answer while it grows. */
+  stream: boolean
+  /** The seed was the caller's own choice. */
+  seedGiven: boolean
+}
+
+/** What an attempt has brought since the last time. */
+export type AttemptOutput = {
+  job: JobId
+  attempt: number
+  /** Place in the answer of the first token here. */
+  first: number
+  tokenIds: number[]
+  text: string
+  deltas?: readonly AnswerDelta[]
+  promptTokens: number
+  cachedTokens: number
+}
+
+export type AttemptEnd = {
+  job: JobId
+  attempt: number
+  tokens: number
+  text: string
+  deltas?: readonly AnswerDelta[]
+  finishReason: FinishReason
+  stopSequence?: string | null
+  promptTokens: number
+  completionTokens: number
+  cachedTokens: number
+  reasoningTokens?: number | null
+  totalMs: number
+  /** What the provider is owed for it; absent: nothing. */
+  costMicros?: number
+}
