@@ -61,6 +61,7 @@ test('calls stream in the official deltas and are the ones of the plain answer',
     { index: 0, id: expect.stringMatching(/^call_/) as string, name: 'weather', arguments: '' },
     { index: 1, id: expect.stringMatching(/^call_/) as string, name: 'clock', arguments: '' },
   ])
+  // How finely they are cut depends on the load; that they come while the call is made is shown where its worker dies.
   expect(deltas.length).toBeGreaterThanOrEqual(4)
 })
 
