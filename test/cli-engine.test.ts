@@ -254,6 +254,26 @@ test('a worker serves one through the API', async () => {
   expect(await refused.text()).toContain('temperature')
 })
 
+test('kill -9 of the worker takes the programs of its jobs with it, and their folders', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const command = encodeURIComponent(JSON.stringify([process.execPath, standIn('claude')]))
+  const worker = await world.worker('w', `x=cli:claude?command=${command}`)
+  const body = { model: 'x', messages: [{ role: 'user', content: 'GRANDCHILD' }], stream: true }
+  const response = await world.request('POST', '/v1/chat/completions', body)
+  let said = ''
+  for await (const part of response.body ?? []) {
+    said += Buffer.from(part).toString()
+    if (/pid \d+;/.test(said)) break
+  }
+  const pid = Number(/pid (\d+);/.exec(said)?.[1])
+  const folders = (): string[] => foldersOfJobs(worker.pid)
+  expect([isAlive(pid), folders().length]).toEqual([true, 1])
+  worker.kill('SIGKILL')
+  await world.until('its grandchild is gone', () => !isAlive(pid))
+  await world.until('its folder is gone', () => folders().length === 0)
+})
+
 function standIn(kind: CliKind): string {
   return fileURLToPath(new URL(`support/cli/${kind === 'command' ? 'described' : kind}.ts`, import.meta.url))
 }
@@ -335,8 +355,8 @@ function pairs(args: string[] = []): string[] {
   return args.slice(1).map((value, index) => `${args[index]}=${value}`)
 }
 
-function foldersOfJobs(): string[] {
-  return readdirSync(tmpdir()).filter((name) => name.startsWith(`holdfast-cli-${hostname()}-${process.pid}-`))
+function foldersOfJobs(worker = process.pid): string[] {
+  return readdirSync(tmpdir()).filter((name) => name.startsWith(`holdfast-cli-${hostname()}-${worker}-`))
 }
 
 function isAlive(pid: number): boolean {

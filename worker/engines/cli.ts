@@ -10,6 +10,7 @@ import { type Description, describedCli } from './cli/described.ts'
 import { gemini } from './cli/gemini.ts'
 import { CliJob, type JobSettings } from './cli/job.ts'
 import { clearLeftovers } from './cli/job-folder.ts'
+import { Leash } from './cli/leash.ts'
 import { opencode } from './cli/opencode.ts'
 import { Quota } from './cli/quota.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
@@ -54,6 +55,7 @@ class CliEngine implements Engine {
   readonly #settings: JobSettings
   readonly #jobs = new Map<CliJob, Promise<void>>()
   readonly #quota = new Quota()
+  readonly #leash: Leash
   readonly #sha256: string
   readonly #missingVariables: string[]
   readonly #cleared: Promise<void>
@@ -66,6 +68,7 @@ class CliEngine implements Engine {
     this.#options = options
     this.#onState = onState
     this.#settings = settingsOf(options, worker)
+    this.#leash = new Leash((message) => options.log.warn(message))
     this.#missingVariables = options.env.filter((name) => worker[name] === undefined)
     const { kind, model = '', tools } = options
     this.#sha256 = createHash('sha256')
@@ -105,6 +108,8 @@ class CliEngine implements Engine {
     let tellEnded: () => void = () => {}
     const ended = new Promise<void>((resolve) => (tellEnded = resolve))
     const job = new CliJob(this.#settings, request, sink, {
+      begun: (root) => this.#leash.hold(root),
+      removed: (root) => this.#leash.release(root),
       quota: (windows) => {
         this.#quota.note(windows)
         this.#quotaChanged()
@@ -128,6 +133,7 @@ class CliEngine implements Engine {
     const message = `the worker closed the model ${this.#options.name}`
     for (const job of this.#jobs.keys()) job.fail({ layer: 'provider', code: 'engine_closed', message, retryable: true })
     await Promise.all([this.#cleared, ...this.#jobs.values()])
+    this.#leash.close()
   }
 
   #refusal({ sampling }: GenerationRequest): GenerationFailure | undefined {

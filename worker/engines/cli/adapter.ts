@@ -14,7 +14,7 @@ export type CliAdapter = {
   reader(): CliReader
 }
 
-export type LaunchWish = {
+type LaunchWish = {
   prompt: CliPrompt
   /** The program's own name of a model; absent: its default. */
   model?: string
@@ -29,7 +29,7 @@ export type CliPrompt = { system?: string; text: string }
 /** `off`: none; `on`: those the program has by default, with its own rules of permission; a list: exactly these. */
 export type ToolWish = 'off' | 'on' | readonly string[]
 
-export type Launch = {
+type Launch = {
   args: string[]
   /** The prompt goes here and not into an argument, which every process of the host could read and which is limited in size. */
   stdin: string

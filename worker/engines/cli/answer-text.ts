@@ -79,7 +79,7 @@ export class AnswerText {
   }
 }
 
-export const BYTES_PER_TOKEN = 4
+const BYTES_PER_TOKEN = 4
 
 export function tokensOf(bytes: number): number {
   return Math.ceil(bytes / BYTES_PER_TOKEN)

@@ -50,10 +50,14 @@ export async function clearLeftovers(): Promise<void> {
   for (const name of readdirSync(base)) {
     const owner = name.startsWith(PREFIX) ? Number.parseInt(name.slice(PREFIX.length), 10) : undefined
     if (owner === undefined || isAlive(owner)) continue
-    const root = path.join(base, name)
-    await endTree({ pid: undefined, mark: markOf(path.join(root, 'tmp')) }, 0)
-    rmSync(root, { recursive: true, force: true, maxRetries: 5 })
+    await clearJob(path.join(base, name))
   }
+}
+
+/** Ends what is left of a job whose worker is gone, and removes its folder. */
+export async function clearJob(root: string): Promise<void> {
+  await endTree({ pid: undefined, mark: markOf(path.join(root, 'tmp')) }, 0)
+  rmSync(root, { recursive: true, force: true, maxRetries: 5 })
 }
 
 function isAlive(pid: number): boolean {

@@ -28,6 +28,9 @@ export type JobSettings = {
 }
 
 export type JobListener = {
+  /** The folder that must go with the worker, and that it is gone. */
+  begun(root: string): void
+  removed(root: string): void
   quota(windows: QuotaWindow[]): void
   /** The program could not be started. */
   missing(why: string): void
@@ -92,11 +95,13 @@ export class CliJob implements Generation {
   }
 
   async #work(folder: JobFolder): Promise<void> {
+    this.#listener.begun(folder.root)
     try {
       const child = await this.#start(folder)
       if (child !== undefined) await this.#attend(child, markOf(folder.tmp))
     } finally {
       folder.remove()
+      this.#listener.removed(folder.root)
     }
   }
 
