@@ -22,13 +22,14 @@ export function readSeed(fields: Body): number | null {
   return seed === null ? null : seed >>> 0
 }
 
-export function readStops(value: unknown): string[] {
+/** `name` is what the endpoint calls it. */
+export function readStops(value: unknown, name = 'stop'): string[] {
   if (value === undefined || value === null) return []
   const list: unknown[] = Array.isArray(value) ? value : [value]
-  if (list.length > STOPS_MAX) throw badRequest('invalid_stop', `stop may hold at most ${STOPS_MAX} texts, not ${list.length}.`, 'stop')
+  if (list.length > STOPS_MAX) throw badRequest('invalid_stop', `${name} may hold at most ${STOPS_MAX} texts, not ${list.length}.`, name)
   return list.map((item) => {
     if (typeof item !== 'string' || item === '' || item.length > STOP_LENGTH_MAX)
-      throw badRequest('invalid_stop', `stop must be a text of 1 to ${STOP_LENGTH_MAX} characters, or a list of such.`, 'stop')
+      throw badRequest('invalid_stop', `${name} must be a text of 1 to ${STOP_LENGTH_MAX} characters, or a list of such.`, name)
     return item
   })
 }

@@ -22,7 +22,7 @@ export function readCalling(fields: Body, style: ToolStyle, beyond: string[]): C
 /** chat/completions wraps a function in `function`; responses has its members beside `type`. */
 export type ToolStyle = 'wrapped' | 'flat'
 
-const TOOL_NAME = /^[\w-]{1,64}$/
+export const TOOL_NAME = /^[\w-]{1,64}$/
 const TOOLS_MAX = 128
 const TOOLS_BYTES_MAX = 1024 * 1024
 const DESCRIPTION_MAX = 16_384

@@ -1,5 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { JobRecord } from '../core/job.ts'
+import { anthropicModel, anthropicModels } from './anthropic-models.ts'
+import { dialectOf } from './dialect.ts'
 import type { ApiParts } from './health.ts'
 import { answerBody } from './openai-answer.ts'
 import { registerEmbeddings } from './openai-embeddings.ts'
@@ -7,8 +9,9 @@ import { registerRerank } from './openai-rerank.ts'
 import { registerResponses } from './openai-responses.ts'
 import { Choices } from './openai-choices.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
-import { answerHeaders, sendAnswer } from './openai-headers.ts'
+import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { OpenAiStream } from './openai-stream.ts'
+import { namesFor } from './models.ts'
 import { unknownModel } from './submit.ts'
 
 /** The OpenAI dialect: chat completions, completions, responses, embeddings, rerank and models. */
@@ -20,14 +23,15 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   registerRerank(app, parts)
   registerResponses(app, parts)
 
-  app.get('/v1/models', async () => {
-    const data = [...parts.scheduler.knownModels().keys()].sort().map((id) => modelView(id))
+  app.get('/v1/models', async (request) => {
+    if (dialectOf(request) === 'anthropic') return anthropicModels(request.query, namesFor(parts, request.caller))
+    const data = namesFor(parts, request.caller).map((id) => modelView(id))
     return { object: 'list', data }
   })
 
   app.get<{ Params: { id: string } }>('/v1/models/:id', async (request) => {
-    if (!parts.scheduler.knownModels().has(request.params.id)) throw unknownModel(parts, request.params.id)
-    return modelView(request.params.id)
+    if (!namesFor(parts, request.caller).includes(request.params.id)) throw unknownModel(parts, request.params.id)
+    return dialectOf(request) === 'anthropic' ? anthropicModel(request.params.id) : modelView(request.params.id)
   })
 }
 

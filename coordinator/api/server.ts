@@ -1,6 +1,9 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
-import type { Caller } from './auth.ts'
+import { type Caller, requireScope } from './auth.ts'
+import { registerAnthropic } from './anthropic.ts'
+import { anthropicError } from './anthropic-answer.ts'
+import { dialectOf } from './dialect.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
 import { registerKeys } from './keys.ts'
@@ -9,6 +12,11 @@ import { registerBatches } from './batches.ts'
 import { registerOpenAiBatches } from './openai-batches.ts'
 import { registerOpenAi } from './openai.ts'
 import { registerTeams } from './teams.ts'
+import { registerProviders } from './providers.ts'
+import { registerCredentials } from './credentials.ts'
+import { registerPolicies } from './policies.ts'
+import { registerModels } from './models.ts'
+import { registerUsers } from './users.ts'
 import { registerWorkers } from './workers.ts'
 
 declare module 'fastify' {
@@ -38,8 +46,8 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.addHook('onRequest', (request, reply, done) => {
     request.beganMs = performance.now()
     reply.header('x-request-id', request.id)
-    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined)
-      request.caller = parts.keyring.identify(request.headers, request.ip)
+    if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
+    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
     done()
@@ -51,6 +59,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   })
   registerHealth(app, parts)
   registerOpenAi(app, parts)
+  registerAnthropic(app, parts)
   registerJobs(app, parts)
   registerWorkers(app, parts)
   registerEvents(app, parts)
@@ -58,8 +67,25 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerBatches(app, parts)
   registerOpenAiBatches(app, parts)
   registerKeys(app, parts)
+  registerProviders(app, parts)
+  registerCredentials(app, parts)
+  registerPolicies(app, parts)
+  registerModels(app, parts)
+  registerUsers(app, parts)
   return app
 }
+
+/** A key without the scope for what is asked is told so before the body is read. */
+function admit(parts: ApiParts, request: FastifyRequest): void {
+  request.caller = parts.keyring.identify(request.headers, request.ip)
+  const { url = '' } = request.routeOptions
+  if (request.method === 'GET' || request.method === 'HEAD') {
+    if (!url.startsWith('/v1/')) requireScope(request.caller, 'read')
+  } else requireScope(request.caller, INFERENCE.test(url) ? 'inference' : 'admin')
+}
+
+/** What makes jobs and handles one's own; every other change is an admin's. */
+const INFERENCE = /^\/(v1|api\/(jobs|batches))(\/|$)/
 
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const HEADER_LIMIT_BYTES = 16 * 1024
@@ -70,6 +96,7 @@ const REPEATABLE = new Set([
   '/v1/responses',
   '/v1/embeddings',
   '/v1/rerank',
+  '/v1/messages',
   '/v1/files',
   '/v1/batches',
   '/api/jobs',
@@ -87,7 +114,13 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
   // A job that has ended badly has ended: the official clients would submit it again as a new one, twice.
   if (fault.job !== null) reply.headers({ 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
-  return reply.code(fault.status).send(request.url.startsWith('/v1/') ? openAiError(fault) : nativeError(fault))
+  return reply.code(fault.status).send(errorBody(fault, request))
+}
+
+function errorBody(fault: Fault, request: FastifyRequest): Record<string, unknown> {
+  const dialect = dialectOf(request)
+  if (dialect === 'anthropic') return anthropicError(fault, request.id)
+  return dialect === 'openai' ? openAiError(fault) : nativeError(fault)
 }
 
 /** The error body of the OpenAI dialect, with Holdfast's own members beside the dialect's. */

@@ -105,6 +105,7 @@ class FakeGeneration implements Generation {
   readonly #options: FakeOptions
   readonly #sink: GenerationSink
   readonly #onEnd: () => void
+  readonly #stops: readonly string[]
   readonly #assembler: TextAssembler
   readonly #promptTokens: number
   readonly #limit: number
@@ -121,6 +122,7 @@ class FakeGeneration implements Generation {
     this.#sink = sink
     this.#onEnd = onEnd
     this.#forced = continuation.length
+    this.#stops = request.stop
     this.#assembler = new TextAssembler(request.stop)
     this.#promptTokens = countWords(promptText(request))
     this.#script = scriptOf(options.name, request)
@@ -219,7 +221,17 @@ class FakeGeneration implements Generation {
       completionTokens: Math.max(this.#position, this.#forced),
       cachedTokens: 0,
       reasoningTokens: Math.min(this.#position, this.#script.reasoningTokens),
+      ...this.#matchedStop(),
     })
+  }
+
+  /** The stop string that was complete first. */
+  #matchedStop(): { stopSequence?: string } {
+    if (!this.#assembler.stopped) return {}
+    const said = Array.from({ length: this.#position }, (_, position) => this.#script.piece(position).text).join('')
+    const endOf = (stop: string): number => (said.includes(stop) ? said.indexOf(stop) + stop.length : Number.POSITIVE_INFINITY)
+    const stopSequence = this.#stops.toSorted((one, other) => endOf(one) - endOf(other))[0]
+    return stopSequence === undefined ? {} : { stopSequence }
   }
 
   #close(): void {

@@ -1,0 +1,81 @@
+import { inputOf } from '../../proto/anthropic-wire-request.ts'
+import { thinkingBlocks } from '../../proto/thinking.ts'
+import type { Fault } from '../core/fault.ts'
+import type { LiveJob } from '../engine/live-job.ts'
+
+/** A succeeded job as the dialect's message: thinking, then text, then calls. */
+export function messageBody(live: LiveJob): Record<string, unknown> {
+  const { answer } = live
+  const content: Record<string, unknown>[] = thinkingBlocks(answer.reasoning, answer.reasoningSignature).map((block) =>
+    block.kind === 'redacted'
+      ? { type: 'redacted_thinking', data: block.data }
+      : { type: 'thinking', thinking: block.thinking, signature: block.signature },
+  )
+  if (answer.text !== '') content.push({ type: 'text', text: answer.text, citations: null })
+  for (const { id, name, arguments: written } of answer.toolCalls)
+    content.push({ type: 'tool_use', id, name, input: inputOf(written), caller: DIRECT })
+  return { ...messageHead(live), content, ...stopOf(live), usage: usageOf(live) }
+}
+
+/** What is known of a message before it has any content. */
+export function messageHead(live: LiveJob): Record<string, unknown> {
+  const { id, model } = live.record
+  return { id: `msg_${id}`, type: 'message', role: 'assistant', model, content: [], stop_reason: null, stop_sequence: null }
+}
+
+/** The model called the tool itself, and not code that it runs. */
+export const DIRECT = { type: 'direct' }
+
+export function stopOf(live: LiveJob): { stop_reason: string; stop_sequence: string | null } {
+  const { stopSequence } = live
+  switch (live.record.finishReason) {
+    case 'length':
+      return { stop_reason: 'max_tokens', stop_sequence: null }
+    case 'tool_calls':
+      return { stop_reason: 'tool_use', stop_sequence: null }
+    case 'content_filter':
+      return { stop_reason: 'refusal', stop_sequence: null }
+    default:
+      return { stop_reason: stopSequence === null ? 'end_turn' : 'stop_sequence', stop_sequence: stopSequence }
+  }
+}
+
+/** Tokens that were read from a cache are counted beside the others, not among them. */
+export function usageOf(live: LiveJob): Record<string, unknown> {
+  const { promptTokens, completionTokens, cachedTokens } = live.record
+  const { reasoningTokens } = live
+  return {
+    input_tokens: Math.max(0, (promptTokens ?? 0) - (cachedTokens ?? 0)),
+    cache_creation_input_tokens: 0,
+    cache_read_input_tokens: cachedTokens ?? 0,
+    output_tokens: completionTokens ?? 0,
+    output_tokens_details: reasoningTokens === null ? null : { thinking_tokens: reasoningTokens },
+  }
+}
+
+/** The error body of the Anthropic dialect, with Holdfast's own members beside the dialect's. */
+export function anthropicError(fault: Fault, requestId: string): Record<string, unknown> {
+  const { code, message, param, layer, retryable, job } = fault
+  return {
+    type: 'error',
+    error: { type: typeOf(fault.status), message, code, param, layer, retryable, provider_status: null, job },
+    request_id: requestId,
+  }
+}
+
+function typeOf(status: number): string {
+  const named = TYPES[status]
+  if (named !== undefined) return named
+  return status < 500 ? 'invalid_request_error' : 'api_error'
+}
+
+const TYPES: Record<number, string> = {
+  401: 'authentication_error',
+  403: 'permission_error',
+  404: 'not_found_error',
+  413: 'request_too_large',
+  429: 'rate_limit_error',
+  503: 'overloaded_error',
+  504: 'timeout_error',
+  529: 'overloaded_error',
+}

@@ -1,0 +1,34 @@
+import { badRequest } from '../core/fault.ts'
+import { readQuery } from './paging.ts'
+
+/** One page of the models' names, which are in order. */
+export function anthropicModels(query: unknown, names: string[]): Record<string, unknown> {
+  const { limit, after_id: after, before_id: before } = readQuery(query, ['limit', 'after_id', 'before_id'])
+  if (after !== undefined && before !== undefined)
+    throw badRequest('invalid_cursor', 'Give one of after_id and before_id, not both.', 'before_id')
+  const count = readPageSize(limit)
+  const candidates = names.filter((name) => (after === undefined || name > after) && (before === undefined || name < before))
+  const shown = before === undefined ? candidates.slice(0, count) : candidates.slice(-count)
+  return {
+    data: shown.map(anthropicModel),
+    has_more: candidates.length > shown.length,
+    first_id: shown[0] ?? null,
+    last_id: shown.at(-1) ?? null,
+  }
+}
+
+export function anthropicModel(id: string): Record<string, unknown> {
+  // Nobody knows when a model was made that a worker has on its disk.
+  return { type: 'model', id, display_name: id, created_at: '1970-01-01T00:00:00Z', lifecycle: 'active' }
+}
+
+const PAGE_SIZE = 20
+const PAGE_SIZE_MAX = 1_000
+
+function readPageSize(value: string | undefined): number {
+  if (value === undefined) return PAGE_SIZE
+  const size = Number(value)
+  if (!Number.isInteger(size) || size < 1 || size > PAGE_SIZE_MAX)
+    throw badRequest('out_of_range', `limit must be a whole number from 1 to ${PAGE_SIZE_MAX}, not ${value.slice(0, 20)}.`, 'limit')
+  return size
+}

@@ -1,0 +1,144 @@
+import type { GenerationRequest, Reasoning, Sampling } from '../../proto/request.ts'
+import { badRequest } from '../core/fault.ts'
+import { readConversation, readSystem } from './anthropic-messages.ts'
+import { readTooling } from './anthropic-tools.ts'
+import { type MemberSorts, Untranslated } from './anthropic-untranslated.ts'
+import { type Body, boolean, integer, isObject, numeric, objectBody, required } from './body.ts'
+import type { ParsedRequest } from './openai-request.ts'
+import { MAX_TOKENS, readStops } from './openai-sampling.ts'
+import { checkSchema } from './schema-check.ts'
+
+/** Reads the body of `messages`. Whatever would change the answer is honoured or refused by name; nothing is coerced. */
+export function parseMessagesRequest(body: unknown): ParsedRequest {
+  const fields = objectBody(body)
+  const untranslated = new Untranslated()
+  untranslated.sort(fields, '', MESSAGES)
+  const parsed = parsedOf(fields, untranslated)
+  const { generation } = parsed
+  generation.maxTokens = required(integer(fields, 'max_tokens', 1, MAX_TOKENS), 'max_tokens')
+  if (typeof fields.stop_sequences === 'string')
+    throw badRequest('invalid_stop', 'stop_sequences must be a list of texts.', 'stop_sequences')
+  generation.stop = readStops(fields.stop_sequences, 'stop_sequences')
+  generation.sampling = sampling(fields)
+  checkMetadata(fields.metadata)
+  const budget = generation.reasoning?.maxTokens
+  if (budget !== undefined && budget >= generation.maxTokens)
+    throw badRequest(
+      'out_of_range',
+      'thinking.budget_tokens must be less than max_tokens, which it is a part of.',
+      'thinking.budget_tokens',
+    )
+  if (untranslated.isEmpty) return parsed
+  generation.verbatim = { dialect: 'anthropic', body: fields }
+  const [first] = untranslated.changing
+  return first === undefined ? parsed : { ...parsed, onlyDialect: 'anthropic', onlyDialectFor: first }
+}
+
+/** Reads the body of `count_tokens`: what of a request is read by the model. */
+export function parseCountRequest(body: unknown): ParsedRequest {
+  const fields = objectBody(body)
+  const untranslated = new Untranslated()
+  untranslated.sort(fields, '', COUNTED)
+  return parsedOf(fields, untranslated)
+}
+
+const PROMPT = ['model', 'messages', 'system', 'tools', 'tool_choice', 'thinking', 'output_config']
+const COUNTED: MemberSorts = {
+  read: new Set(PROMPT),
+  kept: new Set(['cache_control', 'speed']),
+  changing: new Set(['mcp_servers', 'context_management']),
+}
+const MESSAGES: MemberSorts = {
+  read: new Set([...PROMPT, 'max_tokens', 'stream', 'stop_sequences', 'temperature', 'top_p', 'top_k']),
+  kept: new Set(['cache_control', 'metadata', 'service_tier', 'inference_geo', 'diagnostics', 'speed']),
+  changing: new Set(['container', 'mcp_servers', 'context_management', 'fallbacks']),
+}
+const BUDGET_LEAST = 1_024
+
+function parsedOf(fields: Body, untranslated: Untranslated): ParsedRequest {
+  if (typeof fields.model !== 'string' || fields.model === '')
+    throw badRequest('missing_model', 'model must name a model; GET /v1/models lists them.', 'model')
+  const stream = boolean(fields, 'stream') ?? false
+  const messages = readConversation(fields.messages, untranslated)
+  const system = fields.system === undefined || fields.system === null ? '' : readSystem(fields.system, 'system', untranslated)
+  if (system !== '') messages.unshift({ role: 'system', content: system })
+  const generation: Omit<GenerationRequest, 'seed'> = { prompt: { kind: 'chat', messages }, stop: [], sampling: {} }
+  Object.assign(generation, readTooling(fields, untranslated))
+  const config = outputConfig(fields.output_config, untranslated)
+  if (config.format !== undefined) generation.format = config.format
+  const reasoning = readThinking(fields.thinking, config.effort, untranslated)
+  if (reasoning !== undefined) generation.reasoning = reasoning
+  return { model: fields.model, stream, includeUsage: true, generation, seed: null }
+}
+
+function sampling(fields: Body): Sampling {
+  const chosen = {
+    temperature: numeric(fields, 'temperature', 0, 1),
+    topP: numeric(fields, 'top_p', 0, 1),
+    topK: integer(fields, 'top_k', 0, 1_000_000),
+  }
+  return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== null)) as Sampling
+}
+
+/** Says who the caller's user is, which does not change the answer. */
+function checkMetadata(value: unknown): void {
+  if (value === undefined || value === null) return
+  if (!isObject(value) || Object.entries(value).some(([name, id]) => name !== 'user_id' || (id !== null && typeof id !== 'string')))
+    throw badRequest('invalid_metadata', 'metadata must be {"user_id": a text}.', 'metadata')
+}
+
+type OutputConfig = { effort: Effort | undefined; format: GenerationRequest['format'] }
+type Effort = NonNullable<Reasoning['effort']>
+
+function outputConfig(value: unknown, untranslated: Untranslated): OutputConfig {
+  if (value === undefined || value === null) return { effort: undefined, format: undefined }
+  if (!isObject(value)) throw badRequest('invalid_type', 'output_config must be an object.', 'output_config')
+  untranslated.sort(value, 'output_config', { read: new Set(['effort', 'format']) })
+  return { effort: readEffort(value.effort, untranslated), format: readFormat(value.format) }
+}
+
+function readEffort(value: unknown, untranslated: Untranslated): Effort | undefined {
+  if (value === undefined || value === null) return undefined
+  if (value === 'low' || value === 'medium' || value === 'high' || value === 'xhigh') return value
+  if (value !== 'max')
+    throw badRequest('invalid_effort', 'output_config.effort must be low, medium, high, xhigh or max.', 'output_config.effort')
+  // A provider of the dialect is told the very word.
+  untranslated.keep()
+  return 'xhigh'
+}
+
+/** The dialect's schemas have no name, and hold strictly. */
+function readFormat(value: unknown): GenerationRequest['format'] {
+  if (value === undefined || value === null) return undefined
+  if (!isObject(value) || value.type !== 'json_schema')
+    throw badRequest('invalid_format', 'output_config.format must be {"type": "json_schema", "schema": …}.', 'output_config.format')
+  return { kind: 'schema', name: 'answer', schema: checkSchema(value.schema, 'output_config.format.schema'), strict: true }
+}
+
+function readThinking(value: unknown, effort: Effort | undefined, untranslated: Untranslated): Reasoning | undefined {
+  const wished = effort === undefined ? {} : { effort }
+  if (value === undefined || value === null) {
+    // An effort is also of what is written, so that thinking need not follow from it.
+    if (effort !== undefined) untranslated.keep()
+    return effort === undefined ? undefined : wished
+  }
+  if (!isObject(value)) throw badRequest('invalid_thinking', 'thinking must be an object with a type.', 'thinking')
+  const { type } = value
+  untranslated.sort(value, 'thinking', type === 'enabled' ? THINKING_BY_BUDGET : THINKING)
+  if (type === 'disabled') {
+    if (effort !== undefined) untranslated.keep()
+    return { maxTokens: 0 }
+  }
+  if (type === 'enabled')
+    return { ...wished, maxTokens: required(integer(value, 'budget_tokens', BUDGET_LEAST, MAX_TOKENS), 'thinking.budget_tokens') }
+  if (type === 'between_tools') untranslated.changes('thinking.type')
+  else if (type !== 'adaptive')
+    throw badRequest('invalid_thinking', 'thinking.type must be enabled, disabled, adaptive or between_tools.', 'thinking.type')
+  // Adaptive alone leaves it to the model, as saying nothing does elsewhere.
+  else if (effort === undefined) untranslated.keep()
+  return effort === undefined ? undefined : wished
+}
+
+/** `display` says how much of the thinking is shown, not how much is thought. */
+const THINKING: MemberSorts = { read: new Set(['type']), kept: new Set(['display']) }
+const THINKING_BY_BUDGET: MemberSorts = { ...THINKING, read: new Set(['type', 'budget_tokens']) }

@@ -1,0 +1,186 @@
+import type { ServerResponse } from 'node:http'
+import { type ThinkingBlock, thinkingBlocks } from '../../proto/thinking.ts'
+import type { ToolCall } from '../../proto/request.ts'
+import type { Waiting } from '../core/job.ts'
+import type { Dispatcher } from '../engine/dispatcher.ts'
+import type { Follower, LiveJob } from '../engine/live-job.ts'
+import { anthropicError, DIRECT, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
+import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { faultOf, interrupted } from './submit.ts'
+
+/**
+ * One caller's stream of one job as the dialect's events:
+ *
+ *   message_start ─▶ ping ─▶ (content_block_start ─▶ content_block_delta … ─▶ content_block_stop) … ─▶ message_delta ─▶ message_stop
+ *
+ * Blocks follow one another: thinking, text, and one for each call. A block is begun by its first content and ended by the
+ * next block's. Cutting off a reader that does not read cancels its job, unless that was detached.
+ */
+export class AnthropicStream implements Follower {
+  readonly #dispatcher: Dispatcher
+  readonly #live: LiveJob
+  readonly #sink: SseSink
+  readonly #options: StreamOptions
+  #open: string | null = null
+  #blocks = 0
+  #textSent = 0
+  #reasoningSent = 0
+  #signatureSent = 0
+  /** Which block of thinking is being told, and how much of it has been. */
+  #thought = 0
+  #thoughtSent = 0
+  /** Its signature is told when it can no longer grow. */
+  #signatureDue = false
+  /** For each call, its block and how much of its arguments was told. */
+  readonly #calls: { block: number; sent: number }[] = []
+  /** Everything before a text, once for each block: the text is the hot path. */
+  #beforeText = ''
+
+  constructor(dispatcher: Dispatcher, live: LiveJob, response: ServerResponse, options: StreamOptions) {
+    this.#dispatcher = dispatcher
+    this.#live = live
+    this.#options = options
+    this.#sink = new SseSink(response, { onRoom: () => this.grown(), onClosed: () => live.unfollow(this) })
+  }
+
+  open(): void {
+    this.#sink.open(this.#options.headers)
+    this.#live.follow(this)
+    // Head and first events leave in one write.
+    this.#sink.write(event('message_start', { message: { ...messageHead(this.#live), usage: usageOf(this.#live) } }) + event('ping', {}))
+    this.grown()
+    if (isSettled(this.#live.record.status)) this.ended()
+    else this.#dispatcher.announceWaiting(this.#live)
+  }
+
+  grown(): void {
+    const { answer } = this.#live
+    if (this.#sink.blocked) {
+      this.#sink.cutIfFarBehind(answer.text.length + answer.reasoning.length - this.#textSent - this.#reasoningSent)
+      return
+    }
+    this.#write(false)
+  }
+
+  waits(waiting: Waiting): void {
+    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting) + event('ping', {}))
+  }
+
+  /** Only a second reader of a message that was not streamed at first can have read what is void now. */
+  discarded(): void {
+    if (this.#textSent + this.#reasoningSent + this.#calls.length === 0) return
+    this.#live.unfollow(this)
+    this.#sink.end(event('error', anthropicError(interrupted(this.#live.record.id), this.#options.requestId)))
+  }
+
+  ended(): void {
+    // What a full socket held back goes first; Node keeps the order.
+    this.#sink.blocked = false
+    this.#write(true)
+    this.#live.unfollow(this)
+    const { record } = this.#live
+    if (record.status !== 'succeeded') {
+      this.#sink.end(event('error', anthropicError(faultOf(record), this.#options.requestId)))
+      return
+    }
+    const last = { delta: { ...stopOf(this.#live), container: null }, usage: usageOf(this.#live) }
+    this.#sink.end(this.#close() + event('message_delta', last) + event('message_stop', {}))
+  }
+
+  #write(isEnd: boolean): void {
+    const { text, reasoning, reasoningSignature, toolCalls } = this.#live.answer
+    let events = ''
+    const isThought = isEnd || text.length > this.#textSent || toolCalls.length > this.#calls.length
+    if (reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent || (isThought && this.#signatureDue))
+      events += this.#thinking(isThought)
+    if (text.length > this.#textSent) events += this.#text(text)
+    for (const [index, call] of toolCalls.entries()) events += this.#call(index, call)
+    if (events !== '') this.#sink.write(events)
+  }
+
+  #text(text: string): string {
+    const begun = this.#begin('text', () => ({ type: 'text', text: '', citations: null }))
+    if (begun !== '')
+      this.#beforeText = `event: content_block_delta\ndata: {"type":"content_block_delta","index":${this.#blocks - 1},"delta":{"type":"text_delta","text":`
+    const part = text.slice(this.#textSent)
+    this.#textSent = text.length
+    return `${begun}${this.#beforeText}${JSON.stringify(part)}}}\n\n`
+  }
+
+  /** All blocks of thinking but the last have come to their end, and so has the last if something else follows. */
+  #thinking(isThought: boolean): string {
+    const { reasoning, reasoningSignature } = this.#live.answer
+    this.#reasoningSent = reasoning.length
+    this.#signatureSent = reasoningSignature.length
+    this.#signatureDue = false
+    const blocks = thinkingBlocks(reasoning, reasoningSignature)
+    let events = ''
+    while (this.#thought < blocks.length) {
+      const block = blocks[this.#thought] as ThinkingBlock
+      const isWhole = isThought || this.#thought < blocks.length - 1
+      events += block.kind === 'redacted' ? this.#redacted(block.data) : this.#thoughtOf(block, isWhole)
+      if (block.kind === 'thinking' && this.#thought === blocks.length - 1 && (!isWhole || block.signature === '')) {
+        this.#signatureDue = block.signature !== ''
+        break
+      }
+      this.#thought += 1
+      this.#thoughtSent = 0
+    }
+    return events
+  }
+
+  #thoughtOf(block: { thinking: string; signature: string }, isWhole: boolean): string {
+    const thinking = block.thinking.slice(this.#thoughtSent)
+    const isSigned = isWhole && block.signature !== ''
+    if (thinking === '' && !isSigned) return ''
+    this.#thoughtSent = block.thinking.length
+    let events = this.#begin('thinking', () => ({ type: 'thinking', thinking: '', signature: '' }))
+    if (thinking !== '') events += this.#delta({ type: 'thinking_delta', thinking })
+    if (isSigned) events += this.#delta({ type: 'signature_delta', signature: block.signature })
+    return isWhole ? events + this.#close() : events
+  }
+
+  #redacted(data: string): string {
+    return this.#begin('redacted', () => ({ type: 'redacted_thinking', data })) + this.#close()
+  }
+
+  /** Calls that grow side by side have their parts told by the number of their block, the later ones too. */
+  #call(index: number, call: ToolCall): string {
+    let begun = ''
+    if (index >= this.#calls.length) {
+      begun = this.#begin(`call ${index}`, () => ({ type: 'tool_use', id: call.id, name: call.name, input: {}, caller: DIRECT }))
+      this.#calls.push({ block: this.#blocks - 1, sent: 0 })
+    }
+    const told = this.#calls[index] as { block: number; sent: number }
+    const grown = call.arguments.slice(told.sent)
+    if (grown === '') return begun
+    told.sent = call.arguments.length
+    return begun + this.#delta({ type: 'input_json_delta', partial_json: grown }, told.block)
+  }
+
+  /** '' when the block is the one that is open. */
+  #begin(name: string, content: () => Record<string, unknown>): string {
+    if (this.#open === name) return ''
+    const closed = this.#close()
+    this.#open = name
+    const index = this.#blocks
+    this.#blocks += 1
+    return closed + event('content_block_start', { index, content_block: content() })
+  }
+
+  #delta(delta: Record<string, unknown>, index: number = this.#blocks - 1): string {
+    return event('content_block_delta', { index, delta })
+  }
+
+  #close(): string {
+    if (this.#open === null) return ''
+    this.#open = null
+    return event('content_block_stop', { index: this.#blocks - 1 })
+  }
+}
+
+type StreamOptions = { headers: Record<string, string>; requestId: string }
+
+function event(type: string, members: Record<string, unknown>): string {
+  return `event: ${type}\ndata: ${JSON.stringify({ type, ...members })}\n\n`
+}

@@ -1,0 +1,241 @@
+import type { FinishReason } from './answer.ts'
+import { entryStart, redactedEntry } from './thinking.ts'
+import {
+  countIn,
+  isJson,
+  type Json,
+  listIn,
+  Malformed,
+  malformed,
+  objectIn,
+  textIn,
+  TOOL_CALLS_MAX,
+  understood,
+  upstreamError,
+  type WireEnd,
+  type WireFailure,
+  type WirePiece,
+  type WireUsage,
+} from './wire.ts'
+
+/**
+ * Reads what an upstream of the Anthropic dialect answers to one request: every event of a stream, or the one body of an
+ * unstreamed answer. An answer whose `end` is still null when the upstream has no more to say was cut off. Events and
+ * members that are not known are left alone.
+ */
+export class AnthropicReader {
+  readonly #blocks = new Map<number, Block>()
+  #calls = 0
+  #reasoningChars = 0
+  #signed = false
+  #finishReason: FinishReason | null = null
+  #stopSequence: string | undefined
+  #reported: Json = {}
+  #usage: WireUsage | null = null
+  #stopped = false
+
+  /** Null until the upstream has said its last word. */
+  get end(): WireEnd | null {
+    if (!this.#stopped || this.#finishReason === null) return null
+    const stopSequence = this.#stopSequence
+    return { finishReason: this.#finishReason, usage: this.#usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
+  }
+
+  /** The data of one event of a stream. Null: nothing for the answer. */
+  readData(data: string): WirePiece | WireFailure | null {
+    let event: unknown
+    try {
+      event = JSON.parse(data)
+    } catch {
+      return malformed('an event of its stream is not JSON')
+    }
+    return this.read(event)
+  }
+
+  /** An event, or a whole message. */
+  read(event: unknown): WirePiece | WireFailure | null {
+    return understood(() => this.#read(event))
+  }
+
+  #read(event: unknown): WirePiece | WireFailure | null {
+    if (!isJson(event)) throw new Malformed('it is not an object')
+    switch (event.type) {
+      case 'content_block_delta':
+        return this.#delta(indexIn(event), objectIn(event, 'delta') ?? {})
+      case 'content_block_start':
+        return this.#start(indexIn(event), objectIn(event, 'content_block') ?? {})
+      case 'content_block_stop':
+        return this.#close(indexIn(event))
+      case 'message_start':
+        this.#count(objectIn(event, 'message') ?? {})
+        return null
+      case 'message_delta':
+        this.#count(event)
+        return this.#finish(objectIn(event, 'delta') ?? {})
+      case 'message_stop':
+        this.#stopped = true
+        return null
+      case 'message':
+        return this.#message(event)
+      case 'error':
+        return upstreamError(event.error)
+      default:
+        return null
+    }
+  }
+
+  #delta(index: number, delta: Json): WirePiece | null {
+    switch (delta.type) {
+      case 'text_delta':
+        return piece(textIn(delta, 'text') ?? '')
+      case 'thinking_delta':
+        return this.#thought(textIn(delta, 'thinking') ?? '')
+      case 'signature_delta':
+        return this.#signature(textIn(delta, 'signature') ?? '')
+      case 'input_json_delta':
+        return this.#input(index, textIn(delta, 'partial_json') ?? '')
+      default:
+        return null
+    }
+  }
+
+  #start(index: number, content: Json): WirePiece | null {
+    if (this.#blocks.size >= BLOCKS_MAX) throw new Malformed(`it has more than ${BLOCKS_MAX} blocks`)
+    const block: Block = { call: null, isSilent: true, givenInput: '{}' }
+    this.#blocks.set(index, block)
+    switch (content.type) {
+      case 'text':
+        return piece(textIn(content, 'text') ?? '')
+      case 'thinking': {
+        const entry = this.#signature(this.#entryStart())
+        const thought = this.#thought(textIn(content, 'thinking') ?? '')
+        return joined(joined(entry, thought), this.#signature(textIn(content, 'signature') ?? ''))
+      }
+      case 'redacted_thinking':
+        return this.#signature(this.#entryStart() + redactedEntry(textIn(content, 'data') ?? ''))
+      case 'tool_use':
+        return this.#call(block, content)
+      default:
+        return null
+    }
+  }
+
+  #call(block: Block, content: Json): WirePiece {
+    if (this.#calls >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
+    const id = textIn(content, 'id')
+    const name = textIn(content, 'name')
+    if (id === undefined || name === undefined) throw new Malformed('a tool_use block has no id or no name')
+    block.call = this.#calls++
+    block.givenInput = JSON.stringify(objectIn(content, 'input') ?? {})
+    return { kind: 'piece', text: '', delta: { toolCalls: [{ index: block.call, id, name }] } }
+  }
+
+  #input(index: number, grown: string): WirePiece | null {
+    const block = this.#blocks.get(index)
+    if (block?.call === null || block === undefined || grown === '') return null
+    block.isSilent = false
+    return { kind: 'piece', text: '', delta: { toolCalls: [{ index: block.call, arguments: grown }] } }
+  }
+
+  /** A call that was given its input at once, or none at all, has arguments nevertheless. */
+  #close(index: number): WirePiece | null {
+    const block = this.#blocks.get(index)
+    if (block === undefined || block.call === null || !block.isSilent) return null
+    return this.#input(index, block.givenInput)
+  }
+
+  #thought(thinking: string): WirePiece | null {
+    this.#reasoningChars += thinking.length
+    return thinking === '' ? null : { kind: 'piece', text: '', delta: { reasoning: thinking } }
+  }
+
+  #signature(signature: string): WirePiece | null {
+    if (signature === '') return null
+    this.#signed = true
+    return { kind: 'piece', text: '', delta: { reasoningSignature: signature } }
+  }
+
+  #entryStart(): string {
+    return entryStart(this.#reasoningChars, this.#signed)
+  }
+
+  #message(message: Json): WirePiece | WireFailure | null {
+    let whole: WirePiece | null = null
+    for (const [index, block] of (listIn(message, 'content') ?? []).entries()) {
+      if (!isJson(block)) throw new Malformed('a block of its content is not an object')
+      whole = joined(joined(whole, this.#start(index, block)), this.#close(index))
+    }
+    this.#count(message)
+    const failure = this.#finish(message)
+    this.#stopped = true
+    return failure ?? whole
+  }
+
+  #finish(said: Json): WireFailure | null {
+    const reason = textIn(said, 'stop_reason')
+    if (reason === undefined) return null
+    const finishReason = FINISH_REASONS[reason]
+    if (finishReason === undefined) return upstreamError({ message: `it stopped with stop_reason "${reason.slice(0, 100)}"`, status: 502 })
+    this.#finishReason = finishReason
+    this.#stopSequence = textIn(said, 'stop_sequence')
+    return null
+  }
+
+  /** Each report holds totals; a count that a later one leaves out stays. */
+  #count(holder: Json): void {
+    const usage = objectIn(holder, 'usage')
+    if (usage === undefined) return
+    this.#reported = { ...this.#reported, ...Object.fromEntries(Object.entries(usage).filter(([, value]) => value !== null)) }
+    this.#usage = usageOf(this.#reported)
+  }
+}
+
+type Block = { call: number | null; isSilent: boolean; givenInput: string }
+
+const BLOCKS_MAX = 10_000
+
+const FINISH_REASONS: Record<string, FinishReason> = {
+  end_turn: 'stop',
+  stop_sequence: 'stop',
+  max_tokens: 'length',
+  model_context_window_exceeded: 'length',
+  tool_use: 'tool_calls',
+  refusal: 'content_filter',
+}
+
+function piece(text: string): WirePiece | null {
+  return text === '' ? null : { kind: 'piece', text }
+}
+
+function joined(first: WirePiece | null, second: WirePiece | null): WirePiece | null {
+  if (first === null || second === null) return first ?? second
+  const { delta: before = {} } = first
+  const { delta: after = {} } = second
+  const delta = { ...before, ...after }
+  const reasoning = (before.reasoning ?? '') + (after.reasoning ?? '')
+  const reasoningSignature = (before.reasoningSignature ?? '') + (after.reasoningSignature ?? '')
+  if (reasoning !== '') delta.reasoning = reasoning
+  if (reasoningSignature !== '') delta.reasoningSignature = reasoningSignature
+  if (before.toolCalls !== undefined && after.toolCalls !== undefined) delta.toolCalls = [...before.toolCalls, ...after.toolCalls]
+  const text = first.text + second.text
+  return Object.keys(delta).length === 0 ? { kind: 'piece', text } : { kind: 'piece', text, delta }
+}
+
+function indexIn(event: Json): number {
+  const index = countIn(event, 'index')
+  if (index === undefined) throw new Malformed('an event of a block does not say of which')
+  return index
+}
+
+function usageOf(reported: Json): WireUsage | null {
+  const input = countIn(reported, 'input_tokens')
+  const output = countIn(reported, 'output_tokens')
+  if (input === undefined && output === undefined) return null
+  const cached = countIn(reported, 'cache_read_input_tokens') ?? 0
+  return {
+    promptTokens: (input ?? 0) + cached + (countIn(reported, 'cache_creation_input_tokens') ?? 0),
+    completionTokens: output ?? 0,
+    cachedTokens: cached,
+    reasoningTokens: countIn(objectIn(reported, 'output_tokens_details') ?? {}, 'thinking_tokens') ?? null,
+  }
+}

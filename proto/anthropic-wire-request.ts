@@ -1,0 +1,172 @@
+import { type ChatMessage, type Content, type GenerationRequest, type JsonSchema, textOf, type Tool } from './request.ts'
+import { thinkingBlocks } from './thinking.ts'
+import { isJson, type Json } from './wire.ts'
+
+/** `maxTokens` is sent where the caller set none, because the dialect demands a number. */
+export type AnthropicUpstream = { maxTokens: number }
+
+export const ANTHROPIC_MAX_TOKENS = 4_096
+
+/**
+ * The body with which an upstream of the Anthropic dialect is asked for a chat. Abilities that the provider does not have
+ * never come here. The dialect has no words for other prompts, seeds, log probabilities, penalties, `min_p`, `min_tokens`,
+ * `logit_bias` and JSON of any shape, so no provider of it may claim them.
+ */
+export function anthropicBody(
+  request: GenerationRequest,
+  model: string,
+  stream: boolean,
+  upstream: AnthropicUpstream = { maxTokens: ANTHROPIC_MAX_TOKENS },
+): Json {
+  const { verbatim, prompt, stop, sampling } = request
+  if (verbatim?.dialect === 'anthropic') return { ...verbatim.body, model, stream }
+  const { system, messages } = conversation(prompt.kind === 'chat' ? prompt.messages : [])
+  const choice = toolChoice(request)
+  return {
+    model,
+    max_tokens: request.maxTokens ?? upstream.maxTokens + (request.reasoning?.maxTokens ?? 0),
+    messages,
+    stream,
+    ...(system === '' ? {} : { system }),
+    ...(stop.length === 0 ? {} : { stop_sequences: stop }),
+    ...optional('temperature', sampling.temperature),
+    ...optional('top_p', sampling.topP),
+    ...optional('top_k', sampling.topK),
+    ...(request.tools === undefined ? {} : { tools: request.tools.map(toolOf) }),
+    ...(choice === undefined ? {} : { tool_choice: choice }),
+    ...thinking(request),
+    ...outputConfig(request),
+  }
+}
+
+/** A budget is manual thinking, an effort alone leaves to the model how much of it is thinking. */
+function thinking({ reasoning }: GenerationRequest): Json {
+  if (reasoning === undefined) return {}
+  const { effort, maxTokens } = reasoning
+  if (maxTokens === 0 || effort === 'none') return { thinking: { type: 'disabled' } }
+  if (maxTokens !== undefined) return { thinking: { type: 'enabled', budget_tokens: maxTokens } }
+  return effort === undefined ? {} : { thinking: { type: 'adaptive' } }
+}
+
+function outputConfig({ reasoning, format }: GenerationRequest): Json {
+  const effort = reasoning?.effort === 'minimal' ? 'low' : reasoning?.effort
+  const config: Json = {}
+  if (effort !== undefined && effort !== 'none') config.effort = effort
+  if (format?.kind === 'schema') config.format = { type: 'json_schema', schema: objectOf(format.schema) }
+  return Object.keys(config).length === 0 ? {} : { output_config: config }
+}
+
+function toolOf({ name, description, parameters, strict }: Tool): Json {
+  const schema = objectOf(parameters ?? {})
+  return {
+    name,
+    ...optional('description', description),
+    // The dialect takes schemas of objects only, and wants to be told so.
+    input_schema: schema.type === undefined ? { ...schema, type: 'object' } : schema,
+    ...optional('strict', strict),
+  }
+}
+
+function objectOf(schema: JsonSchema): Json {
+  if (typeof schema !== 'boolean') return schema
+  return schema ? {} : { not: {} }
+}
+
+function toolChoice({ tools, toolChoice: wanted, parallelToolCalls }: GenerationRequest): Json | undefined {
+  if (tools === undefined) return undefined
+  if (wanted === 'none') return { type: 'none' }
+  const single = parallelToolCalls === undefined ? {} : { disable_parallel_tool_use: !parallelToolCalls }
+  if (wanted === 'required') return { type: 'any', ...single }
+  if (wanted !== undefined && wanted !== 'auto') return { type: 'tool', name: wanted.name, ...single }
+  return wanted === undefined && parallelToolCalls === undefined ? undefined : { type: 'auto', ...single }
+}
+
+/** System messages are no part of the dialect's conversation, and neighbours of the same role are one message. */
+function conversation(chat: ChatMessage[]): { system: string; messages: Json[] } {
+  const systems = chat.filter((message) => message.role === 'system').map((message) => textOf(message.content))
+  const system = systems.filter((text) => text !== '').join('\n\n')
+  const messages: { role: string; content: Json[] }[] = []
+  for (const message of chat) {
+    if (message.role === 'system') continue
+    const role = message.role === 'assistant' ? 'assistant' : 'user'
+    const last = messages.at(-1)
+    if (last?.role === role) last.content.push(...blocksOf(message))
+    else messages.push({ role, content: blocksOf(message) })
+  }
+  // There must be something to answer, and a system prompt alone is meant to be answered.
+  if (messages.length === 0) return { system: '', messages: [{ role: 'user', content: system }] }
+  return { system, messages: messages.map(({ role, content }) => ({ role, content: plain(content) })) }
+}
+
+/** A lone text is written as one, which every server of the dialect reads. */
+function plain(blocks: Json[]): string | Json[] {
+  const [only] = blocks
+  if (only === undefined) return ''
+  return blocks.length === 1 && only.type === 'text' ? String(only.text) : blocks
+}
+
+function blocksOf(message: ChatMessage): Json[] {
+  if (message.role === 'tool')
+    return [
+      {
+        type: 'tool_result',
+        tool_use_id: toolIdOf(message.toolCallId),
+        content: typeof message.content === 'string' ? message.content : contentBlocks(message.content),
+        ...optional('is_error', message.isError),
+      },
+    ]
+  if (message.role !== 'assistant') return contentBlocks(message.content)
+  return [
+    ...thoughts(message.reasoning ?? '', message.reasoningSignature ?? ''),
+    ...contentBlocks(message.content),
+    ...(message.toolCalls ?? []).map((call) => ({
+      type: 'tool_use',
+      id: toolIdOf(call.id),
+      name: call.name,
+      input: inputOf(call.arguments),
+    })),
+  ]
+}
+
+/** Thinking that its provider did not sign is of another one, and the dialect refuses it. */
+function thoughts(reasoning: string, signature: string): Json[] {
+  const blocks: Json[] = []
+  for (const block of thinkingBlocks(reasoning, signature)) {
+    if (block.kind === 'redacted') blocks.push({ type: 'redacted_thinking', data: block.data })
+    else if (block.signature !== '') blocks.push({ type: 'thinking', thinking: block.thinking, signature: block.signature })
+  }
+  return blocks
+}
+
+/** Empty texts are refused by the dialect and say nothing. */
+function contentBlocks(content: Content): Json[] {
+  if (typeof content === 'string') return content === '' ? [] : [{ type: 'text', text: content }]
+  return content
+    .filter((part) => part.kind === 'image' || part.text !== '')
+    .map((part) => (part.kind === 'text' ? { type: 'text', text: part.text } : { type: 'image', source: sourceOf(part.url) }))
+}
+
+function sourceOf(url: string): Json {
+  const [whole, mediaType] = /^data:([^;,]*)(?:;[^,]*)?;base64,/.exec(url) ?? []
+  return whole === undefined ? { type: 'url', url } : { type: 'base64', media_type: mediaType, data: url.slice(whole.length) }
+}
+
+/** A call and its result must still fit together, so both are changed alike. */
+function toolIdOf(id: string): string {
+  return id.replaceAll(/[^a-zA-Z0-9_-]/g, '_')
+}
+
+/** The dialect knows arguments as an object only; what a model wrote instead of one is shown as what it wrote. */
+export function inputOf(written: string): Json {
+  try {
+    const input: unknown = JSON.parse(written)
+    if (isJson(input)) return input
+  } catch {
+    // Not JSON: below.
+  }
+  return written.trim() === '' ? {} : { malformed_arguments: written }
+}
+
+function optional(name: string, value: unknown): Json {
+  return value === undefined ? {} : { [name]: value }
+}

@@ -1,0 +1,216 @@
+import type { AnswerDelta, FinishReason, TokenLogprob, ToolCallDelta } from './answer.ts'
+import { ContentTemplate } from './openai-wire-template.ts'
+import {
+  countIn,
+  isJson,
+  type Json,
+  listIn,
+  Malformed,
+  malformed,
+  objectIn,
+  textIn,
+  TOOL_CALLS_MAX,
+  understood,
+  upstreamError,
+  type WireEnd,
+  type WireFailure,
+  type WirePiece,
+  type WireUsage,
+} from './wire.ts'
+
+/**
+ * Reads what an upstream of the OpenAI dialect answers to one request: every chunk of a stream, or the one body of an
+ * unstreamed answer, of chat completions or completions. An answer whose `end` is still null when the upstream has no more
+ * to say was cut off. Members that are not known are left alone; other choices than the first do not concern this job.
+ */
+export class OpenAiReader {
+  readonly #newCallId: () => string
+  readonly #template = new ContentTemplate()
+  /** For each call of the answer, its index and its id as the upstream says them. */
+  readonly #calls: { index: number | undefined; id: string | undefined }[] = []
+  #finishReason: FinishReason | null = null
+  #stopSequence: string | undefined
+  #usage: WireUsage | null = null
+  /** The upstream has said its last word. */
+  done = false
+
+  /** `newCallId` names a call that the upstream gave no id. */
+  constructor(newCallId: () => string = () => `call_${crypto.randomUUID().replaceAll('-', '')}`) {
+    this.#newCallId = newCallId
+  }
+
+  /** Null until the upstream gave its reason to finish. Usage comes after that: ask when there is nothing left to read. */
+  get end(): WireEnd | null {
+    if (this.#finishReason === null) return null
+    const stopSequence = this.#stopSequence
+    return { finishReason: this.#finishReason, usage: this.#usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
+  }
+
+  /** The data of one event of a stream. Null: nothing for the answer. */
+  readData(data: string): WirePiece | WireFailure | null {
+    const text = this.#template.contentOf(data)
+    if (text !== undefined) return text === '' ? null : { kind: 'piece', text }
+    if (data === '[DONE]') {
+      this.done = true
+      return null
+    }
+    let chunk: unknown
+    try {
+      chunk = JSON.parse(data)
+    } catch {
+      return malformed('an event of its stream is not JSON')
+    }
+    const read = this.read(chunk)
+    if (read?.kind === 'piece' && read.delta === undefined && this.#finishReason === null) this.#template.learn(data, read.text)
+    return read
+  }
+
+  /** A chunk, or a whole body. */
+  read(chunk: unknown): WirePiece | WireFailure | null {
+    return understood(() => this.#read(chunk))
+  }
+
+  #read(chunk: unknown): WirePiece | WireFailure | null {
+    if (!isJson(chunk)) throw new Malformed('it is not an object')
+    if (chunk.error !== undefined && chunk.error !== null) return upstreamError(chunk.error)
+    if (chunk.object === 'error') return upstreamError(chunk)
+    const usage = objectIn(chunk, 'usage')
+    if (usage !== undefined) this.#usage = usageOf(usage)
+    const choice = (listIn(chunk, 'choices') ?? []).find((candidate) => isJson(candidate) && (candidate.index ?? 0) === 0)
+    return isJson(choice) ? this.#choice(choice) : null
+  }
+
+  #choice(choice: Json): WirePiece | WireFailure | null {
+    const said = objectIn(choice, 'delta') ?? objectIn(choice, 'message')
+    const text = said === undefined ? (textIn(choice, 'text') ?? '') : contentIn(said) + (textIn(said, 'refusal') ?? '')
+    const delta = this.#delta(choice, said)
+    const reason = textIn(choice, 'finish_reason')
+    if (reason !== undefined && reason !== '') {
+      const finishReason = FINISH_REASONS[reason]
+      if (finishReason === undefined)
+        return { ...upstreamError({ message: `it gave up with finish_reason "${reason.slice(0, 100)}"` }), retryable: true }
+      // Some servers say "stop" although the model stopped to have tools called.
+      this.#finishReason = finishReason === 'stop' && this.#calls.length > 0 ? 'tool_calls' : finishReason
+      const matched = choice.stop_reason ?? choice.matched_stop
+      if (typeof matched === 'string') this.#stopSequence = matched
+    }
+    return text === '' && delta === undefined ? null : { kind: 'piece', text, ...(delta === undefined ? {} : { delta }) }
+  }
+
+  #delta(choice: Json, said: Json | undefined): AnswerDelta | undefined {
+    const delta: AnswerDelta = {}
+    if (said !== undefined) {
+      const reasoning = textIn(said, 'reasoning_content') ?? reasoningIn(said)
+      if (reasoning !== undefined && reasoning !== '') delta.reasoning = reasoning
+      const calls = listIn(said, 'tool_calls')
+      if (calls !== undefined && calls.length > 0) delta.toolCalls = calls.map((call) => this.#call(call))
+    }
+    const logprobs = objectIn(choice, 'logprobs')
+    const tokens = logprobs === undefined ? [] : logprobsOf(logprobs)
+    if (tokens.length > 0) delta.logprobs = tokens
+    return isEmpty(delta) ? undefined : delta
+  }
+
+  #call(call: unknown): ToolCallDelta {
+    if (!isJson(call)) throw new Malformed('a call of tool_calls is not an object')
+    const { name, grown } = functionIn(call)
+    const id = textIn(call, 'id') || undefined
+    const known = this.#knownCall(countIn(call, 'index'), id, name)
+    if (known >= 0) return { index: known, ...(grown === undefined ? {} : { arguments: grown }) }
+    if (this.#calls.length >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
+    if (name === undefined) throw new Malformed('a tool call begins without a name')
+    const index = this.#calls.push({ index: countIn(call, 'index'), id }) - 1
+    return { index, id: id ?? this.#newCallId(), name, ...(grown === undefined ? {} : { arguments: grown }) }
+  }
+
+  /**
+   * Which call a delta goes on with; -1: it begins one. Without an index it begins one unless it has neither id nor name.
+   * Some servers give every call the index 0, and then only the ids tell calls apart.
+   */
+  #knownCall(index: number | undefined, id: string | undefined, name: string | undefined): number {
+    if (index === undefined) return id === undefined && name === undefined ? this.#calls.length - 1 : -1
+    const known = this.#calls.findLastIndex((call) => call.index === index)
+    return id === undefined || this.#calls[known]?.id === id ? known : -1
+  }
+}
+
+/** The dialect's own reasons, and those of servers that keep their old names for them. */
+const FINISH_REASONS: Record<string, FinishReason> = {
+  stop: 'stop',
+  eos_token: 'stop',
+  stop_sequence: 'stop',
+  end_turn: 'stop',
+  length: 'length',
+  max_tokens: 'length',
+  tool_calls: 'tool_calls',
+  function_call: 'tool_calls',
+  content_filter: 'content_filter',
+}
+
+function isEmpty(value: object): boolean {
+  for (const _ in value) return false
+  return true
+}
+
+/** A text, or a list of parts of which only texts are the answer's. */
+function contentIn(said: Json): string {
+  if (!Array.isArray(said.content)) return textIn(said, 'content') ?? ''
+  let text = ''
+  for (const part of said.content) if (isJson(part) && part.type === 'text') text += textIn(part, 'text') ?? ''
+  return text
+}
+
+/** Under this name some servers send objects that say how they thought; only a text is the thinking itself. */
+function reasoningIn(said: Json): string | undefined {
+  return typeof said.reasoning === 'string' ? said.reasoning : undefined
+}
+
+function functionIn(call: Json): { name: string | undefined; grown: string | undefined } {
+  const called = objectIn(call, 'function') ?? {}
+  const grown = called.arguments
+  return {
+    name: textIn(called, 'name') || undefined,
+    // A server that parses them itself hands over an object.
+    grown: isJson(grown) ? JSON.stringify(grown) : textIn(called, 'arguments'),
+  }
+}
+
+function usageOf(usage: Json): WireUsage {
+  return {
+    promptTokens: countIn(usage, 'prompt_tokens') ?? 0,
+    completionTokens: countIn(usage, 'completion_tokens') ?? 0,
+    cachedTokens: countIn(objectIn(usage, 'prompt_tokens_details') ?? {}, 'cached_tokens') ?? 0,
+    reasoningTokens: countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null,
+  }
+}
+
+/** Of chat completions, which list an object for each token, or of completions, which list each property. */
+function logprobsOf(logprobs: Json): TokenLogprob[] {
+  const content = listIn(logprobs, 'content')
+  if (content !== undefined)
+    return content.map((entry) => {
+      if (!isJson(entry)) throw new Malformed('an entry of logprobs is not an object')
+      return { ...logprobOf(entry), top_logprobs: (listIn(entry, 'top_logprobs') ?? []).filter(isJson).map(logprobOf) }
+    })
+  const chosen = listIn(logprobs, 'token_logprobs') ?? []
+  const alternatives = listIn(logprobs, 'top_logprobs') ?? []
+  return (listIn(logprobs, 'tokens') ?? []).map((token, position) => ({
+    ...logprobOf({ token, logprob: chosen[position] }),
+    top_logprobs: Object.entries(isJson(alternatives[position]) ? alternatives[position] : {}).map(([token, logprob]) =>
+      logprobOf({ token, logprob }),
+    ),
+  }))
+}
+
+function logprobOf(entry: Json): Omit<TokenLogprob, 'top_logprobs'> {
+  const { token, logprob, bytes } = entry
+  if (typeof token !== 'string') throw new Malformed('a token of logprobs is not a text')
+  return {
+    token,
+    // The first token of a prompt has none, and JSON has no word for minus infinity.
+    logprob: typeof logprob === 'number' ? logprob : LEAST_LOGPROB,
+    bytes: Array.isArray(bytes) && bytes.every((byte) => typeof byte === 'number') ? bytes : null,
+  }
+}
+
+const LEAST_LOGPROB = -9999

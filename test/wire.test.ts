@@ -1,0 +1,671 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
+import { anthropicBody } from '../proto/anthropic-wire-request.ts'
+import { Answer, type AnswerJson } from '../proto/answer.ts'
+import { OpenAiReader } from '../proto/openai-wire-answer.ts'
+import { openAiBody } from '../proto/openai-wire-request.ts'
+import type { GenerationRequest } from '../proto/request.ts'
+import { SseReader } from '../proto/sse.ts'
+import { joinedThinking, type ThinkingBlock, thinkingBlocks } from '../proto/thinking.ts'
+import type { WireEnd, WireFailure, WirePiece } from '../proto/wire.ts'
+
+const chat = (extra: Partial<GenerationRequest> = {}): GenerationRequest => ({
+  prompt: { kind: 'chat', messages: [{ role: 'user', content: 'hi' }] },
+  stop: [],
+  sampling: {},
+  seed: 7,
+  ...extra,
+})
+const cloud = { seedGiven: false, extended: false }
+const open = { seedGiven: true, extended: true }
+
+describe('server-sent events', () => {
+  const stream =
+    '\ufeff: hello\r\n\r\nevent: a\r\ndata: {"x":"häß 😀"}\r\n\r\ndata:no space\ndata:  two\n\nid: 4\nretry: 5\n\rdata\r\rdata: last\n\n'
+  const events = [
+    { kind: 'event', event: 'a', data: '{"x":"häß 😀"}' },
+    { kind: 'event', event: '', data: 'no space\n two' },
+    { kind: 'event', event: '', data: '' },
+    { kind: 'event', event: '', data: 'last' },
+  ]
+
+  test('are the same wherever the bytes are cut', () => {
+    const bytes = Buffer.from(stream)
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      const reader = new SseReader()
+      expect([...reader.push(bytes.subarray(0, cut)), ...reader.push(bytes.subarray(cut))], `cut at ${cut}`).toEqual(events)
+    }
+    const reader = new SseReader()
+    expect([...bytes].flatMap((byte) => reader.push(Uint8Array.of(byte)))).toEqual(events)
+  })
+
+  test('do not need their bytes to stay as they were', () => {
+    const reader = new SseReader()
+    const bytes = Buffer.from('data: kept')
+    reader.push(bytes)
+    bytes.fill(0)
+    expect(reader.push(Buffer.from('\n\n'))).toEqual([{ kind: 'event', event: '', data: 'kept' }])
+  })
+
+  test('beyond the bound are one failure and the end of reading', () => {
+    const inOne = new SseReader(1_000)
+    expect(inOne.push(Buffer.from(`data: ${'x'.repeat(2_000)}\n\n`))).toMatchObject([{ kind: 'failure', code: 'upstream_malformed' }])
+    expect(inOne.push(Buffer.from('data: more\n\n'))).toEqual([])
+    const inPieces = new SseReader(1_000)
+    const found = Array.from({ length: 30 }, () => inPieces.push(Buffer.from('x'.repeat(100)))).flat()
+    expect(found).toHaveLength(1)
+    const inLines = new SseReader(1_000)
+    expect(Array.from({ length: 30 }, () => inLines.push(Buffer.from(`data: ${'x'.repeat(100)}\n`))).flat()).toHaveLength(1)
+  })
+})
+
+describe('an OpenAI stream', () => {
+  test('of plain text becomes its text, its reason and its usage', () => {
+    const read = openAi([
+      { choices: [{ index: 0, delta: { role: 'assistant', content: '' }, finish_reason: null }], usage: null },
+      ...['Hel', 'lo "w', 'orld"\n', '😀'].map((content) => ({ choices: [{ index: 0, delta: { content }, finish_reason: null }] })),
+      { choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] },
+      {
+        choices: [],
+        usage: {
+          prompt_tokens: 9,
+          completion_tokens: 4,
+          prompt_tokens_details: { cached_tokens: 8 },
+          completion_tokens_details: { reasoning_tokens: 1 },
+        },
+      },
+    ])
+    expect(read).toEqual({
+      answer: { text: 'Hello "world"\n😀' },
+      end: { finishReason: 'stop', usage: { promptTokens: 9, completionTokens: 4, cachedTokens: 8, reasoningTokens: 1 } },
+      failure: null,
+    })
+  })
+
+  test('of reasoning and tool calls keeps them apart', () => {
+    const read = openAi([
+      choice({ role: 'assistant', reasoning_content: 'Let me ' }),
+      choice({ reasoning: 'think.' }),
+      choice({ content: 'I look.' }),
+      choice({ tool_calls: [{ index: 0, id: 'call_a', type: 'function', function: { name: 'weather', arguments: '' } }] }),
+      choice({ tool_calls: [{ index: 0, function: { arguments: '{"city":' } }] }),
+      choice({ tool_calls: [{ index: 0, function: { arguments: '"Ulm"}' } }] }),
+      choice({ tool_calls: [{ index: 1, id: 'call_b', type: 'function', function: { name: 'time', arguments: '{}' } }] }),
+      choice({}, 'tool_calls'),
+    ])
+    expect(read.answer).toEqual({
+      text: 'I look.',
+      reasoning: 'Let me think.',
+      tool_calls: [
+        { id: 'call_a', name: 'weather', arguments: '{"city":"Ulm"}' },
+        { id: 'call_b', name: 'time', arguments: '{}' },
+      ],
+    })
+    expect(read.end).toEqual({ finishReason: 'tool_calls', usage: null })
+  })
+
+  test('counts tool calls that have no index, or all the same one', () => {
+    const called = (calls: unknown[]) => openAi([...calls.map((call) => choice({ tool_calls: [call] })), choice({}, 'stop')])
+    const expected = [
+      { id: 'a', name: 'f', arguments: '{"x":1}' },
+      { id: 'b', name: 'g', arguments: '{}' },
+    ]
+    const withoutIndex = [
+      { id: 'a', function: { name: 'f', arguments: '{"x":' } },
+      { function: { arguments: '1}' } },
+      { id: 'b', function: { name: 'g', arguments: {} } },
+    ]
+    const allZero = [
+      { index: 0, id: 'a', function: { name: 'f', arguments: '{"x":1}' } },
+      { index: 0, id: 'b', function: { name: 'g', arguments: '{}' } },
+    ]
+    const fromThree = [
+      { index: 3, id: 'a', function: { name: 'f', arguments: '{"x":1}' } },
+      { index: 7, id: 'b', function: { name: 'g', arguments: '{}' } },
+    ]
+    for (const calls of [withoutIndex, allZero, fromThree]) {
+      const read = called(calls)
+      expect(read.answer.tool_calls).toEqual(expected)
+      expect(read.end?.finishReason).toBe('tool_calls')
+    }
+    expect(called([{ function: { name: 'f', arguments: '{}' } }]).answer.tool_calls).toEqual([{ id: 'made', name: 'f', arguments: '{}' }])
+  })
+
+  test('that breaks off has no end', () => {
+    expect(openAi([choice({ content: 'half of' })])).toEqual({ answer: { text: 'half of' }, end: null, failure: null })
+  })
+
+  test('brings log probabilities in both of their shapes', () => {
+    const entry = { token: 'a', logprob: -0.5, bytes: [97], top_logprobs: [{ token: 'b', logprob: -1, bytes: null }] }
+    const ofChat = openAi([{ choices: [{ delta: { content: 'a' }, logprobs: { content: [entry], refusal: null } }] }])
+    expect(ofChat.answer.logprobs).toEqual([entry])
+    const ofText = openAi([{ choices: [{ text: 'a', logprobs: { tokens: ['a'], token_logprobs: [-0.5], top_logprobs: [{ b: -1 }] } }] }])
+    expect(ofText.answer).toEqual({ text: 'a', logprobs: [{ ...entry, bytes: null }] })
+  })
+
+  test('says which stop string matched where the server tells', () => {
+    const last = { choices: [{ index: 0, delta: {}, finish_reason: 'stop', stop_reason: 'END' }] }
+    expect(openAi([last]).end).toMatchObject({ stopSequence: 'END' })
+    expect(openAi([{ choices: [{ index: 0, delta: {}, finish_reason: 'stop', stop_reason: 151_645 }] }]).end).not.toHaveProperty(
+      'stopSequence',
+    )
+  })
+
+  test('that brings an error fails with what it says', () => {
+    expect(
+      openAi([choice({ content: 'a' }), { error: { message: 'The server had an error', type: 'server_error' } }]).failure,
+    ).toMatchObject({
+      code: 'upstream_error',
+      message: expect.stringContaining('The server had an error') as string,
+      retryable: true,
+      providerStatus: 500,
+    })
+    expect(openAi([{ object: 'error', message: 'too long', type: 'BadRequestError', code: 400 }]).failure).toMatchObject({
+      providerStatus: 400,
+      retryable: false,
+    })
+    expect(openAi([choice({}, 'abort')]).failure).toMatchObject({ retryable: true })
+  })
+
+  test('is read the same when it comes as one body', () => {
+    const reader = new OpenAiReader()
+    const message = {
+      role: 'assistant',
+      content: 'Hm.',
+      reasoning_content: 'why',
+      tool_calls: [{ id: 'a', type: 'function', function: { name: 'f', arguments: '{}' } }],
+    }
+    const body = { choices: [{ index: 0, message, finish_reason: 'tool_calls' }], usage: { prompt_tokens: 1, completion_tokens: 2 } }
+    const answer = new Answer()
+    const piece = reader.read(body)
+    if (piece?.kind === 'piece') answer.append(piece.text, piece.delta)
+    expect(answer.toJSON()).toEqual({ text: 'Hm.', reasoning: 'why', tool_calls: [{ id: 'a', name: 'f', arguments: '{}' }] })
+    expect(reader.end?.usage).toEqual({ promptTokens: 1, completionTokens: 2, cachedTokens: 0, reasoningTokens: null })
+  })
+})
+
+test('chunks that differ in their content alone are read as whole ones are', () => {
+  const contents = fc.array(fc.string({ unit: 'binary' }), { maxLength: 12 })
+  fc.assert(
+    fc.property(contents, fc.boolean(), (texts, escapes) => {
+      const written = (content: string) => {
+        const json = JSON.stringify({ id: 'c', choices: [{ index: 0, delta: { content }, finish_reason: null }] })
+        return escapes ? json.replaceAll(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`) : json
+      }
+      const reader = new OpenAiReader()
+      const read = ['first', ...texts].map((content) => reader.readData(written(content)))
+      expect(read.map((piece) => (piece?.kind === 'piece' ? piece.text : ''))).toEqual(['first', ...texts])
+    }),
+  )
+})
+
+test('a chunk that only looks like the ones before is read whole', () => {
+  const reader = new OpenAiReader()
+  const plain = '{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}'
+  const piece = (text: string) => ({ kind: 'piece', text })
+  expect(reader.readData(plain)).toEqual(piece('a'))
+  expect(reader.readData('{"choices":[{"delta":{"content":"b","content":"c"},"finish_reason":null}]}')).toEqual(piece('c'))
+  expect(reader.readData('{"choices":[{"delta":{"content":"b\nc"},"finish_reason":null}]}')).toMatchObject({ kind: 'failure' })
+  expect(reader.readData('{"choices":[{"delta":{"content":"b\\"},"finish_reason":null}]}')).toMatchObject({ kind: 'failure' })
+  expect(reader.readData('{"choices":[{"delta":{"content":"b"},"finish_reason":"length"}]}')).toEqual(piece('b'))
+  expect(reader.end?.finishReason).toBe('length')
+})
+
+describe('an Anthropic stream', () => {
+  const start = {
+    type: 'message_start',
+    message: {
+      id: 'msg_1',
+      type: 'message',
+      content: [],
+      usage: { input_tokens: 3, cache_read_input_tokens: 10, cache_creation_input_tokens: 5, output_tokens: 1 },
+    },
+  }
+  const thinkingAndTools = [
+    start,
+    { type: 'content_block_start', index: 0, content_block: { type: 'thinking', thinking: '', signature: '' } },
+    { type: 'ping' },
+    { type: 'content_block_delta', index: 0, delta: { type: 'thinking_delta', thinking: 'Let me ' } },
+    { type: 'content_block_delta', index: 0, delta: { type: 'thinking_delta', thinking: 'see.' } },
+    { type: 'content_block_delta', index: 0, delta: { type: 'signature_delta', signature: 'c2ln' } },
+    { type: 'content_block_stop', index: 0 },
+    { type: 'content_block_start', index: 1, content_block: { type: 'redacted_thinking', data: 'ZW5j' } },
+    { type: 'content_block_stop', index: 1 },
+    { type: 'content_block_start', index: 2, content_block: { type: 'text', text: '' } },
+    { type: 'content_block_delta', index: 2, delta: { type: 'text_delta', text: 'I look.' } },
+    { type: 'content_block_stop', index: 2 },
+    { type: 'content_block_start', index: 3, content_block: { type: 'tool_use', id: 'toolu_1', name: 'weather', input: {} } },
+    { type: 'content_block_delta', index: 3, delta: { type: 'input_json_delta', partial_json: '' } },
+    { type: 'content_block_delta', index: 3, delta: { type: 'input_json_delta', partial_json: '{"city":' } },
+    { type: 'content_block_delta', index: 3, delta: { type: 'input_json_delta', partial_json: '"Ulm"}' } },
+    { type: 'content_block_stop', index: 3 },
+    { type: 'content_block_start', index: 4, content_block: { type: 'tool_use', id: 'toolu_2', name: 'time', input: {} } },
+    { type: 'content_block_stop', index: 4 },
+    {
+      type: 'message_delta',
+      delta: { stop_reason: 'tool_use', stop_sequence: null },
+      usage: { input_tokens: null, output_tokens: 42, output_tokens_details: { thinking_tokens: 7 } },
+    },
+    { type: 'message_stop' },
+  ]
+  const answer = {
+    text: 'I look.',
+    reasoning: 'Let me see.',
+    reasoning_signature: 'c2ln @11:redacted:ZW5j',
+    tool_calls: [
+      { id: 'toolu_1', name: 'weather', arguments: '{"city":"Ulm"}' },
+      { id: 'toolu_2', name: 'time', arguments: '{}' },
+    ],
+  }
+  const end = { finishReason: 'tool_calls', usage: { promptTokens: 18, completionTokens: 42, cachedTokens: 10, reasoningTokens: 7 } }
+
+  test('of thinking, text and tools becomes an answer, wherever its bytes are cut', () => {
+    const bytes = Buffer.from(thinkingAndTools.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join(''))
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      const sse = new SseReader()
+      const events = [...sse.push(bytes.subarray(0, cut)), ...sse.push(bytes.subarray(cut))]
+      expect(readAll(new AnthropicReader(), datas(events))).toEqual({ answer, end, failure: null })
+    }
+  })
+
+  test('has no end before message_stop', () => {
+    for (let length = 0; length < thinkingAndTools.length; length++)
+      expect(anthropic(thinkingAndTools.slice(0, length)).end, `after ${length} events`).toBeNull()
+  })
+
+  test('that ends at a stop sequence, a limit or a refusal says so', () => {
+    const ended = (delta: object) => anthropic([start, { type: 'message_delta', delta }, { type: 'message_stop' }]).end
+    expect(ended({ stop_reason: 'stop_sequence', stop_sequence: 'END' })).toMatchObject({ finishReason: 'stop', stopSequence: 'END' })
+    expect(ended({ stop_reason: 'max_tokens' })?.finishReason).toBe('length')
+    expect(ended({ stop_reason: 'model_context_window_exceeded' })?.finishReason).toBe('length')
+    expect(ended({ stop_reason: 'refusal' })?.finishReason).toBe('content_filter')
+  })
+
+  test('that brings an error fails with its kind', () => {
+    const error = { type: 'error', error: { type: 'overloaded_error', message: 'Overloaded' } }
+    expect(anthropic([start, error]).failure).toMatchObject({ code: 'upstream_error', providerStatus: 529, retryable: true })
+  })
+
+  test('is read the same when it comes as one message', () => {
+    const content = [
+      { type: 'thinking', thinking: 'Let me see.', signature: 'c2ln' },
+      { type: 'redacted_thinking', data: 'ZW5j' },
+      { type: 'text', text: 'I look.' },
+      { type: 'tool_use', id: 'toolu_1', name: 'weather', input: { city: 'Ulm' } },
+      { type: 'tool_use', id: 'toolu_2', name: 'time', input: {} },
+    ]
+    const usage = { input_tokens: 8, cache_read_input_tokens: 10, output_tokens: 42, output_tokens_details: { thinking_tokens: 7 } }
+    const whole = { type: 'message', content, stop_reason: 'tool_use', stop_sequence: null, usage }
+    expect(anthropic([whole])).toEqual({ answer, end, failure: null })
+  })
+})
+
+test('whatever an upstream says is an answer, nothing, or a failure, and never a throw', () => {
+  const names = [
+    'choices',
+    'delta',
+    'message',
+    'content',
+    'tool_calls',
+    'function',
+    'name',
+    'arguments',
+    'index',
+    'id',
+    'usage',
+    'logprobs',
+    'type',
+    'error',
+    'stop_reason',
+    'finish_reason',
+    'content_block',
+    'input',
+    'tokens',
+  ]
+  const types = [
+    'content_block_start',
+    'content_block_delta',
+    'content_block_stop',
+    'message_start',
+    'message_delta',
+    'message',
+    'error',
+    'text_delta',
+    'tool_use',
+    'thinking',
+  ]
+  const leaf = fc.oneof(
+    fc.constant(null),
+    fc.integer({ min: -1, max: 3 }),
+    fc.boolean(),
+    fc.string({ maxLength: 3 }),
+    fc.constantFrom(...types),
+  )
+  const { value } = fc.letrec((tie) => ({
+    value: fc.oneof(
+      { maxDepth: 5, withCrossShrink: true },
+      leaf,
+      fc.array(tie('value'), { maxLength: 3 }),
+      fc.dictionary(fc.constantFrom(...names), tie('value'), { maxKeys: 6 }),
+    ),
+  }))
+  fc.assert(
+    fc.property(fc.array(value, { maxLength: 4 }), (events) => {
+      for (const reader of [new OpenAiReader(), new AnthropicReader()])
+        for (const event of events) {
+          const read = reader.read(event)
+          expect(read === null || read.kind === 'piece' || (read.kind === 'failure' && read.message !== '')).toBe(true)
+          void reader.end
+        }
+    }),
+    { numRuns: 2_000 },
+  )
+})
+
+test('blocks of thinking survive in one text and one signature', () => {
+  const signature = fc.oneof(fc.base64String({ minLength: 4, maxLength: 12 }), fc.constant(''))
+  const block: fc.Arbitrary<ThinkingBlock> = fc.oneof(
+    fc.record({ kind: fc.constant('thinking' as const), thinking: fc.string({ maxLength: 9 }), signature }),
+    fc.record({ kind: fc.constant('redacted' as const), data: fc.base64String({ minLength: 4, maxLength: 12 }) }),
+  )
+  fc.assert(
+    fc.property(fc.array(block, { maxLength: 5 }), (blocks) => {
+      // One that says nothing and is not signed is none, unless others came before it.
+      fc.pre(blocks[0]?.kind !== 'thinking' || blocks[0].thinking + blocks[0].signature !== '')
+      const { reasoning, signature } = joinedThinking(blocks)
+      expect(thinkingBlocks(reasoning, signature)).toEqual(blocks)
+    }),
+  )
+})
+
+describe('the body for an OpenAI upstream', () => {
+  test('says what the request says, in the words of the upstream', () => {
+    const request = chat({
+      maxTokens: 50,
+      minTokens: 5,
+      stop: ['END'],
+      sampling: {
+        temperature: 0.5,
+        topP: 0.9,
+        topK: 40,
+        minP: 0.1,
+        repeatPenalty: 1.1,
+        frequencyPenalty: 1,
+        presencePenalty: -1,
+        logitBias: { 5: 2 },
+      },
+      logprobs: 3,
+      reasoning: { effort: 'low' },
+    })
+    const both = {
+      messages: [{ role: 'user', content: 'hi' }],
+      stop: ['END'],
+      temperature: 0.5,
+      top_p: 0.9,
+      frequency_penalty: 1,
+      presence_penalty: -1,
+      logit_bias: { 5: 2 },
+      logprobs: true,
+      top_logprobs: 3,
+      reasoning_effort: 'low',
+    }
+    expect(openAiBody(request, 'm', false, cloud)).toEqual({ model: 'm', ...both, max_completion_tokens: 50 })
+    expect(openAiBody(request, 'm', true, open)).toEqual({
+      model: 'm',
+      ...both,
+      max_tokens: 50,
+      seed: 7,
+      top_k: 40,
+      min_p: 0.1,
+      repetition_penalty: 1.1,
+      min_tokens: 5,
+      stream: true,
+      stream_options: { include_usage: true },
+    })
+    expect(openAiBody(request, 'm', false, { ...cloud, maxTokensName: 'max_tokens' })).toHaveProperty('max_tokens', 50)
+  })
+
+  test('puts images that tools returned behind the last of them', () => {
+    const image = { kind: 'image', url: 'data:image/png;base64,AAAA' } as const
+    const request = chat({
+      prompt: {
+        kind: 'chat',
+        messages: [
+          { role: 'user', content: 'look' },
+          {
+            role: 'assistant',
+            content: '',
+            reasoning: 'hm',
+            toolCalls: [
+              { id: 'a', name: 'f', arguments: '{}' },
+              { id: 'b', name: 'f', arguments: '{}' },
+            ],
+          },
+          { role: 'tool', toolCallId: 'a', content: [{ kind: 'text', text: 'seen' }, image] },
+          { role: 'tool', toolCallId: 'b', content: 'gone', isError: true },
+          { role: 'user', content: 'so?' },
+        ],
+      },
+      tools: [{ name: 'f', parameters: true }],
+      toolChoice: { name: 'f' },
+      parallelToolCalls: false,
+      format: { kind: 'schema', name: 's', schema: { type: 'object' }, strict: true },
+    })
+    const { messages, ...rest } = openAiBody(request, 'm', false, cloud)
+    expect(messages).toEqual([
+      { role: 'user', content: 'look' },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: ['a', 'b'].map((id) => ({ id, type: 'function', function: { name: 'f', arguments: '{}' } })),
+      },
+      { role: 'tool', tool_call_id: 'a', content: 'seen' },
+      { role: 'tool', tool_call_id: 'b', content: 'Error: gone' },
+      {
+        role: 'user',
+        content: [
+          { type: 'text', text: 'Images that the tools returned:' },
+          { type: 'image_url', image_url: { url: image.url } },
+        ],
+      },
+      { role: 'user', content: 'so?' },
+    ])
+    expect(rest).toEqual({
+      model: 'm',
+      tools: [{ type: 'function', function: { name: 'f', parameters: {} } }],
+      tool_choice: { type: 'function', function: { name: 'f' } },
+      parallel_tool_calls: false,
+      response_format: { type: 'json_schema', json_schema: { name: 's', schema: { type: 'object' }, strict: true } },
+    })
+  })
+
+  test("of a completion, an embedding or a ranking is that endpoint's own", () => {
+    expect(openAiBody(chat({ prompt: { kind: 'text', text: 'once' }, maxTokens: 3 }), 'm', false, cloud)).toEqual({
+      model: 'm',
+      prompt: 'once',
+      max_tokens: 3,
+    })
+    expect(openAiBody(chat({ prompt: { kind: 'embed', inputs: ['a'], dimensions: 4 } }), 'm', false, open)).toEqual({
+      model: 'm',
+      input: ['a'],
+      encoding_format: 'float',
+      dimensions: 4,
+    })
+    expect(openAiBody(chat({ prompt: { kind: 'rank', query: 'q', documents: ['a'] } }), 'm', false, open)).toEqual({
+      model: 'm',
+      query: 'q',
+      documents: ['a'],
+    })
+  })
+
+  test("is the caller's own where that says more, with model and stream replaced", () => {
+    const body = {
+      model: 'mine',
+      n: 2,
+      messages: [],
+      web_search_options: {},
+      stream_options: { include_obfuscation: false },
+      stream: false,
+    }
+    const request = chat({ verbatim: { dialect: 'openai', body } })
+    expect(openAiBody(request, 'm', true, cloud)).toEqual({
+      model: 'm',
+      messages: [],
+      web_search_options: {},
+      stream: true,
+      stream_options: { include_obfuscation: false, include_usage: true },
+    })
+    expect(openAiBody(request, 'm', false, cloud)).toEqual({ model: 'm', messages: [], web_search_options: {}, stream: false })
+    expect(openAiBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', false, cloud)).toHaveProperty('messages', [
+      { role: 'user', content: 'hi' },
+    ])
+  })
+})
+
+describe('the body for an Anthropic upstream', () => {
+  test('has system apart, neighbours joined, results as blocks of the user, and thinking given back', () => {
+    const request = chat({
+      prompt: {
+        kind: 'chat',
+        messages: [
+          { role: 'system', content: 'Be brief.' },
+          {
+            role: 'user',
+            content: [
+              { kind: 'image', url: 'data:image/png;base64,AAAA' },
+              { kind: 'image', url: 'https://x/y.png' },
+              { kind: 'text', text: '' },
+            ],
+          },
+          { role: 'user', content: 'look' },
+          {
+            role: 'assistant',
+            content: 'I do.',
+            reasoning: 'hm',
+            reasoningSignature: 'c2ln',
+            toolCalls: [
+              { id: 'call.1', name: 'f', arguments: '{"a":1}' },
+              { id: 'b', name: 'f', arguments: 'oops' },
+            ],
+          },
+          { role: 'tool', toolCallId: 'call.1', content: 'seen' },
+          { role: 'tool', toolCallId: 'b', content: [{ kind: 'text', text: 'no' }], isError: true },
+          { role: 'system', content: 'Be kind.' },
+        ],
+      },
+    })
+    expect(anthropicBody(request, 'm', true)).toEqual({
+      model: 'm',
+      max_tokens: 4_096,
+      stream: true,
+      system: 'Be brief.\n\nBe kind.',
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'image', source: { type: 'base64', media_type: 'image/png', data: 'AAAA' } },
+            { type: 'image', source: { type: 'url', url: 'https://x/y.png' } },
+            { type: 'text', text: 'look' },
+          ],
+        },
+        {
+          role: 'assistant',
+          content: [
+            { type: 'thinking', thinking: 'hm', signature: 'c2ln' },
+            { type: 'text', text: 'I do.' },
+            { type: 'tool_use', id: 'call_1', name: 'f', input: { a: 1 } },
+            { type: 'tool_use', id: 'b', name: 'f', input: { malformed_arguments: 'oops' } },
+          ],
+        },
+        {
+          role: 'user',
+          content: [
+            { type: 'tool_result', tool_use_id: 'call_1', content: 'seen' },
+            { type: 'tool_result', tool_use_id: 'b', content: [{ type: 'text', text: 'no' }], is_error: true },
+          ],
+        },
+      ],
+    })
+  })
+
+  test("has tools, choices, budgets and schemas in the dialect's words", () => {
+    const body = (extra: Partial<GenerationRequest>) => anthropicBody(chat(extra), 'm', false, { maxTokens: 100 })
+    const tools = [{ name: 'f', description: 'does', parameters: { properties: {} }, strict: true }]
+    expect(body({ tools }).tools).toEqual([
+      { name: 'f', description: 'does', input_schema: { type: 'object', properties: {} }, strict: true },
+    ])
+    expect(body({ tools })).not.toHaveProperty('tool_choice')
+    expect(body({ tools, toolChoice: 'required', parallelToolCalls: false }).tool_choice).toEqual({
+      type: 'any',
+      disable_parallel_tool_use: true,
+    })
+    expect(body({ tools, toolChoice: { name: 'f' } }).tool_choice).toEqual({ type: 'tool', name: 'f' })
+    expect(body({ tools, toolChoice: 'none', parallelToolCalls: false }).tool_choice).toEqual({ type: 'none' })
+    expect(body({ tools, parallelToolCalls: false }).tool_choice).toEqual({ type: 'auto', disable_parallel_tool_use: true })
+    expect(body({ reasoning: { maxTokens: 2_000 } })).toMatchObject({
+      thinking: { type: 'enabled', budget_tokens: 2_000 },
+      max_tokens: 2_100,
+    })
+    expect(body({ reasoning: { maxTokens: 0 } })).toMatchObject({ thinking: { type: 'disabled' }, max_tokens: 100 })
+    expect(body({ reasoning: { effort: 'minimal' } })).toMatchObject({ thinking: { type: 'adaptive' }, output_config: { effort: 'low' } })
+    expect(body({ format: { kind: 'schema', name: 's', schema: { type: 'object' }, strict: true } }).output_config).toEqual({
+      format: { type: 'json_schema', schema: { type: 'object' } },
+    })
+    expect(body({ maxTokens: 9, stop: ['x'], sampling: { topK: 3, topP: 0.5, temperature: 0 } })).toMatchObject({
+      max_tokens: 9,
+      stop_sequences: ['x'],
+      top_k: 3,
+      top_p: 0.5,
+      temperature: 0,
+    })
+  })
+
+  test('of a system prompt alone asks it as the user', () => {
+    const request = chat({ prompt: { kind: 'chat', messages: [{ role: 'system', content: 'Say hi.' }] } })
+    const { system, messages } = anthropicBody(request, 'm', false)
+    expect([system, messages]).toEqual([undefined, [{ role: 'user', content: 'Say hi.' }]])
+  })
+
+  test("is the caller's own where that says more, with model and stream replaced", () => {
+    const body = { model: 'mine', max_tokens: 5, messages: [], container: 'c' }
+    expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true)).toEqual({ ...body, model: 'm', stream: true })
+  })
+})
+
+type Reader = {
+  readData(data: string): WirePiece | WireFailure | null
+  read(event: unknown): WirePiece | WireFailure | null
+  readonly end: WireEnd | null
+}
+type Read = { answer: AnswerJson; end: WireEnd | null; failure: WireFailure | null }
+
+function openAi(chunks: object[]): Read {
+  const events = [...chunks.map((chunk) => JSON.stringify(chunk)), '[DONE]']
+  return readAll(new OpenAiReader(() => 'made'), events)
+}
+
+function anthropic(events: object[]): Read {
+  return readAll(
+    new AnthropicReader(),
+    events.map((event) => JSON.stringify(event)),
+  )
+}
+
+function readAll(reader: Reader, events: string[]): Read {
+  const answer = new Answer()
+  for (const data of events) {
+    const read = reader.readData(data)
+    if (read?.kind === 'failure') return { answer: answer.toJSON(), end: reader.end, failure: read }
+    if (read !== null) answer.append(read.text, read.delta)
+  }
+  return { answer: answer.toJSON(), end: reader.end, failure: null }
+}
+
+function datas(events: ReturnType<SseReader['push']>): string[] {
+  return events.map((event) => (event.kind === 'event' ? event.data : event.message))
+}
+
+function choice(delta: object, finishReason: string | null = null): object {
+  return { id: 'c', object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finishReason }] }
+}
