@@ -7,7 +7,19 @@ export type AnswerDelta = {
   reasoningSignature?: string
   toolCalls?: ToolCallDelta[]
   logprobs?: TokenLogprob[]
+  asides?: Aside[]
 }
+
+/**
+ * What a provider of the Anthropic dialect says in an answer beyond these words, kept for callers of the same dialect in the
+ * place where it came: after so many characters of text. A block is whole; citations are of the text block that ends there.
+ */
+export type Aside = { at: number } & (
+  | { kind: 'text-block' }
+  | { kind: 'citations'; citations: unknown[] }
+  | { kind: 'block'; block: Record<string, unknown> }
+  | { kind: 'paused' }
+)
 
 /** `index` counts the answer's calls from 0. `id` and `name` come whole with a call's first delta; `arguments` grow. */
 export type ToolCallDelta = { index: number; id?: string; name?: string; arguments?: string }
@@ -25,6 +37,7 @@ export class Answer {
   reasoningSignature = ''
   readonly toolCalls: ToolCall[] = []
   readonly logprobs: TokenLogprob[] = []
+  readonly asides: Aside[] = []
 
   append(text: string, delta?: AnswerDelta): void {
     this.text += text
@@ -33,6 +46,7 @@ export class Answer {
     if (delta.reasoningSignature !== undefined) this.reasoningSignature += delta.reasoningSignature
     for (const call of delta.toolCalls ?? []) this.#grow(call)
     if (delta.logprobs !== undefined) this.logprobs.push(...delta.logprobs)
+    if (delta.asides !== undefined) this.asides.push(...delta.asides)
   }
 
   /** Back to nothing: another provider begins anew. */
@@ -42,6 +56,7 @@ export class Answer {
     this.reasoningSignature = ''
     this.toolCalls.length = 0
     this.logprobs.length = 0
+    this.asides.length = 0
   }
 
   /** Members that are empty are left out, `text` never is. */
@@ -51,6 +66,7 @@ export class Answer {
     if (this.reasoningSignature !== '') json.reasoning_signature = this.reasoningSignature
     if (this.toolCalls.length > 0) json.tool_calls = this.toolCalls
     if (this.logprobs.length > 0) json.logprobs = this.logprobs
+    if (this.asides.length > 0) json.asides = this.asides
     return json
   }
 
@@ -61,6 +77,7 @@ export class Answer {
     answer.reasoningSignature = json.reasoning_signature ?? ''
     answer.toolCalls.push(...(json.tool_calls ?? []))
     answer.logprobs.push(...(json.logprobs ?? []))
+    answer.asides.push(...(json.asides ?? []))
     return answer
   }
 
@@ -78,6 +95,7 @@ export type AnswerJson = {
   reasoning_signature?: string
   tool_calls?: ToolCall[]
   logprobs?: TokenLogprob[]
+  asides?: Aside[]
 }
 
 /** Why an answer ended: by itself or at a stop string, at a limit of tokens, to have tools called, filtered, or cancelled. */

@@ -1,4 +1,4 @@
-import type { FinishReason } from './answer.ts'
+import type { Aside, FinishReason } from './answer.ts'
 import { entryStart, redactedEntry } from './thinking.ts'
 import {
   countIn,
@@ -26,6 +26,7 @@ import {
 export class AnthropicReader {
   readonly #blocks = new Map<number, Block>()
   #calls = 0
+  #textChars = 0
   #reasoningChars = 0
   #signed = false
   #finishReason: FinishReason | null = null
@@ -87,7 +88,10 @@ export class AnthropicReader {
   #delta(index: number, delta: Json): WirePiece | null {
     switch (delta.type) {
       case 'text_delta':
-        return piece(textIn(delta, 'text') ?? '')
+        return this.#text(textIn(delta, 'text') ?? '')
+      case 'citations_delta':
+        this.#blocks.get(index)?.citations.push(delta.citation)
+        return null
       case 'thinking_delta':
         return this.#thought(textIn(delta, 'thinking') ?? '')
       case 'signature_delta':
@@ -101,11 +105,14 @@ export class AnthropicReader {
 
   #start(index: number, content: Json): WirePiece | null {
     if (this.#blocks.size >= BLOCKS_MAX) throw new Malformed(`it has more than ${BLOCKS_MAX} blocks`)
-    const block: Block = { call: null, isSilent: true, givenInput: '{}' }
+    const block: Block = { call: null, isSilent: true, givenInput: '{}', citations: [], foreign: null, foreignInput: '' }
     this.#blocks.set(index, block)
     switch (content.type) {
-      case 'text':
-        return piece(textIn(content, 'text') ?? '')
+      case 'text': {
+        block.citations.push(...(listIn(content, 'citations') ?? []))
+        const begun = this.#textChars > 0 ? this.#aside({ kind: 'text-block' }) : null
+        return joined(begun, this.#text(textIn(content, 'text') ?? ''))
+      }
       case 'thinking': {
         const entry = this.#signature(this.#entryStart())
         const thought = this.#thought(textIn(content, 'thinking') ?? '')
@@ -116,6 +123,7 @@ export class AnthropicReader {
       case 'tool_use':
         return this.#call(block, content)
       default:
+        block.foreign = content
         return null
     }
   }
@@ -132,16 +140,28 @@ export class AnthropicReader {
 
   #input(index: number, grown: string): WirePiece | null {
     const block = this.#blocks.get(index)
-    if (block?.call === null || block === undefined || grown === '') return null
+    if (block === undefined || grown === '') return null
     block.isSilent = false
-    return { kind: 'piece', text: '', delta: { toolCalls: [{ index: block.call, arguments: grown }] } }
+    if (block.foreign !== null) block.foreignInput += grown
+    return block.call === null ? null : { kind: 'piece', text: '', delta: { toolCalls: [{ index: block.call, arguments: grown }] } }
   }
 
-  /** A call that was given its input at once, or none at all, has arguments nevertheless. */
   #close(index: number): WirePiece | null {
     const block = this.#blocks.get(index)
-    if (block === undefined || block.call === null || !block.isSilent) return null
-    return this.#input(index, block.givenInput)
+    if (block === undefined) return null
+    if (block.citations.length > 0) return this.#aside({ kind: 'citations', citations: block.citations })
+    if (block.foreign !== null) return this.#aside({ kind: 'block', block: wholeBlock(block.foreign, block.foreignInput) })
+    // A call that was given its input at once, or none at all, has arguments nevertheless.
+    return block.call !== null && block.isSilent ? this.#input(index, block.givenInput) : null
+  }
+
+  #aside(aside: WithoutPlace<Aside>): WirePiece {
+    return { kind: 'piece', text: '', delta: { asides: [{ at: this.#textChars, ...aside }] } }
+  }
+
+  #text(text: string): WirePiece | null {
+    this.#textChars += text.length
+    return text === '' ? null : { kind: 'piece', text }
   }
 
   #thought(thinking: string): WirePiece | null {
@@ -166,14 +186,18 @@ export class AnthropicReader {
       whole = joined(joined(whole, this.#start(index, block)), this.#close(index))
     }
     this.#count(message)
-    const failure = this.#finish(message)
+    const finished = this.#finish(message)
     this.#stopped = true
-    return failure ?? whole
+    return finished?.kind === 'failure' ? finished : joined(whole, finished)
   }
 
-  #finish(said: Json): WireFailure | null {
+  #finish(said: Json): WirePiece | WireFailure | null {
     const reason = textIn(said, 'stop_reason')
     if (reason === undefined) return null
+    if (reason === 'pause_turn') {
+      this.#finishReason = 'stop'
+      return this.#aside({ kind: 'paused' })
+    }
     const finishReason = FINISH_REASONS[reason]
     if (finishReason === undefined) return upstreamError({ message: `it stopped with stop_reason "${reason.slice(0, 100)}"`, status: 502 })
     this.#finishReason = finishReason
@@ -190,7 +214,17 @@ export class AnthropicReader {
   }
 }
 
-type Block = { call: number | null; isSilent: boolean; givenInput: string }
+type WithoutPlace<T> = T extends unknown ? Omit<T, 'at'> : never
+
+/** `foreign` is the content of a block that the normal form has no words for. */
+type Block = {
+  call: number | null
+  isSilent: boolean
+  givenInput: string
+  citations: unknown[]
+  foreign: Json | null
+  foreignInput: string
+}
 
 const BLOCKS_MAX = 10_000
 
@@ -203,8 +237,13 @@ const FINISH_REASONS: Record<string, FinishReason> = {
   refusal: 'content_filter',
 }
 
-function piece(text: string): WirePiece | null {
-  return text === '' ? null : { kind: 'piece', text }
+function wholeBlock(content: Json, input: string): Json {
+  if (input === '') return content
+  try {
+    return { ...content, input: JSON.parse(input) as unknown }
+  } catch {
+    throw new Malformed('the input of a block is not JSON')
+  }
 }
 
 function joined(first: WirePiece | null, second: WirePiece | null): WirePiece | null {
@@ -217,6 +256,7 @@ function joined(first: WirePiece | null, second: WirePiece | null): WirePiece | 
   if (reasoning !== '') delta.reasoning = reasoning
   if (reasoningSignature !== '') delta.reasoningSignature = reasoningSignature
   if (before.toolCalls !== undefined && after.toolCalls !== undefined) delta.toolCalls = [...before.toolCalls, ...after.toolCalls]
+  if (before.asides !== undefined && after.asides !== undefined) delta.asides = [...before.asides, ...after.asides]
   const text = first.text + second.text
   return Object.keys(delta).length === 0 ? { kind: 'piece', text } : { kind: 'piece', text, delta }
 }

@@ -1,3 +1,4 @@
+import type { Ability } from './abilities.ts'
 import { type ChatMessage, type Content, type GenerationRequest, type JsonSchema, textOf, type Tool } from './request.ts'
 import { thinkingBlocks } from './thinking.ts'
 import { isJson, type Json } from './wire.ts'
@@ -5,13 +6,22 @@ import { isJson, type Json } from './wire.ts'
 /** `maxTokens` is sent where the caller set none, because the dialect demands a number. */
 export type AnthropicUpstream = { maxTokens: number }
 
-export const ANTHROPIC_MAX_TOKENS = 4_096
+const ANTHROPIC_MAX_TOKENS = 4_096
 
-/**
- * The body with which an upstream of the Anthropic dialect is asked for a chat. Abilities that the provider does not have
- * never come here. The dialect has no words for other prompts, seeds, log probabilities, penalties, `min_p`, `min_tokens`,
- * `logit_bias` and JSON of any shape, so no provider of it may claim them.
- */
+/** What the dialect has words for; a provider of it may claim no more, and less where its model cannot do it. */
+export const ANTHROPIC_ABILITIES: readonly Ability[] = [
+  'images',
+  'tools',
+  'tool_choice',
+  'parallel_tool_calls',
+  'json_schema',
+  'reasoning_effort',
+  'reasoning_max_tokens',
+  'top_k',
+  'anthropic_dialect',
+]
+
+/** The body with which an upstream of the dialect is asked for a chat. What needs other abilities never comes here. */
 export function anthropicBody(
   request: GenerationRequest,
   model: string,

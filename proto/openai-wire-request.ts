@@ -1,3 +1,4 @@
+import type { Ability } from './abilities.ts'
 import { textOf, type ChatMessage, type Content, type GenerationRequest, type JsonSchema, type Prompt, type Tool } from './request.ts'
 import type { Json } from './wire.ts'
 
@@ -19,10 +20,37 @@ export const OPENAI_PATHS: Record<Prompt['kind'], string> = {
   rank: '/rerank',
 }
 
-/**
- * The body with which an upstream of the OpenAI dialect is asked for the request. Abilities that the provider does not have
- * never come here; what the dialect has no words for at all is an ability that no provider of it may claim.
- */
+/** What the dialect has words for; a provider of it may claim no more, and less where its server or model cannot do it. */
+export const OPENAI_ABILITIES: readonly Ability[] = [
+  'completions',
+  'embeddings',
+  'images',
+  'tools',
+  'tool_choice',
+  'parallel_tool_calls',
+  'json_object',
+  'json_schema',
+  'logprobs',
+  'reasoning_effort',
+  'seed',
+  'frequency_penalty',
+  'presence_penalty',
+  'logit_bias',
+  'openai_dialect',
+]
+
+/** And what open servers have words for besides. */
+export const OPEN_SERVER_ABILITIES: readonly Ability[] = [
+  ...OPENAI_ABILITIES,
+  'rerank',
+  'reasoning_max_tokens',
+  'min_tokens',
+  'top_k',
+  'min_p',
+  'repeat_penalty',
+]
+
+/** The body with which an upstream of the dialect is asked for the request. What needs other abilities never comes here. */
 export function openAiBody(request: GenerationRequest, model: string, stream: boolean, upstream: OpenAiUpstream): Json {
   const { prompt, verbatim } = request
   if (verbatim?.dialect === 'openai') return verbatimBody(verbatim.body, model, stream)

@@ -14,6 +14,8 @@ export type GenerationRequest = {
   sampling: Sampling
   /** Always set: given by the caller or chosen at acceptance. Unsigned 32 bit. */
   seed: number
+  /** Holdfast chose it: an engine whose text is the same every time unless it is told otherwise was not told otherwise. */
+  seedIsChosen?: true
   /** Functions that the model may call; absent: none. */
   tools?: Tool[]
   /** Absent: `auto`. Only with tools. */
@@ -28,8 +30,9 @@ export type GenerationRequest = {
   /**
    * The caller's body as it came, when it holds members that this type has no room for. Only a provider that speaks the same
    * dialect can honour those: it gets this body, with its own model name and `stream`, instead of a translation.
+   * `betas` are the names in the header `anthropic-beta`, without which Anthropic refuses some members.
    */
-  verbatim?: { dialect: Dialect; body: Record<string, unknown> }
+  verbatim?: { dialect: Dialect; body: Record<string, unknown>; betas?: string[] }
   /** Whoever runs it looks past this. */
   response?: ResponseNotes
 }

@@ -139,6 +139,18 @@ test('a stream that waits says why in comments, and keeps the client awake', asy
   await busy.done
 })
 
+test('a client that leaves in the middle of its stream frees the slot', async () => {
+  const stream = client.messages.stream({ ...ask, model: 'single', max_tokens: 100_000 })
+  // Leaving on purpose is no failure.
+  stream.on('abort', () => {})
+  const { response } = await stream.withResponse()
+  const job = response.headers.get('x-holdfast-job') ?? ''
+  await world.until('it speaks', async () => (await world.job(job)).status === 'running')
+  stream.abort()
+  await world.until('it is cancelled', async () => (await world.job(job)).status === 'cancelled')
+  expect(await client.messages.create({ ...ask, model: 'single', max_tokens: 1 })).toMatchObject({ stop_reason: 'max_tokens' })
+})
+
 test('tokens are estimated from what would be read', async () => {
   const count = async (extra: Partial<Anthropic.MessageCountTokensParams>) =>
     (await client.messages.countTokens({ model: 'fake', messages, ...extra })).input_tokens

@@ -1,4 +1,5 @@
 import { inputOf } from '../../proto/anthropic-wire-request.ts'
+import type { Answer } from '../../proto/answer.ts'
 import { thinkingBlocks } from '../../proto/thinking.ts'
 import type { Fault } from '../core/fault.ts'
 import type { LiveJob } from '../engine/live-job.ts'
@@ -11,10 +12,26 @@ export function messageBody(live: LiveJob): Record<string, unknown> {
       ? { type: 'redacted_thinking', data: block.data }
       : { type: 'thinking', thinking: block.thinking, signature: block.signature },
   )
-  if (answer.text !== '') content.push({ type: 'text', text: answer.text, citations: null })
+  content.push(...spokenBlocks(answer))
   for (const { id, name, arguments: written } of answer.toolCalls)
     content.push({ type: 'tool_use', id, name, input: inputOf(written), caller: DIRECT })
   return { ...messageHead(live), content, ...stopOf(live), usage: usageOf(live) }
+}
+
+/** The text, cut where its provider cut it, with what the provider put between. */
+function spokenBlocks({ text, asides }: Answer): Record<string, unknown>[] {
+  const blocks: Record<string, unknown>[] = []
+  let from = 0
+  const speak = (to: number, citations: unknown[] | null): void => {
+    if (to > from || citations !== null) blocks.push({ type: 'text', text: text.slice(from, to), citations })
+    from = to
+  }
+  for (const aside of asides) {
+    speak(aside.at, aside.kind === 'citations' ? aside.citations : null)
+    if (aside.kind === 'block') blocks.push(aside.block)
+  }
+  speak(text.length, null)
+  return blocks
 }
 
 /** What is known of a message before it has any content. */
@@ -28,6 +45,7 @@ export const DIRECT = { type: 'direct' }
 
 export function stopOf(live: LiveJob): { stop_reason: string; stop_sequence: string | null } {
   const { stopSequence } = live
+  if (live.answer.asides.at(-1)?.kind === 'paused') return { stop_reason: 'pause_turn', stop_sequence: null }
   switch (live.record.finishReason) {
     case 'length':
       return { stop_reason: 'max_tokens', stop_sequence: null }

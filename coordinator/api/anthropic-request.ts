@@ -8,10 +8,15 @@ import type { ParsedRequest } from './openai-request.ts'
 import { MAX_TOKENS, readStops } from './openai-sampling.ts'
 import { checkSchema } from './schema-check.ts'
 
-/** Reads the body of `messages`. Whatever would change the answer is honoured or refused by name; nothing is coerced. */
-export function parseMessagesRequest(body: unknown): ParsedRequest {
+/**
+ * Reads the body of `messages`, and the header `anthropic-beta`. Whatever would change the answer is honoured or refused by
+ * name; nothing is coerced.
+ */
+export function parseMessagesRequest(body: unknown, beta?: string | string[]): ParsedRequest {
   const fields = objectBody(body)
   const untranslated = new Untranslated()
+  const betas = readBetas(beta)
+  if (betas.length > 0) untranslated.keep()
   untranslated.sort(fields, '', MESSAGES)
   const parsed = parsedOf(fields, untranslated)
   const { generation } = parsed
@@ -29,7 +34,7 @@ export function parseMessagesRequest(body: unknown): ParsedRequest {
       'thinking.budget_tokens',
     )
   if (untranslated.isEmpty) return parsed
-  generation.verbatim = { dialect: 'anthropic', body: fields }
+  generation.verbatim = { dialect: 'anthropic', body: fields, ...(betas.length === 0 ? {} : { betas }) }
   const [first] = untranslated.changing
   return first === undefined ? parsed : { ...parsed, onlyDialect: 'anthropic', onlyDialectFor: first }
 }
@@ -54,6 +59,7 @@ const MESSAGES: MemberSorts = {
   changing: new Set(['container', 'mcp_servers', 'context_management', 'fallbacks']),
 }
 const BUDGET_LEAST = 1_024
+const BETAS_MAX = 64
 
 function parsedOf(fields: Body, untranslated: Untranslated): ParsedRequest {
   if (typeof fields.model !== 'string' || fields.model === '')
@@ -69,6 +75,15 @@ function parsedOf(fields: Body, untranslated: Untranslated): ParsedRequest {
   const reasoning = readThinking(fields.thinking, config.effort, untranslated)
   if (reasoning !== undefined) generation.reasoning = reasoning
   return { model: fields.model, stream, includeUsage: true, generation, seed: null }
+}
+
+/** A beta opens members of the body to a caller, and it is those that change the answer. */
+function readBetas(header: string | string[] | undefined): string[] {
+  const names = [header ?? []].flat().flatMap((line) => line.split(','))
+  const betas = names.map((name) => name.trim()).filter((name) => name !== '')
+  if (betas.length > BETAS_MAX || betas.some((name) => !/^[\w.:-]{1,100}$/.test(name)))
+    throw badRequest('invalid_header', `anthropic-beta must be at most ${BETAS_MAX} names, separated by commas.`, 'anthropic-beta')
+  return betas
 }
 
 function sampling(fields: Body): Sampling {

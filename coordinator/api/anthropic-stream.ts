@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import type { Aside } from '../../proto/answer.ts'
 import { type ThinkingBlock, thinkingBlocks } from '../../proto/thinking.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { Waiting } from '../core/job.ts'
@@ -31,6 +32,7 @@ export class AnthropicStream implements Follower {
   #thoughtSent = 0
   /** Its signature is told when it can no longer grow. */
   #signatureDue = false
+  #asidesTold = 0
   /** For each call, its block and how much of its arguments was told. */
   readonly #calls: { block: number; sent: number }[] = []
   /** Everything before a text, once for each block: the text is the hot path. */
@@ -88,23 +90,49 @@ export class AnthropicStream implements Follower {
   }
 
   #write(isEnd: boolean): void {
-    const { text, reasoning, reasoningSignature, toolCalls } = this.#live.answer
+    const { text, reasoning, reasoningSignature, toolCalls, asides } = this.#live.answer
     let events = ''
-    const isThought = isEnd || text.length > this.#textSent || toolCalls.length > this.#calls.length
+    const isThought = isEnd || text.length > this.#textSent || toolCalls.length > this.#calls.length || asides.length > this.#asidesTold
     if (reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent || (isThought && this.#signatureDue))
       events += this.#thinking(isThought)
-    if (text.length > this.#textSent) events += this.#text(text)
-    for (const [index, call] of toolCalls.entries()) events += this.#call(index, call)
+    while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
+    if (text.length > this.#textSent) events += this.#text(text, text.length)
+    for (let index = 0; index < toolCalls.length; index++) events += this.#call(index, toolCalls[index] as ToolCall)
     if (events !== '') this.#sink.write(events)
   }
 
-  #text(text: string): string {
-    const begun = this.#begin('text', () => ({ type: 'text', text: '', citations: null }))
-    if (begun !== '')
-      this.#beforeText = `event: content_block_delta\ndata: {"type":"content_block_delta","index":${this.#blocks - 1},"delta":{"type":"text_delta","text":`
-    const part = text.slice(this.#textSent)
-    this.#textSent = text.length
+  /** After the text that came before it. */
+  #aside(aside: Aside, text: string): string {
+    const before = aside.at > this.#textSent ? this.#text(text, aside.at) : ''
+    switch (aside.kind) {
+      case 'text-block':
+        return before + (this.#open === 'text' ? this.#close() : '')
+      case 'citations':
+        return (
+          before +
+          this.#beginText() +
+          aside.citations.map((citation) => this.#delta({ type: 'citations_delta', citation })).join('') +
+          this.#close()
+        )
+      case 'block':
+        return before + this.#begin('aside', () => aside.block) + this.#close()
+      default:
+        return before
+    }
+  }
+
+  #text(text: string, to: number): string {
+    const begun = this.#beginText()
+    const part = text.slice(this.#textSent, to)
+    this.#textSent = to
     return `${begun}${this.#beforeText}${JSON.stringify(part)}}}\n\n`
+  }
+
+  #beginText(): string {
+    if (this.#open === 'text') return ''
+    const begun = this.#begin('text', () => ({ type: 'text', text: '', citations: null }))
+    this.#beforeText = `event: content_block_delta\ndata: {"type":"content_block_delta","index":${this.#blocks - 1},"delta":{"type":"text_delta","text":`
+    return begun
   }
 
   /** All blocks of thinking but the last have come to their end, and so has the last if something else follows. */

@@ -22,7 +22,7 @@ export function registerAnthropic(app: FastifyInstance, parts: ApiParts): void {
 }
 
 async function serve(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-  const parsed = parseMessagesRequest(request.body)
+  const parsed = parseMessagesRequest(request.body, request.headers['anthropic-beta'])
   const accepted = await Choices.accept(parts, request, reply, { type: 'chat', parsed, detached: false })
   const live = accepted.first
   if (!parsed.stream) {

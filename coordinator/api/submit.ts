@@ -73,7 +73,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
     team: caller.team,
     actor: caller.actor,
     key: caller.key,
-    request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
+    request: JSON.stringify(withSeed(parsed, seed)),
     seed,
     prefix: prefixesOf(parsed.generation.prompt),
     cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + answerTokens(parsed)),
@@ -91,6 +91,10 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
 /** What is embedded or ranked is read only. */
 function answerTokens({ generation: { prompt, maxTokens } }: ParsedRequest): number {
   return prompt.kind === 'embed' || prompt.kind === 'rank' ? 0 : (maxTokens ?? ANSWER_TOKENS)
+}
+
+function withSeed({ generation, seed: given, isOneOfMany }: ParsedRequest, seed: number): GenerationRequest {
+  return given === null && isOneOfMany !== true ? { ...generation, seed, seedIsChosen: true } : { ...generation, seed }
 }
 
 // What an answer without a limit takes, until it is there: fair sharing is corrected then.

@@ -1,4 +1,4 @@
-import type { ModelOffer } from '../../coordinator/core/fleet.ts'
+import type { Hold, ModelOffer } from '../../coordinator/core/fleet.ts'
 import { FREE } from './free-terms.ts'
 import type { JobError, JobId, WorkerId } from '../../coordinator/core/job.ts'
 import type { Effect } from '../../coordinator/core/effects.ts'
@@ -114,7 +114,7 @@ export class SchedulerWorld {
     this.apply({ kind: 'attempt-finished', job: job as JobId, attempt, worker, cost })
   }
 
-  fail(job: string, error: Partial<JobError> = {}): void {
+  fail(job: string, error: Partial<JobError> = {}, hold?: Hold): void {
     const { attempt, worker } = this.#liveOf(job)
     this.apply({
       kind: 'attempt-failed',
@@ -122,6 +122,7 @@ export class SchedulerWorld {
       attempt,
       worker,
       error: { code: 'model_process_died', message: 'x', layer: 'model', retryable: true, ...error },
+      ...(hold === undefined ? {} : { hold }),
     })
   }
 

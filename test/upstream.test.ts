@@ -1,0 +1,216 @@
+import Anthropic from '@anthropic-ai/sdk'
+import OpenAI from 'openai'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
+import { Answer } from '../proto/answer.ts'
+import { OpenAiReader } from '../proto/openai-wire-answer.ts'
+import { SseReader } from '../proto/sse.ts'
+import type { WireFailure } from '../proto/wire.ts'
+import { Upstream } from './support/upstream.ts'
+import { SIGNATURE } from './support/upstream-anthropic.ts'
+import type { Play } from './support/upstream-play.ts'
+
+/** The stand-in speaks as the real ones do: the official clients and our readers understand the same of it. */
+
+let upstream: Upstream
+let openai: OpenAI
+let anthropic: Anthropic
+
+beforeAll(async () => {
+  upstream = await Upstream.open()
+  openai = new OpenAI({ baseURL: `${upstream.url}/v1`, apiKey: 'k', maxRetries: 0 })
+  anthropic = new Anthropic({ baseURL: upstream.url, apiKey: 'k', maxRetries: 0 })
+})
+afterAll(() => upstream.close())
+
+const messages = [{ role: 'user' as const, content: 'hi' }]
+const tools = [
+  { id: 'call_1', name: 'weather', pieces: ['{"city":', '"Ulm"}'] },
+  { id: 'call_2', name: 'time', pieces: ['{}'] },
+]
+const full: Play = { reasoning: ['Let me', ' see.'], text: ['I', ' look.'], toolCalls: tools }
+const answer = {
+  text: 'I look.',
+  reasoning: 'Let me see.',
+  tool_calls: [
+    { id: 'call_1', name: 'weather', arguments: '{"city":"Ulm"}' },
+    { id: 'call_2', name: 'time', arguments: '{}' },
+  ],
+}
+const usage = { promptTokens: 11, completionTokens: 7, cachedTokens: 4, reasoningTokens: 2 }
+
+describe('OpenAI', () => {
+  test('streams text that its client and our reader understand alike', async () => {
+    let text = ''
+    for await (const chunk of await openai.chat.completions.create({ model: 'm', messages, stream: true }))
+      text += chunk.choices[0]?.delta.content ?? ''
+    expect(text).toBe('Hello from upstream.')
+    expect(await read('openai', {})).toMatchObject({ answer: { text }, end: { finishReason: 'stop', usage: { completionTokens: 5 } } })
+    expect((await openai.chat.completions.create({ model: 'm', messages, max_tokens: 2 })).choices[0]).toMatchObject({
+      finish_reason: 'length',
+      message: { content: 'Hello from' },
+    })
+  })
+
+  test('thinks and calls tools, streamed and not', async () => {
+    const expected = { answer, end: { finishReason: 'tool_calls', usage }, failure: null }
+    expect(await read('openai', full)).toEqual(expected)
+    expect(await read('openai', full, false)).toEqual(expected)
+    upstream.plan(full)
+    const runner = await openai.chat.completions.stream({ model: 'm', messages }).finalChatCompletion()
+    expect(runner.choices[0]?.message.tool_calls).toMatchObject([
+      { id: 'call_1', function: { arguments: '{"city":"Ulm"}' } },
+      { id: 'call_2' },
+    ])
+  })
+
+  test('completes, embeds and lists models', async () => {
+    expect((await openai.completions.create({ model: 'm', prompt: 'x' })).choices[0]?.text).toBe('Hello from upstream.')
+    const { data } = await openai.embeddings.create({ model: 'm', input: ['a', 'bcd'], encoding_format: 'float' })
+    expect(data.map(({ embedding }) => embedding)).toEqual([
+      [1, 0],
+      [3, 1],
+    ])
+    expect((await openai.models.list()).data.map(({ id }) => id)).toEqual(['small', 'large'])
+  })
+
+  test('refuses in its own words, and tells its quota', async () => {
+    upstream.plan({ refuse: { status: 429, retryAfterS: 7 }, quota: { requestsLeft: 0, tokensLeft: 12, resetsInS: 61 } })
+    const limited = await openai.chat.completions
+      .create({ model: 'm', messages })
+      .catch((error: unknown) => error as InstanceType<typeof OpenAI.APIError>)
+    expect(limited).toBeInstanceOf(OpenAI.RateLimitError)
+    const { headers } = limited as InstanceType<typeof OpenAI.APIError>
+    expect([headers?.get('retry-after'), headers?.get('x-ratelimit-reset-requests')]).toEqual(['7', '1m1s'])
+    for (const [status, kind] of [
+      [401, OpenAI.AuthenticationError],
+      [403, OpenAI.PermissionDeniedError],
+      [500, OpenAI.InternalServerError],
+    ] as const) {
+      upstream.plan({ refuse: { status } })
+      await expect(openai.chat.completions.create({ model: 'm', messages })).rejects.toBeInstanceOf(kind)
+    }
+  })
+})
+
+describe('Anthropic', () => {
+  test('streams text that its client and our reader understand alike', async () => {
+    const final = await anthropic.messages.stream({ model: 'm', max_tokens: 100, messages }).finalMessage()
+    expect(final).toMatchObject({
+      content: [{ type: 'text', text: 'Hello from upstream.' }],
+      stop_reason: 'end_turn',
+      usage: { output_tokens: 5 },
+    })
+    expect(await read('anthropic', {})).toMatchObject({ answer: { text: 'Hello from upstream.' }, end: { finishReason: 'stop' } })
+    expect(await anthropic.messages.create({ model: 'm', max_tokens: 2, messages })).toMatchObject({ stop_reason: 'max_tokens' })
+  })
+
+  test('thinks and calls tools, streamed and not', async () => {
+    const expected = { answer: { ...answer, reasoning_signature: SIGNATURE }, end: { finishReason: 'tool_calls', usage }, failure: null }
+    expect(await read('anthropic', full)).toEqual(expected)
+    expect(await read('anthropic', full, false)).toEqual(expected)
+    upstream.plan(full)
+    const final = await anthropic.messages.stream({ model: 'm', max_tokens: 100, messages }).finalMessage()
+    expect(final.content).toMatchObject([
+      { type: 'thinking', thinking: 'Let me see.', signature: SIGNATURE },
+      { type: 'text', text: 'I look.' },
+      { type: 'tool_use', id: 'call_1', input: { city: 'Ulm' } },
+      { type: 'tool_use', id: 'call_2', input: {} },
+    ])
+  })
+
+  test('counts tokens and lists models', async () => {
+    expect(await anthropic.messages.countTokens({ model: 'm', messages })).toEqual({ input_tokens: 11 })
+    expect((await anthropic.models.list()).data.map(({ id }) => id)).toEqual(['small', 'large'])
+  })
+
+  test('refuses in its own words, and tells its quota', async () => {
+    upstream.plan({ refuse: { status: 529 }, quota: { requestsLeft: 3, tokensLeft: 0, resetsInS: 60 } })
+    const asked = anthropic.messages.create({ model: 'm', max_tokens: 9, messages })
+    const overloaded = await asked.catch((error: unknown) => error as InstanceType<typeof Anthropic.APIError>)
+    expect(overloaded).toMatchObject({ status: 529, type: 'overloaded_error' })
+    const reset = (overloaded as InstanceType<typeof Anthropic.APIError>).headers?.get('anthropic-ratelimit-tokens-reset') ?? ''
+    expect(Date.parse(reset)).toBeGreaterThan(Date.now())
+  })
+})
+
+describe.each(['openai', 'anthropic'] as const)('a fault of %s', (dialect) => {
+  test('that cuts the stream leaves what was said, without an end', async () => {
+    expect(await read(dialect, { cutAfter: 2 })).toMatchObject({ answer: { text: 'Hello from' }, end: null, failure: null })
+    // All was said, but not that this was all.
+    expect(await read(dialect, { cutAfter: 5 })).toMatchObject({
+      answer: { text: 'Hello from upstream.' },
+      end: null,
+    })
+    await expect(read(dialect, { cutAfter: 0 }, false)).rejects.toThrow()
+  })
+
+  test('in the middle of the stream is a failure', async () => {
+    expect(await read(dialect, { failAfter: 1 })).toMatchObject({
+      answer: { text: 'Hello' },
+      end: null,
+      failure: { code: 'upstream_error', retryable: true },
+    })
+    expect(await read(dialect, { garbleAfter: 1 })).toMatchObject({ failure: { code: 'upstream_malformed' } })
+  })
+
+  test('that stalls shows that the caller hung up', async () => {
+    const controller = new AbortController()
+    const before = upstream.calls.length
+    upstream.plan({ stallAfter: 1 })
+    const asked = ask(dialect, true, controller.signal)
+    const call = await upstream.call(before)
+    const response = await asked
+    const reading = response.text().catch(() => 'aborted')
+    controller.abort()
+    await call.closed
+    expect(call.closedEarly).toBe(true)
+    expect(await reading).toBe('aborted')
+  })
+
+  test('in its usage is told or left out', async () => {
+    expect((await read(dialect, { usage: 'missing' })).end).toMatchObject({ usage: null })
+    expect((await read(dialect, { usage: 'wrong' })).end).toMatchObject({ usage: { promptTokens: 0, completionTokens: 0 } })
+  })
+
+  test('is none where a caller listens to the end', async () => {
+    const before = upstream.calls.length
+    await read(dialect, { paceMs: 1 })
+    const call = await upstream.call(before)
+    await call.closed
+    expect(call).toMatchObject({ closedEarly: false, method: 'POST', headers: { 'x-api-key': 'k' }, body: { model: 'm', stream: true } })
+  })
+})
+
+function ask(dialect: 'openai' | 'anthropic', stream: boolean, signal?: AbortSignal): Promise<Response> {
+  return fetch(upstream.url + (dialect === 'openai' ? '/v1/chat/completions' : '/v1/messages'), {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'x-api-key': 'k' },
+    body: JSON.stringify({ model: 'm', max_tokens: 100, messages, stream, ...(stream ? { stream_options: { include_usage: true } } : {}) }),
+    ...(signal === undefined ? {} : { signal }),
+  })
+}
+
+/** What our own reader makes of one call that plays so. */
+async function read(dialect: 'openai' | 'anthropic', play: Play, isStream = true) {
+  upstream.plan(play)
+  const response = await ask(dialect, isStream)
+  const reader = dialect === 'openai' ? new OpenAiReader() : new AnthropicReader()
+  const answer = new Answer()
+  let failure: WireFailure | null = null
+  const take = (piece: ReturnType<typeof reader.read>): void => {
+    if (piece?.kind === 'failure') failure ??= piece
+    else if (piece !== null && failure === null) answer.append(piece.text, piece.delta)
+  }
+  if (!isStream) take(reader.read(await response.json()))
+  else {
+    const sse = new SseReader()
+    try {
+      for await (const bytes of response.body as ReadableStream<Uint8Array>)
+        for (const event of sse.push(bytes)) take(event.kind === 'failure' ? event : reader.readData(event.data))
+    } catch {
+      // Cut: what was read until then counts.
+    }
+  }
+  return { answer: answer.toJSON(), end: reader.end, failure: failure as WireFailure | null }
+}

@@ -1,0 +1,320 @@
+import { describe, expect, test } from 'vitest'
+import { ABILITIES, type Ability, needsOf } from '../proto/abilities.ts'
+import { ANTHROPIC_ABILITIES, anthropicBody } from '../proto/anthropic-wire-request.ts'
+import { OPEN_SERVER_ABILITIES, OPENAI_ABILITIES, openAiBody } from '../proto/openai-wire-request.ts'
+import type { GenerationRequest } from '../proto/request.ts'
+
+const chat = (extra: Partial<GenerationRequest> = {}): GenerationRequest => ({
+  prompt: { kind: 'chat', messages: [{ role: 'user', content: 'hi' }] },
+  stop: [],
+  sampling: {},
+  seed: 7,
+  ...extra,
+})
+const cloud = { seedGiven: false, extended: false }
+const open = { seedGiven: true, extended: true }
+
+describe('the body for an OpenAI upstream', () => {
+  test('says what the request says, in the words of the upstream', () => {
+    const request = chat({
+      maxTokens: 50,
+      minTokens: 5,
+      stop: ['END'],
+      sampling: {
+        temperature: 0.5,
+        topP: 0.9,
+        topK: 40,
+        minP: 0.1,
+        repeatPenalty: 1.1,
+        frequencyPenalty: 1,
+        presencePenalty: -1,
+        logitBias: { 5: 2 },
+      },
+      logprobs: 3,
+      reasoning: { effort: 'low' },
+    })
+    const both = {
+      messages: [{ role: 'user', content: 'hi' }],
+      stop: ['END'],
+      temperature: 0.5,
+      top_p: 0.9,
+      frequency_penalty: 1,
+      presence_penalty: -1,
+      logit_bias: { 5: 2 },
+      logprobs: true,
+      top_logprobs: 3,
+      reasoning_effort: 'low',
+    }
+    expect(openAiBody(request, 'm', false, cloud)).toEqual({ model: 'm', ...both, max_completion_tokens: 50 })
+    expect(openAiBody(request, 'm', true, open)).toEqual({
+      model: 'm',
+      ...both,
+      max_tokens: 50,
+      seed: 7,
+      top_k: 40,
+      min_p: 0.1,
+      repetition_penalty: 1.1,
+      min_tokens: 5,
+      stream: true,
+      stream_options: { include_usage: true },
+    })
+    expect(openAiBody(request, 'm', false, { ...cloud, maxTokensName: 'max_tokens' })).toHaveProperty('max_tokens', 50)
+  })
+
+  test('puts images that tools returned behind the last of them', () => {
+    const image = { kind: 'image', url: 'data:image/png;base64,AAAA' } as const
+    const request = chat({
+      prompt: {
+        kind: 'chat',
+        messages: [
+          { role: 'user', content: 'look' },
+          {
+            role: 'assistant',
+            content: '',
+            reasoning: 'hm',
+            toolCalls: [
+              { id: 'a', name: 'f', arguments: '{}' },
+              { id: 'b', name: 'f', arguments: '{}' },
+            ],
+          },
+          { role: 'tool', toolCallId: 'a', content: [{ kind: 'text', text: 'seen' }, image] },
+          { role: 'tool', toolCallId: 'b', content: 'gone', isError: true },
+          { role: 'user', content: 'so?' },
+        ],
+      },
+      tools: [{ name: 'f', parameters: true }],
+      toolChoice: { name: 'f' },
+      parallelToolCalls: false,
+      format: { kind: 'schema', name: 's', schema: { type: 'object' }, strict: true },
+    })
+    const { messages, ...rest } = openAiBody(request, 'm', false, cloud)
+    expect(messages).toEqual([
+      { role: 'user', content: 'look' },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: ['a', 'b'].map((id) => ({ id, type: 'function', function: { name: 'f', arguments: '{}' } })),
+      },
+      { role: 'tool', tool_call_id: 'a', content: 'seen' },
+      { role: 'tool', tool_call_id: 'b', content: 'Error: gone' },
+      {
+        role: 'user',
+        content: [
+          { type: 'text', text: 'Images that the tools returned:' },
+          { type: 'image_url', image_url: { url: image.url } },
+        ],
+      },
+      { role: 'user', content: 'so?' },
+    ])
+    expect(rest).toEqual({
+      model: 'm',
+      tools: [{ type: 'function', function: { name: 'f', parameters: {} } }],
+      tool_choice: { type: 'function', function: { name: 'f' } },
+      parallel_tool_calls: false,
+      response_format: { type: 'json_schema', json_schema: { name: 's', schema: { type: 'object' }, strict: true } },
+    })
+  })
+
+  test("of a completion, an embedding or a ranking is that endpoint's own", () => {
+    expect(openAiBody(chat({ prompt: { kind: 'text', text: 'once' }, maxTokens: 3 }), 'm', false, cloud)).toEqual({
+      model: 'm',
+      prompt: 'once',
+      max_tokens: 3,
+    })
+    expect(openAiBody(chat({ prompt: { kind: 'embed', inputs: ['a'], dimensions: 4 } }), 'm', false, open)).toEqual({
+      model: 'm',
+      input: ['a'],
+      encoding_format: 'float',
+      dimensions: 4,
+    })
+    expect(openAiBody(chat({ prompt: { kind: 'rank', query: 'q', documents: ['a'] } }), 'm', false, open)).toEqual({
+      model: 'm',
+      query: 'q',
+      documents: ['a'],
+    })
+  })
+
+  test("is the caller's own where that says more, with model and stream replaced", () => {
+    const body = {
+      model: 'mine',
+      n: 2,
+      messages: [],
+      web_search_options: {},
+      stream_options: { include_obfuscation: false },
+      stream: false,
+    }
+    const request = chat({ verbatim: { dialect: 'openai', body } })
+    expect(openAiBody(request, 'm', true, cloud)).toEqual({
+      model: 'm',
+      messages: [],
+      web_search_options: {},
+      stream: true,
+      stream_options: { include_obfuscation: false, include_usage: true },
+    })
+    expect(openAiBody(request, 'm', false, cloud)).toEqual({ model: 'm', messages: [], web_search_options: {}, stream: false })
+    expect(openAiBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', false, cloud)).toHaveProperty('messages', [
+      { role: 'user', content: 'hi' },
+    ])
+  })
+})
+
+describe('the body for an Anthropic upstream', () => {
+  test('has system apart, neighbours joined, results as blocks of the user, and thinking given back', () => {
+    const request = chat({
+      prompt: {
+        kind: 'chat',
+        messages: [
+          { role: 'system', content: 'Be brief.' },
+          {
+            role: 'user',
+            content: [
+              { kind: 'image', url: 'data:image/png;base64,AAAA' },
+              { kind: 'image', url: 'https://x/y.png' },
+              { kind: 'text', text: '' },
+            ],
+          },
+          { role: 'user', content: 'look' },
+          {
+            role: 'assistant',
+            content: 'I do.',
+            reasoning: 'hm',
+            reasoningSignature: 'c2ln',
+            toolCalls: [
+              { id: 'call.1', name: 'f', arguments: '{"a":1}' },
+              { id: 'b', name: 'f', arguments: 'oops' },
+            ],
+          },
+          { role: 'tool', toolCallId: 'call.1', content: 'seen' },
+          { role: 'tool', toolCallId: 'b', content: [{ kind: 'text', text: 'no' }], isError: true },
+          { role: 'system', content: 'Be kind.' },
+        ],
+      },
+    })
+    expect(anthropicBody(request, 'm', true)).toEqual({
+      model: 'm',
+      max_tokens: 4_096,
+      stream: true,
+      system: 'Be brief.\n\nBe kind.',
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'image', source: { type: 'base64', media_type: 'image/png', data: 'AAAA' } },
+            { type: 'image', source: { type: 'url', url: 'https://x/y.png' } },
+            { type: 'text', text: 'look' },
+          ],
+        },
+        {
+          role: 'assistant',
+          content: [
+            { type: 'thinking', thinking: 'hm', signature: 'c2ln' },
+            { type: 'text', text: 'I do.' },
+            { type: 'tool_use', id: 'call_1', name: 'f', input: { a: 1 } },
+            { type: 'tool_use', id: 'b', name: 'f', input: { malformed_arguments: 'oops' } },
+          ],
+        },
+        {
+          role: 'user',
+          content: [
+            { type: 'tool_result', tool_use_id: 'call_1', content: 'seen' },
+            { type: 'tool_result', tool_use_id: 'b', content: [{ type: 'text', text: 'no' }], is_error: true },
+          ],
+        },
+      ],
+    })
+  })
+
+  test("has tools, choices, budgets and schemas in the dialect's words", () => {
+    const body = (extra: Partial<GenerationRequest>) => anthropicBody(chat(extra), 'm', false, { maxTokens: 100 })
+    const tools = [{ name: 'f', description: 'does', parameters: { properties: {} }, strict: true }]
+    expect(body({ tools }).tools).toEqual([
+      { name: 'f', description: 'does', input_schema: { type: 'object', properties: {} }, strict: true },
+    ])
+    expect(body({ tools })).not.toHaveProperty('tool_choice')
+    expect(body({ tools, toolChoice: 'required', parallelToolCalls: false }).tool_choice).toEqual({
+      type: 'any',
+      disable_parallel_tool_use: true,
+    })
+    expect(body({ tools, toolChoice: { name: 'f' } }).tool_choice).toEqual({ type: 'tool', name: 'f' })
+    expect(body({ tools, toolChoice: 'none', parallelToolCalls: false }).tool_choice).toEqual({ type: 'none' })
+    expect(body({ tools, parallelToolCalls: false }).tool_choice).toEqual({ type: 'auto', disable_parallel_tool_use: true })
+    expect(body({ reasoning: { maxTokens: 2_000 } })).toMatchObject({
+      thinking: { type: 'enabled', budget_tokens: 2_000 },
+      max_tokens: 2_100,
+    })
+    expect(body({ reasoning: { maxTokens: 0 } })).toMatchObject({ thinking: { type: 'disabled' }, max_tokens: 100 })
+    expect(body({ reasoning: { effort: 'minimal' } })).toMatchObject({ thinking: { type: 'adaptive' }, output_config: { effort: 'low' } })
+    expect(body({ format: { kind: 'schema', name: 's', schema: { type: 'object' }, strict: true } }).output_config).toEqual({
+      format: { type: 'json_schema', schema: { type: 'object' } },
+    })
+    expect(body({ maxTokens: 9, stop: ['x'], sampling: { topK: 3, topP: 0.5, temperature: 0 } })).toMatchObject({
+      max_tokens: 9,
+      stop_sequences: ['x'],
+      top_k: 3,
+      top_p: 0.5,
+      temperature: 0,
+    })
+  })
+
+  test('of a system prompt alone asks it as the user', () => {
+    const request = chat({ prompt: { kind: 'chat', messages: [{ role: 'system', content: 'Say hi.' }] } })
+    const { system, messages } = anthropicBody(request, 'm', false)
+    expect([system, messages]).toEqual([undefined, [{ role: 'user', content: 'Say hi.' }]])
+  })
+
+  test("is the caller's own where that says more, with model and stream replaced", () => {
+    const body = { model: 'mine', max_tokens: 5, messages: [], container: 'c' }
+    expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true)).toEqual({ ...body, model: 'm', stream: true })
+  })
+})
+
+describe('abilities', () => {
+  const tools = [{ name: 'f' }]
+  const asking: Partial<Record<Ability, Partial<GenerationRequest>>> = {
+    completions: { prompt: { kind: 'text', text: 'x' } },
+    embeddings: { prompt: { kind: 'embed', inputs: ['x'] } },
+    rerank: { prompt: { kind: 'rank', query: 'x', documents: ['y'] } },
+    images: { prompt: { kind: 'chat', messages: [{ role: 'user', content: [{ kind: 'image', url: 'https://x/y.png' }] }] } },
+    tools: { tools },
+    tool_choice: { tools, toolChoice: 'required' },
+    parallel_tool_calls: { tools, parallelToolCalls: false },
+    json_object: { format: { kind: 'json' } },
+    json_schema: { format: { kind: 'schema', name: 's', schema: {}, strict: true } },
+    logprobs: { logprobs: 2 },
+    reasoning_effort: { reasoning: { effort: 'high' } },
+    reasoning_max_tokens: { reasoning: { maxTokens: 2_000 } },
+    min_tokens: { minTokens: 5 },
+    top_k: { sampling: { topK: 5 } },
+    min_p: { sampling: { minP: 0.5 } },
+    repeat_penalty: { sampling: { repeatPenalty: 1.5 } },
+    frequency_penalty: { sampling: { frequencyPenalty: 1 } },
+    presence_penalty: { sampling: { presencePenalty: 1 } },
+    logit_bias: { sampling: { logitBias: { 1: 1 } } },
+  }
+  // Only a given seed is sent, which no request says; and a dialect's own members come as a whole body.
+  const elsewhere: Ability[] = ['seed', 'openai_dialect', 'anthropic_dialect']
+
+  test.each<[string, readonly Ability[], (request: GenerationRequest) => object]>([
+    ["OpenAI's cloud", OPENAI_ABILITIES, (request) => openAiBody(request, 'm', false, cloud)],
+    ['an open server', OPEN_SERVER_ABILITIES, (request) => openAiBody(request, 'm', false, open)],
+    ['Anthropic', ANTHROPIC_ABILITIES, (request) => anthropicBody(request, 'm', false)],
+  ])('that %s may claim are those that its body speaks of', (_name, claimed, bodyOf) => {
+    const spoken = ABILITIES.filter((ability) => {
+      const extra = asking[ability]
+      if (extra === undefined) return false
+      expect(needsOf(chat(extra), false)).toContain(ability)
+      return JSON.stringify(bodyOf(chat(extra))) !== JSON.stringify(bodyOf(chat(plainer(ability, extra))))
+    })
+    expect(spoken.filter((ability) => !BY_PATH.has(ability))).toEqual(
+      ABILITIES.filter((ability) => claimed.includes(ability) && !elsewhere.includes(ability) && !BY_PATH.has(ability)),
+    )
+  })
+})
+
+/** Another endpoint, and not another member of the body. */
+const BY_PATH = new Set<Ability>(['completions', 'embeddings', 'rerank'])
+
+/** The same without what asks for the ability. */
+function plainer(ability: Ability, { tools }: Partial<GenerationRequest>): Partial<GenerationRequest> {
+  return ability === 'tools' || tools === undefined ? {} : { tools }
+}
