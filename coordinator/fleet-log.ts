@@ -1,6 +1,6 @@
 import type { ToldModel } from '../proto/link.ts'
 import type { EventRecord, EventType } from './core/event.ts'
-import type { WorkerState } from './core/fleet.ts'
+import type { Hold, WorkerState } from './core/fleet.ts'
 import type { WorkerId } from './core/job.ts'
 import type { Scheduler } from './core/scheduler.ts'
 import type { WorkerFacts } from './fleet-facts.ts'
@@ -26,6 +26,8 @@ export class FleetLog {
   }
 
   stateChanged(id: WorkerId, from: string, to: string): void {
+    // A cloud has no comings and goings of its own: it was set, or taken away, by a person.
+    if (this.#parts.scheduler.findWorker(id)?.cloud != null) return
     const type = this.#typeOf(id, from as WorkerState, to as WorkerState)
     const name = this.#nameOf(id)
     this.#parts.log[to === 'offline' || to === 'suspect' ? 'warn' : 'info'](`Worker "${name}" is ${to} (was ${from}).`)
@@ -59,6 +61,17 @@ export class FleetLog {
     const until = untilMs === null ? null : new Date(untilMs).toISOString()
     this.#parts.log.warn(`Model "${model}" on worker "${this.#nameOf(id)}" is ${state}: ${why}.`)
     this.#add('provider.state_changed', this.#nameOf(id), { model, state, until, why })
+  }
+
+  heldChanged(id: WorkerId, model: string | null, hold: Hold | null): void {
+    const name = this.#nameOf(id)
+    const state = hold?.state ?? 'online'
+    const until = hold === null || hold.untilMs === null ? null : new Date(hold.untilMs).toISOString()
+    this.#parts.log[hold === null ? 'info' : 'warn'](`Provider "${name}" is ${state}${hold === null ? '' : `: ${hold.why}`}.`)
+    this.#parts.writer.addEvent({
+      ...this.#parts.newEvent('provider.state_changed', 'coordinator', { model, state, until, why: hold?.why ?? null }),
+      provider: name,
+    })
   }
 
   #typeOf(id: WorkerId, from: WorkerState, to: WorkerState): EventType {

@@ -9,6 +9,7 @@ import {
   type ToldHost,
   type ToldModel,
 } from '../proto/link.ts'
+import { SAMPLING_ABILITIES } from '../proto/abilities.ts'
 import type { AnswerDelta, FinishReason } from '../proto/answer.ts'
 import { validate as isUuid } from 'uuid'
 import type { Dispatcher, WorkerLink } from './engine/dispatcher.ts'
@@ -154,7 +155,9 @@ export class WorkerSessions implements WorkerLink {
     for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
       const status = told.providerStatus === 0 ? {} : { providerStatus: told.providerStatus }
       const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable, ...status }
-      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error)
+      const hold =
+        told.retryAtMs === 0 ? undefined : { state: 'over_quota' as const, untilMs: told.retryAtMs, why: error.message.slice(0, 300) }
+      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error, hold)
     }
     session.outputsTaken += 1
     if (session.outputsTaken % RECEIPT_EVERY === 0) session.end.write({ received: { outputs: session.outputsTaken } })
@@ -221,8 +224,19 @@ export function offerOf(model: ToldModel): ModelOffer {
     maxTokenBytes: model.maxTokenBytes,
     sha256: model.sha256,
     prefixes: model.prefixes.slice(0, PREFIXES_MAX),
+    tier: model.tier === 'cli' ? 'cli' : 'gpu',
+    abilities: abilitiesOf(model),
+    startsOver: model.startsOver,
+    limitedUntilMs: model.limitedUntilMs === 0 ? null : model.limitedUntilMs,
   }
 }
+
+/** A worker of protocol 1.1 does not say, and its engines had these. */
+function abilitiesOf({ engine, abilities }: ToldModel): readonly string[] {
+  return abilities.length === 0 && (engine === 'llama' || engine === 'fake') ? SAMPLING_ABILITIES : abilities.slice(0, ABILITIES_MAX)
+}
+
+const ABILITIES_MAX = 100
 
 // 64 of each of as many slots as one model ever has.
 const PREFIXES_MAX = 8_192

@@ -9,13 +9,17 @@ import { buildServer } from './api/server.ts'
 import { type CoordinatorConfig, readCoordinatorConfig } from './config.ts'
 import type { EventRecord, EventType } from './core/event.ts'
 import { Fault } from './core/fault.ts'
-import type { JobId } from './core/job.ts'
+import type { JobId, WorkerId } from './core/job.ts'
 import { Scheduler } from './core/scheduler.ts'
 import { Adoption } from './engine/adoption.ts'
 import { Callbacks } from './engine/callbacks.ts'
 import { Dispatcher } from './engine/dispatcher.ts'
 import { Outbound } from './engine/outbound.ts'
+import { ProviderLink } from './engine/provider-link.ts'
+import { namesOf, Purses, type SpendLimits } from './engine/purses.ts'
+import { Registry } from './engine/registry.ts'
 import { Timers } from './engine/timers.ts'
+import { CloudTier } from './tiers/cloud.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
 import { WorkerSessions } from './link.ts'
@@ -133,10 +137,31 @@ async function startCoordinator(
   })
   const counters = metrics
   let callbacks: Callbacks | undefined
+  const cloud = new CloudTier({
+    reports: {
+      attemptGrew: (provider, growth) => dispatcher.attemptGrew(provider, growth),
+      attemptFinished: (provider, end) => dispatcher.attemptFinished(provider, end),
+      attemptFailed: (provider, report, error, hold) => dispatcher.attemptFailed(provider, report, error, hold),
+      attemptRefused: (provider, report) => dispatcher.attemptRefused(provider, report),
+      holdProvider: (provider, hold) => dispatcher.holdProvider(provider, hold),
+    },
+    spending: {
+      reserve: (provider, job, micros) => purses.reserve(pursesOf(provider, job), micros),
+      settle: (provider, job, reserved, paid) => purses.settle(pursesOf(provider, job), reserved, paid),
+    },
+    onBadCredential: (provider) => registry.markParked(provider),
+    now: () => clock.now(),
+    log,
+  })
+  closing.push(() => cloud.close())
+  const pursesOf = (provider: WorkerId, job: JobId): string[] => {
+    const record = dispatcher.find(job)?.record
+    return record === undefined ? [] : namesOf({ ...record, provider: scheduler.findWorker(provider)?.name ?? null })
+  }
   const dispatcher = new Dispatcher(scheduler, writer, {
     coordinator: coordinatorId,
     now: () => clock.now(),
-    link: sessions,
+    link: new ProviderLink(sessions, cloud),
     readRequest: async (job) => {
       const text = await readRequest(db, job)
       if (text === undefined) throw new Fault('request_missing', `The prompt of job ${job} is not in the database.`)
@@ -149,6 +174,8 @@ async function startCoordinator(
     onEnded: (record) => counters.ended(record),
     onEndStored: (record) => callbacks?.jobEnded(record.id),
     onBreaker: (worker, model, untilMs, why) => fleetLog.breakerChanged(worker, model, untilMs, why),
+    termsOf: (record) => registry.termsOf(record),
+    onHeld: (worker, model, hold) => fleetLog.heldChanged(worker, model, hold),
     onStale: () => counters.staleReport(),
     onWorkerState: (worker, from, to) => fleetLog.stateChanged(worker, from, to),
     onWorkerReplaced: (worker) => {
@@ -157,15 +184,48 @@ async function startCoordinator(
     },
   })
   sessions.serve(dispatcher)
+  const purses = new Purses({
+    db,
+    now: () => clock.now(),
+    onEmpty: (purse, untilMs) => {
+      dispatcher.setPurse(purse, untilMs)
+      const provider = purse.startsWith('provider:') ? registry.findProvider(purse.slice('provider:'.length)) : undefined
+      if (provider !== undefined)
+        dispatcher.holdProvider(provider.id, untilMs === null ? null : { state: 'over_quota', untilMs, why: 'its spend limit is reached' })
+      if (untilMs !== null)
+        addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio: 1, until: new Date(untilMs).toISOString() })
+    },
+  })
+  const registry = new Registry({ db, dispatcher, cloud, vault, isLimited: (purse) => purses.isLimited(purse) })
 
   for (const worker of known) {
     facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
     dispatcher.knowWorker(worker.id, worker.name, worker.models)
   }
-  await lease.begin(version)
-  const adoption = new Adoption({ db, lease, dispatcher, log, addEvent })
-  await adoption.adopt()
-
+  const reloadKeys = async (): Promise<void> => {
+    const keys = await activeKeys(db)
+    keyring.replace(keys)
+    purses.setLimits('key', new Map(keys.map(({ id, spendMicrosPerDay }) => [id, { perDay: spendMicrosPerDay, perMonth: null }])))
+  }
+  const reload = async (): Promise<void> => {
+    await reloadKeys()
+    const teams = await allTeams(db)
+    for (const team of teams) dispatcher.setTeam(team)
+    registry.setTeams(teams)
+    await registry.load()
+    const limits = (perDay: number | null, perMonth: number | null): SpendLimits => ({ perDay, perMonth })
+    purses.setLimits('team', new Map(teams.map((team) => [team.name, limits(team.spendMicrosPerDay, team.spendMicrosPerMonth)])))
+    purses.setLimits('policy', new Map([...registry.policies].map(([name, policy]) => [name, limits(policy.spendMicrosPerDay, null)])))
+    purses.setLimits(
+      'provider',
+      new Map(
+        [...registry.providers].map(({ name, spendMicrosPerDay, spendMicrosPerMonth }) => [
+          name,
+          limits(spendMicrosPerDay, spendMicrosPerMonth),
+        ]),
+      ),
+    )
+  }
   let refusedLogins = 0
   const keyring = new Keyring(
     () => clock.now(),
@@ -174,6 +234,12 @@ async function startCoordinator(
       counters.keyRefused()
     },
   )
+  await reload()
+  await purses.load()
+  await lease.begin(version)
+  const adoption = new Adoption({ db, lease, dispatcher, log, addEvent })
+  await adoption.adopt()
+
   // One row for a whole flood: wrong keys must not be a way to fill the disk.
   const loginTimer = setInterval(() => {
     if (refusedLogins > 0) addEvent('login.failed', 'http', { count: refusedLogins, in_seconds: LOGIN_REPORT_MS / 1000 })
@@ -183,11 +249,7 @@ async function startCoordinator(
   await saveBootstrapKey(db, { id: newId(), teamId: newId(), hash: sha256(adminKey.value), lastFour: adminKey.value.slice(-4) }, (type) =>
     newEvent(type, 'coordinator', { name: 'admin', kind: 'bootstrap' }),
   )
-  const reloadKeys = async (): Promise<void> => {
-    keyring.replace(await activeKeys(db))
-    for (const team of await allTeams(db)) dispatcher.setTeam(team)
-  }
-  await reloadKeys()
+  await reload()
 
   let draining = false
   const parts: ApiParts = {
@@ -208,6 +270,10 @@ async function startCoordinator(
     newEvent,
     stored: () => writer.drained(),
     reloadKeys,
+    reload,
+    registry,
+    purses,
+    cloud,
     log: { error: (text) => log.error(text) },
   }
   const timers = await Timers.open({
@@ -230,11 +296,17 @@ async function startCoordinator(
   })
   callbacks.start()
   closing.push(() => callbacks.stop())
-  adoption.start(reloadKeys)
+  timers.sweep('spending', SPENDING_SWEEP_MS, () => purses.load())
+  adoption.start(reload)
   closing.push(() => adoption.stop())
   dispatcher.start()
   closing.push(() => dispatcher.stop())
-  const grpc = await listenForWorkers(config, workerToken, sessions, closing)
+  const grpc = await listenForWorkers(
+    config,
+    (token) => timingSafeEqual(sha256(token), workerToken) || keyring.admitsWorker(token),
+    sessions,
+    closing,
+  )
   const app = buildServer(parts)
   const url = await app.listen({ host: config.host, port: config.httpPort }).catch((cause: unknown) => {
     throw portFault(cause, 'HOLDFAST_HTTP_PORT', config.httpPort)
@@ -258,6 +330,7 @@ async function startCoordinator(
 }
 
 const LOGIN_REPORT_MS = 10_000
+const SPENDING_SWEEP_MS = 300_000
 const KEY_SWEEP_MS = 3_600_000
 const PARTITION_CHECK_MS = 6 * 3_600_000
 const WRITER_CLOSE_MS = 5_000
@@ -324,11 +397,11 @@ async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (
 
 async function listenForWorkers(
   config: CoordinatorConfig,
-  tokenHash: Buffer,
+  admits: (token: string) => boolean,
   sessions: WorkerSessions,
   closing: (() => Promise<void> | void)[],
 ): Promise<LinkServer> {
-  const admit = (token: string | undefined): boolean => token !== undefined && timingSafeEqual(sha256(token), tokenHash)
+  const admit = (token: string | undefined): boolean => token !== undefined && admits(token)
   const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end) => sessions.open(end)).catch((cause: unknown) => {
     throw portFault(cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
   })

@@ -14,6 +14,8 @@ export type GenerationRequest = {
   sampling: Sampling
   /** Always set: given by the caller or chosen at acceptance. Unsigned 32 bit. */
   seed: number
+  /** Holdfast chose it: an engine whose text is the same every time unless it is told otherwise was not told otherwise. */
+  seedIsChosen?: true
   /** Functions that the model may call; absent: none. */
   tools?: Tool[]
   /** Absent: `auto`. Only with tools. */

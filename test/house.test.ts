@@ -16,7 +16,8 @@ const MAY_IMPORT: [room: RegExp, allowed: RegExp][] = [
   [/^worker\//, /^(worker|proto)\//],
   [/^coordinator\/core\//, /^coordinator\/core\//],
   [/^coordinator\/store\//, /^coordinator\/(core|store)\//],
-  [/^coordinator\/engine\//, /^(coordinator\/(core|store|engine)|proto)\//],
+  [/^coordinator\/tiers\//, /^(coordinator\/(core|tiers)|proto)\//],
+  [/^coordinator\/engine\//, /^(coordinator\/(core|store|engine|tiers)|proto)\//],
   [/^coordinator\/api\//, /^(coordinator\/|proto\/)/],
   [/^coordinator\//, /^(coordinator|proto|worker\/main)/],
 ]
@@ -26,11 +27,13 @@ const DOORS: [dependency: RegExp, files: RegExp][] = [
   [/^pg$/, /^coordinator\/store\/(db|embedded)\.ts$/],
   [/^@grpc\//, /^proto\/(link\.ts|generated\/)/],
   [/^node-llama-cpp$/, /^worker\/engines\/llama-process\.ts$/],
+  [/^@huggingface\/jinja$/, /^worker\/engines\/llama\/chat-template\.ts$/],
   [/^prom-client$/, /^coordinator\/metrics\.ts$/],
   [/^systeminformation$/, /^worker\/host\.ts$/],
   [/^fastify$/, /^coordinator\/api\//],
   [/^bullmq$/, /^coordinator\/engine\/timers\.ts$/],
   [/^ipaddr\.js$/, /^coordinator\/engine\/outbound\.ts$/],
+  [/^(openai|@anthropic-ai\/sdk)$/, /^coordinator\/tiers\/upstream(-errors)?\.ts$/],
   [/^standardwebhooks$/, /^coordinator\/engine\/callbacks\.ts$/],
 ]
 

@@ -329,7 +329,7 @@ test('a draining worker finishes what it runs and gets nothing new', () => {
 
 test('after a restart of the coordinator a worker has time to come back and hand over', () => {
   const world = new SchedulerWorld()
-  const recovered = { job: plainJob('1'), attempt: 3, tokens: 40, sha256: 'sha', strikes: 0, failures: 0 }
+  const recovered = { job: plainJob('1'), attempt: 3, tokens: 40, sha256: 'sha', served: null, strikes: 0, failures: 0 }
   world.apply({ kind: 'job-recovered', ...recovered, worker: { id: 'a' as WorkerId, name: 'a' } })
   world.connect('b', { m: 4 })
   world.pass(2_000)
@@ -345,6 +345,7 @@ test('a worker that does not come back after the restart loses its jobs without 
     fresh.apply({
       kind: 'job-recovered',
       job: plainJob('1'),
+      served: null,
       strikes: 0,
       failures: restart,
       attempt: restart + 1,

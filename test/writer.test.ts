@@ -1,3 +1,4 @@
+import { FREE } from './support/free-terms.ts'
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
@@ -197,6 +198,7 @@ function record(): JobRecord {
     model: 'writer-test',
     pinnedProvider: null,
     detached: false,
+    ...FREE,
     traceId: randomUUID(),
     priority: 'normal' as const,
     maxWaitMs: null,

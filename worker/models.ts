@@ -2,14 +2,15 @@ import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { ABILITIES, type Ability } from '../proto/abilities.ts'
-import { SettingError } from '../proto/settings.ts'
 import type { Engine, StateListener } from './engines/engine.ts'
 import { openFakeEngine } from './engines/fake.ts'
+import { openCliEngine } from './engines/cli.ts'
+import { type CliSpec, parseCliSpec, unknownOption, whole, wrong } from './model-specs.ts'
 
 /** One entry of HOLDFAST_MODELS: `name=source[?option=value&…]`. */
 export type ModelSpec = {
   name: string
-  source: { kind: 'builtin' } | { kind: 'file'; path: string } | { kind: 'fake' }
+  source: { kind: 'builtin' } | { kind: 'file'; path: string } | { kind: 'fake' } | { kind: 'cli'; cli: CliSpec }
   slots?: number
   contextTokens?: number
   threads?: number
@@ -35,6 +36,8 @@ type ModelLog = Record<'info' | 'warn' | 'error' | 'debug', (text: string) => vo
 /** Resolves when the engine exists; it may still be loading. A file that is missing or altered throws. */
 export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog, onState: StateListener): Promise<OpenedModel> {
   if (spec.source.kind === 'fake') return { name: spec.name, kind: 'fake', engine: openFakeEngine(fakeOptions(spec), onState) }
+  if (spec.source.kind === 'cli')
+    return { name: spec.name, kind: 'cli', engine: openCliEngine({ name: spec.name, log, ...spec.source.cli }, onState) }
   const file = spec.source.kind === 'builtin' ? await builtinModel(dataDir, log) : spec.source.path
   if (!existsSync(file)) throw wrong(`: the file of model "${spec.name}" does not exist: ${file}`)
   const sha256 = await hashOf(file, log)
@@ -51,8 +54,11 @@ function parseModel(text: string): ModelSpec {
   const match = /^([^=\s]{1,200})=([^?\s]+)(?:\?(\S*))?$/.exec(text)
   const [, name, source, query] = match ?? []
   if (name === undefined || source === undefined) throw wrong(`holds "${text}", which is not name=source[?option=value&…].`)
-  const spec: ModelSpec = { name, source: parseSource(name, source), fake: { rate: 0, firstTokenMs: 0 } }
-  for (const [option, value] of new URLSearchParams(query ?? '')) setOption(spec, option, value)
+  const options = new URLSearchParams(query ?? '')
+  const fake = { rate: 0, firstTokenMs: 0 }
+  if (source.startsWith('cli:')) return { name, source: { kind: 'cli', cli: parseCliSpec(name, source, options) }, fake }
+  const spec: ModelSpec = { name, source: parseSource(name, source), fake }
+  for (const [option, value] of options) setOption(spec, option, value)
   return spec
 }
 
@@ -61,7 +67,7 @@ function parseSource(name: string, source: string): ModelSpec['source'] {
   if (source === 'fake:') return { kind: 'fake' }
   if (/^[a-z][a-z0-9+.-]*:/i.test(source))
     throw wrong(
-      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake: and paths of GGUF files.`,
+      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake:, cli: and paths of GGUF files.`,
     )
   if (!source.endsWith('.gguf')) throw wrong(`gives "${name}" the path "${source}", which does not end in .gguf.`)
   return { kind: 'file', path: path.resolve(source) }
@@ -69,29 +75,18 @@ function parseSource(name: string, source: string): ModelSpec['source'] {
 
 function setOption(spec: ModelSpec, option: string, value: string): void {
   const fake = spec.source.kind === 'fake'
-  if (option === 'slots') spec.slots = whole(spec, option, value, 1, 4_096)
-  else if (option === 'context') spec.contextTokens = whole(spec, option, value, 16, 10_000_000)
-  else if (option === 'threads' && !fake) spec.threads = whole(spec, option, value, 1, 1_024)
-  else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec, option, value, 0, 10_000)
+  if (option === 'slots') spec.slots = whole(spec.name, option, value, 1, 4_096)
+  else if (option === 'context') spec.contextTokens = whole(spec.name, option, value, 16, 10_000_000)
+  else if (option === 'threads' && !fake) spec.threads = whole(spec.name, option, value, 1, 1_024)
+  else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec.name, option, value, 0, 10_000)
   else if (option === 'sha256' && !fake && /^[0-9a-f]{64}$/i.test(value)) spec.sha256 = value
-  else if (option === 'rate' && fake) spec.fake.rate = whole(spec, option, value, 0, 1_000_000)
-  else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec, option, value, 0, 3_600_000)
+  else if (option === 'rate' && fake) spec.fake.rate = whole(spec.name, option, value, 0, 1_000_000)
+  else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec.name, option, value, 0, 3_600_000)
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
   else if (option === 'stall_on' && fake) spec.fake.stallOn = value
   else if (option === 'fail_on' && fake) spec.fake.failOn = value
   else if (option === 'without' && fake) spec.fake.without = abilities(spec, value)
-  else throw wrong(`gives "${spec.name}" the option "${option}=${value}", which its kind of model does not have.`)
-}
-
-function whole(spec: ModelSpec, option: string, value: string, least: number, most: number): number {
-  const number = Number(value)
-  if (!Number.isInteger(number) || number < least || number > most || value.trim() === '')
-    throw wrong(`gives "${spec.name}" ${option}=${value}, which is not a whole number from ${least} to ${most}.`)
-  return number
-}
-
-function wrong(problem: string): SettingError {
-  return new SettingError('HOLDFAST_MODELS', problem)
+  else throw unknownOption(spec.name, option, value)
 }
 
 function abilities(spec: ModelSpec, value: string): Ability[] {

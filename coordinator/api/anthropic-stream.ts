@@ -7,7 +7,7 @@ import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob } from '../engine/live-job.ts'
 import { anthropicError, DIRECT, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
 import { isSettled, SseSink, waitingComment } from './sse.ts'
-import { faultOf } from './submit.ts'
+import { faultOf, interrupted } from './submit.ts'
 
 /**
  * One caller's stream of one job as the dialect's events:
@@ -66,6 +66,13 @@ export class AnthropicStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting) + event('ping', {}))
+  }
+
+  /** Only a second reader of a message that was not streamed at first can have read what is void now. */
+  discarded(): void {
+    if (this.#textSent + this.#reasoningSent + this.#calls.length === 0) return
+    this.#live.unfollow(this)
+    this.#sink.end(event('error', anthropicError(interrupted(this.#live.record.id), this.#options.requestId)))
   }
 
   ended(): void {

@@ -3,9 +3,11 @@ import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import { messageBody } from './anthropic-answer.ts'
 import { parseCountRequest, parseMessagesRequest } from './anthropic-request.ts'
 import { AnthropicStream } from './anthropic-stream.ts'
+import { AUTO } from '../core/routing.ts'
 import type { ApiParts } from './health.ts'
+import { namesFor } from './models.ts'
 import { Choices } from './openai-choices.ts'
-import { answerHeaders, sendAnswer } from './openai-headers.ts'
+import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { unknownModel } from './submit.ts'
 
 /** The Anthropic dialect: messages, streamed and not, and what one would cost. */
@@ -14,7 +16,7 @@ export function registerAnthropic(app: FastifyInstance, parts: ApiParts): void {
 
   app.post('/v1/messages/count_tokens', async (request) => {
     const { model, generation } = parseCountRequest(request.body)
-    if (!parts.scheduler.knownModels().has(model)) throw unknownModel(parts, model)
+    if (model !== AUTO && !namesFor(parts, request.caller).includes(model)) throw unknownModel(parts, model)
     return { input_tokens: estimatedTokens(generation), estimated: true }
   })
 }

@@ -1,17 +1,35 @@
 import { timingSafeEqual } from 'node:crypto'
 import { Fault } from '../core/fault.ts'
 import { sha256 } from '../secrets.ts'
-import type { KeyRecord } from '../store/keys.ts'
+import type { KeyKind, KeyRecord } from '../store/keys.ts'
+import type { Role } from '../store/users.ts'
 
-/** An admin sees and changes everything; others see the jobs of their team. */
-export type Caller = { key: string; name: string; team: string; actor: string; admin: boolean }
+/**
+ * Who calls. An owner or admin sees and changes everything; an operator sees everything and handles the fleet and its jobs;
+ * the others see and make the jobs of their team, viewers only see them. A key may be narrower than its holder.
+ */
+export type Caller = {
+  key: string
+  name: string
+  team: string
+  role: Role
+  actor: string
+  admin: boolean
+  scopes: readonly Scope[] | null
+  models: readonly string[] | null
+  tiers: readonly string[] | null
+}
+
+/** `inference`: make jobs and handle one's own · `read`: see · `admin`: change what is everybody's, as far as the role goes. */
+export const SCOPES = ['inference', 'read', 'admin'] as const
+export type Scope = (typeof SCOPES)[number]
 
 /**
  * Who may call. Keys are random, so one SHA-256 and a look into a map decide: a flood of wrong keys costs as little as a
  * flood of right ones, and neither touches PostgreSQL.
  */
 export class Keyring {
-  readonly #byHash = new Map<string, { caller: Caller; hash: Buffer; expiresMs: number | null }>()
+  #byHash = new Map<string, Entry>()
   readonly #now: () => number
   readonly #onRefused: (address: string) => void
 
@@ -21,14 +39,15 @@ export class Keyring {
   }
 
   replace(keys: KeyRecord[]): void {
-    this.#byHash.clear()
-    for (const { id, name, team, kind, hash, expiresMs } of keys) {
-      if (kind === 'worker' || kind === 'intake') continue
-      this.#byHash.set(hash.toString('base64'), {
-        caller: { key: id, name, team, actor: `key:${name}`, admin: kind === 'bootstrap' },
-        hash,
-        expiresMs,
-      })
+    const before = this.#byHash
+    this.#byHash = new Map()
+    for (const key of keys) {
+      if (key.kind === 'intake') continue
+      const name = key.hash.toString('base64')
+      const { hash, kind, expiresMs, requestsPerMinute } = key
+      // What was asked in this minute counts on: keys are read anew every few seconds.
+      const minute = before.get(name)?.minute ?? { startMs: 0, requests: 0 }
+      this.#byHash.set(name, { caller: callerOf(key), kind, hash, expiresMs, requestsPerMinute, minute })
     }
   }
 
@@ -42,10 +61,8 @@ export class Keyring {
         hint: 'npm start prints where the admin key lies.',
       })
     }
-    const hash = sha256(presented)
-    const found = this.#byHash.get(hash.toString('base64'))
-    // The map has decided already; the comparison in constant time keeps that so should the map's key ever shrink.
-    if (found === undefined || !timingSafeEqual(found.hash, hash)) {
+    const found = this.#find(presented)
+    if (found === undefined || found.kind === 'worker') {
       this.#onRefused(address)
       throw new Fault('invalid_key', 'The key is wrong or was revoked.', { status: 401 })
     }
@@ -55,12 +72,83 @@ export class Keyring {
     }
     return found.caller
   }
+
+  /** Counts a request that makes work; throws a Fault with status 429 when the key has had its share of this minute. */
+  count(caller: Caller): void {
+    for (const entry of this.#byHash.values()) {
+      if (entry.caller.key !== caller.key || entry.requestsPerMinute === null) continue
+      const nowMs = this.#now()
+      if (nowMs >= entry.minute.startMs + MINUTE_MS) entry.minute = { startMs: nowMs, requests: 0 }
+      entry.minute.requests += 1
+      if (entry.minute.requests <= entry.requestsPerMinute) return
+      const retryAfterS = Math.max(1, Math.ceil((entry.minute.startMs + MINUTE_MS - nowMs) / 1000))
+      throw new Fault('rate_limit_exceeded', `The key "${caller.name}" may ask ${entry.requestsPerMinute} times a minute.`, {
+        status: 429,
+        retryable: true,
+        retryAfterS,
+      })
+    }
+  }
+
+  /** Whether a worker may join with it. */
+  admitsWorker(token: string): boolean {
+    const found = this.#find(token)
+    return found !== undefined && found.kind === 'worker' && (found.expiresMs === null || found.expiresMs > this.#now())
+  }
+
+  #find(presented: string): Entry | undefined {
+    const hash = sha256(presented)
+    const found = this.#byHash.get(hash.toString('base64'))
+    // The map has decided already; the comparison in constant time keeps that so should the map's key ever shrink.
+    return found !== undefined && timingSafeEqual(found.hash, hash) ? found : undefined
+  }
+}
+
+type Entry = {
+  caller: Caller
+  kind: KeyKind
+  hash: Buffer
+  expiresMs: number | null
+  requestsPerMinute: number | null
+  minute: { startMs: number; requests: number }
+}
+
+const MINUTE_MS = 60_000
+
+function callerOf({ id, name, kind, team, owner, scopes, models, tiers }: KeyRecord): Caller {
+  const role = kind === 'bootstrap' ? 'owner' : (owner?.role ?? 'member')
+  return {
+    key: id,
+    name,
+    team: team ?? owner?.teams[0] ?? 'default',
+    role,
+    actor: `key:${name}`,
+    admin: role === 'owner' || role === 'admin',
+    scopes: scopes as Scope[] | null,
+    models,
+    tiers,
+  }
 }
 
 /** Throws a Fault with status 403 unless the caller may change what belongs to everybody. */
 export function requireAdmin(caller: Caller): void {
   if (!caller.admin)
     throw new Fault('forbidden', `The key "${caller.name}" belongs to team ${caller.team}; this needs an admin's key.`, { status: 403 })
+}
+
+/** The same for handling jobs and workers, which operators may too. */
+export function requireOperator(caller: Caller): void {
+  if (caller.role !== 'operator') requireAdmin(caller)
+}
+
+/** Throws a Fault with status 403 unless the key has the scope and its holder's role allows it. */
+export function requireScope(caller: Caller, scope: Scope): void {
+  if (caller.scopes !== null && !caller.scopes.includes(scope))
+    throw new Fault('missing_scope', `The key "${caller.name}" has the scopes ${caller.scopes.join(', ')}; this needs ${scope}.`, {
+      status: 403,
+    })
+  if (scope === 'inference' && caller.role === 'viewer')
+    throw new Fault('forbidden', `The key "${caller.name}" belongs to a viewer, who sees jobs and makes none.`, { status: 403 })
 }
 
 function bearer(header: string | undefined): string | undefined {

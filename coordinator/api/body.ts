@@ -54,3 +54,34 @@ export function fieldsOf(body: unknown, allowed: readonly string[]): Body {
       throw badRequest('unknown_parameter', `Unknown field: ${name.slice(0, 100)}. Known: ${allowed.join(', ')}.`, name.slice(0, 100))
   return fields
 }
+
+/** A name that people type into headers and commands. */
+export function named(name: string): string {
+  if (!/^[a-z0-9][a-z0-9._-]*$/i.test(name))
+    throw badRequest(
+      'invalid_name',
+      'name may hold letters, digits, dots, dashes and underscores, and begins with a letter or digit.',
+      'name',
+    )
+  return name
+}
+
+/** A list of texts from a set; null when it is not there. */
+export function listOf<T extends string>(fields: Body, name: string, allowed: readonly T[] | null, most: number): T[] | null {
+  const value = fields[name]
+  if (value === undefined || value === null) return null
+  if (!Array.isArray(value) || value.length > most || value.some((item) => typeof item !== 'string' || item === '' || item.length > 200))
+    throw badRequest('invalid_type', `${name} must be a list of at most ${most} names.`, name)
+  const odd = allowed === null ? undefined : value.find((item) => !allowed.includes(item as T))
+  if (odd !== undefined)
+    throw badRequest('out_of_range', `${name} may hold ${(allowed ?? []).join(', ')}, not "${String(odd).slice(0, 100)}".`, name)
+  return value as T[]
+}
+
+export function oneOf<T extends string>(fields: Body, name: string, allowed: readonly T[]): T | null {
+  const value = text(fields, name, 200)
+  if (value === null) return null
+  const found = allowed.find((item) => item === value)
+  if (found === undefined) throw badRequest('out_of_range', `${name} must be one of ${allowed.join(', ')}.`, name)
+  return found
+}

@@ -5,6 +5,9 @@ import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Db } from '../store/db.ts'
+import type { Purses } from '../engine/purses.ts'
+import type { Registry } from '../engine/registry.ts'
+import type { CloudTier } from '../tiers/cloud.ts'
 import type { Outbound } from '../engine/outbound.ts'
 import type { Vault } from '../vault.ts'
 import type { Keyring } from './auth.ts'
@@ -32,8 +35,13 @@ export type ApiParts = {
   newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
   /** Resolves when all that was changed so far is durable. */
   stored(): Promise<void>
-  /** Reads keys and teams anew, after a change here or by another coordinator. */
+  /** Reads keys anew. */
   reloadKeys(): Promise<void>
+  /** Reads keys, teams, policies and providers anew, after a change here or by another coordinator. */
+  reload(): Promise<void>
+  registry: Registry
+  purses: Purses
+  cloud: CloudTier
   log: { error(text: string): void }
 }
 
@@ -47,11 +55,11 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       'GET /metrics',
       'GET /v1/models',
       'POST /v1/chat/completions',
-      'POST /v1/messages',
-      'POST /v1/messages/count_tokens',
       'POST /v1/responses',
       'POST /v1/embeddings',
       'POST /v1/rerank',
+      'POST /v1/messages',
+      'POST /v1/messages/count_tokens',
       'GET /api/health',
       'POST /api/jobs',
       'GET /api/jobs',

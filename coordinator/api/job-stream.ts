@@ -65,6 +65,10 @@ export class JobStream implements Follower {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
   }
 
+  discarded(): void {
+    if (this.#sent > 0) this.#diverged()
+  }
+
   ended(): void {
     this.#sink.blocked = false
     this.grown()

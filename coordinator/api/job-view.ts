@@ -1,4 +1,4 @@
-import type { AttemptRecord, JobRecord, Waiting } from '../core/job.ts'
+import type { AttemptRecord, JobError, JobRecord, Waiting } from '../core/job.ts'
 import { rfc3339 } from './paging.ts'
 
 /** A job as the contract shows it. `output` is undefined in lists, where payloads are not read. */
@@ -15,9 +15,10 @@ export function jobView(
     created_at: rfc3339(record.createdMs),
     started_at: rfc3339(record.startedMs),
     finished_at: rfc3339(record.finishedMs),
-    model: record.model,
+    model: record.servedModel ?? record.model,
+    requested_model: record.model,
     provider: record.workerName,
-    worker: record.workerName,
+    worker: record.tier === 'cloud' ? null : record.workerName,
     tier: record.tier,
     attempts: attemptViews(record, attempts),
     waiting: waiting === undefined ? null : waitingView(waiting),
@@ -27,7 +28,8 @@ export function jobView(
     time_to_first_token_ms: record.firstTokenMs,
     ...(output === undefined ? {} : { output }),
     finish_reason: record.finishReason,
-    error: record.error,
+    error: errorView(record.error),
+    policy: record.policy,
     priority: record.priority,
     max_wait_ms: record.maxWaitMs,
     max_run_ms: record.maxRunMs,
@@ -40,6 +42,12 @@ export function jobView(
     step: null,
     trace_id: record.traceId.replaceAll('-', ''),
   }
+}
+
+function errorView(error: JobError | null): Record<string, unknown> | null {
+  if (error === null) return null
+  const { providerStatus, ...said } = error
+  return { ...said, provider_status: providerStatus ?? null }
 }
 
 export function usageView(record: JobRecord): Record<string, unknown> | null {
@@ -71,20 +79,20 @@ export function waitingView(waiting: Waiting): Record<string, unknown> {
 function attemptViews(record: JobRecord, ended: AttemptRecord[]): Record<string, unknown>[] {
   const views = ended.map((attempt) => ({
     number: attempt.number,
-    worker: attempt.workerName,
+    worker: attempt.tier === 'cloud' ? null : attempt.workerName,
     provider: attempt.workerName,
     tier: attempt.tier,
     status: attempt.status as string,
     started_at: rfc3339(attempt.startedMs),
     finished_at: rfc3339(attempt.finishedMs),
     tokens: attempt.tokens as number | null,
-    error: attempt.error,
+    error: errorView(attempt.error),
   }))
   const told = record.status === 'running' || record.status === 'succeeded' || record.status === 'cancelled'
   if (told && record.attempt > 0 && !ended.some((attempt) => attempt.number === record.attempt))
     views.push({
       number: record.attempt,
-      worker: record.workerName,
+      worker: record.tier === 'cloud' ? null : record.workerName,
       provider: record.workerName,
       tier: record.tier,
       status: record.status,

@@ -8,11 +8,12 @@ import { newId } from '../ids.ts'
 import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
 import { findTeam } from '../store/teams.ts'
-import { type Caller, requireAdmin } from './auth.ts'
+import { type Caller, requireOperator } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded } from './idempotency.ts'
 import { JobStream, readPlace } from './job-stream.ts'
+import { readDecision } from './decisions.ts'
 import { jobView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { page, readCursor, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
@@ -69,6 +70,12 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     return reply
   })
 
+  app.get<ById>('/api/jobs/:id/decision', async (request) => {
+    readQuery(request.query, [])
+    const record = await getRecord(parts, request.caller, jobId(request.params.id))
+    return readDecision(parts, record)
+  })
+
   app.post<ById>('/api/jobs/:id/cancel', async (request) => {
     const id = jobId(request.params.id)
     const record = await getRecord(parts, request.caller, id)
@@ -80,7 +87,7 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.post<ById>('/api/jobs/:id/release', async (request) => {
-    requireAdmin(request.caller)
+    requireOperator(request.caller)
     const id = jobId(request.params.id)
     const record = await getRecord(parts, request.caller, id)
     if (record.status !== 'parked')

@@ -1,13 +1,17 @@
 import { randomBytes } from 'node:crypto'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
 import { sha256 } from '../secrets.ts'
 import { recorded } from '../store/events.ts'
 import { findKey, type KeyRecord, listKeys, revokeKey, saveKey } from '../store/keys.ts'
-import { requireAdmin } from './auth.ts'
-import { type Body, fieldsOf, required, text } from './body.ts'
+import { TIERS } from '../core/tiers.ts'
+import { findTeam } from '../store/teams.ts'
+import { findUser } from '../store/users.ts'
+import { requireAdmin, SCOPES } from './auth.ts'
+import { type Body, fieldsOf, integer, listOf, oneOf, required, text } from './body.ts'
+import { spendLimit } from './policies.ts'
 import type { ApiParts } from './health.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
@@ -29,53 +33,81 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
 
   app.post('/api/keys', async (request, reply) => {
     requireAdmin(request.caller)
-    const fields = fieldsOf(request.body, ['name', 'kind', 'team', 'expires_at'])
-    if (fields.kind !== 'team')
-      throw badRequest('unsupported_kind', 'kind must be "team": keys of other kinds are not part of this version.', 'kind')
-    const key = `hf_team_${randomBytes(24).toString('base64url')}`
+    const fields = fieldsOf(request.body, FIELDS)
+    const kind = required(oneOf(fields, 'kind', KINDS), 'kind')
+    const key = `hf_${kind}_${randomBytes(24).toString('base64url')}`
+    const holder = await holderOf(parts, request, kind, fields)
+    const limits = fields.limits === undefined || fields.limits === null ? {} : fieldsOf(fields.limits, LIMITS)
     const made = {
       id: newId(),
       name: required(text(fields, 'name', 128), 'name'),
-      kind: 'team',
-      team: required(text(fields, 'team', 64), 'team'),
+      kind,
+      ...holder,
       hash: sha256(key),
       lastFour: key.slice(-4),
       expiresMs: expiry(fields, parts.now()),
+      scopes: listOf(fields, 'scopes', SCOPES, SCOPES.length),
+      models: listOf(fields, 'models', null, 1_000),
+      tiers: listOf(fields, 'tiers', TIERS, TIERS.length),
+      requestsPerMinute: integer(limits, 'requests_per_minute', 1, 10_000_000),
+      spendMicrosPerDay: spendLimit(limits, 'spend_micros_per_day'),
     }
+    const { team, owner } = holder
     const stored = await recorded(
       parts.db,
       (query) => saveKey(query, made),
-      ({ id, name, kind, team }) => parts.newEvent('key.created', request.caller.actor, { key: id, name, kind, team }),
+      (id) => parts.newEvent('key.created', request.caller.actor, { key: id, name: made.name, kind, team, user: owner }),
     )
     if (stored === undefined)
-      throw new Fault('unknown_team', `There is no team "${String(fields.team).slice(0, 64)}".`, { status: 404, param: 'team' })
+      throw new Fault('unknown_team', `There is no team "${String(team).slice(0, 64)}".`, { status: 404, param: 'team' })
     await parts.reloadKeys()
-    return reply.code(201).send({ ...keyView(stored), key })
+    return reply.code(201).send({ ...keyView(await getKey(parts, stored)), key })
   })
 
   app.post<ById>('/api/keys/:id/revoke', async (request) => {
     requireAdmin(request.caller)
     const { id } = await getKey(parts, request.params.id)
-    const revoked = await recorded(
+    const known = await getKey(parts, id)
+    if (known.kind === 'bootstrap')
+      throw new Fault(
+        'key_needed',
+        'The admin key cannot be revoked; start the coordinator with another HOLDFAST_ADMIN_KEY to replace it.',
+        { status: 409 },
+      )
+    await recorded(
       parts.db,
       (query) => revokeKey(query, id),
-      ({ name, team }) => parts.newEvent('key.revoked', request.caller.actor, { key: id, name, team }),
+      () => parts.newEvent('key.revoked', request.caller.actor, { key: id, name: known.name, team: known.team }),
     )
-    if (revoked === undefined) {
-      const key = await getKey(parts, id)
-      if (key.kind === 'bootstrap')
-        throw new Fault(
-          'key_needed',
-          'The admin key cannot be revoked; start the coordinator with another HOLDFAST_ADMIN_KEY to replace it.',
-          {
-            status: 409,
-          },
-        )
-      return keyView(key)
-    }
     await parts.reloadKeys()
-    return keyView(revoked)
+    return keyView(await getKey(parts, id))
   })
+}
+
+const FIELDS = ['name', 'kind', 'team', 'user', 'scopes', 'models', 'tiers', 'expires_at', 'limits']
+const LIMITS = ['requests_per_minute', 'spend_micros_per_day']
+const KINDS = ['personal', 'team', 'worker'] as const
+
+/** A team key is a team's, a personal one a user's; a worker's is nobody's. */
+async function holderOf(
+  parts: ApiParts,
+  request: FastifyRequest,
+  kind: (typeof KINDS)[number],
+  fields: Body,
+): Promise<{ team: string | null; owner: string | null }> {
+  if (kind === 'team') {
+    if (fields.user !== undefined) throw badRequest('invalid_holder', 'A key of the kind team names a team, not a user.', 'user')
+    const named = required(text(fields, 'team', 64), 'team')
+    return { team: (await findTeam(parts.db, named))?.name ?? named, owner: null }
+  }
+  if (fields.team !== undefined) throw badRequest('invalid_holder', `A key of the kind ${kind} belongs to no team.`, 'team')
+  if (kind === 'worker') return { team: null, owner: null }
+  const named = required(text(fields, 'user', 254), 'user')
+  const user = await findUser(parts.db, named)
+  if (user === undefined) throw new Fault('unknown_user', `There is no user "${named.slice(0, 100)}".`, { status: 404, param: 'user' })
+  if (user.role === 'owner' && request.caller.role !== 'owner')
+    throw new Fault('forbidden', 'Only an owner can make a key for an owner.', { status: 403 })
+  return { team: null, owner: user.id }
 }
 
 async function getKey(parts: ApiParts, id: string): Promise<KeyRecord> {
@@ -98,6 +130,11 @@ function keyView(key: KeyRecord): Record<string, unknown> {
     name: key.name,
     kind: key.kind,
     team: key.team,
+    user: key.owner?.id ?? null,
+    scopes: key.scopes,
+    models: key.models,
+    tiers: key.tiers,
+    limits: { requests_per_minute: key.requestsPerMinute, spend_micros_per_day: key.spendMicrosPerDay },
     ends_with: key.lastFour,
     created_at: rfc3339(key.createdMs),
     expires_at: rfc3339(key.expiresMs),

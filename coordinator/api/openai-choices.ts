@@ -109,7 +109,7 @@ async function submitAll(
 
 /** The same request with the next seed: with one for all they would be one answer. Without any each job chooses its own. */
 function choiceOf({ choices: _choices, ...parsed }: ParsedRequest, index: number): ParsedRequest {
-  if (parsed.seed === null) return parsed
+  if (parsed.seed === null) return { ...parsed, isOneOfMany: true }
   const seed = (parsed.seed + index) >>> 0
   const { verbatim } = parsed.generation
   if (verbatim === undefined) return { ...parsed, seed }

@@ -4,7 +4,7 @@ import type { LiveJob } from '../engine/live-job.ts'
 import { integer, objectBody } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { Choices } from './openai-choices.ts'
-import { sendAnswer } from './openai-headers.ts'
+import { sendAnswer } from './answer-headers.ts'
 import { type ParsedRequest, readModel } from './openai-request.ts'
 
 /** `POST /v1/embeddings`: texts in, one vector of length 1 for each out, in their order. */

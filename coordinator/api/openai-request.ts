@@ -17,6 +17,8 @@ export type ParsedRequest = {
   /** Without the seed, which is chosen at acceptance when the caller gave none. */
   generation: Omit<GenerationRequest, 'seed'>
   seed: number | null
+  /** One of several answers to one request, which are to differ. */
+  isOneOfMany?: true
   /** How many answers are wanted, each of which is a job; absent: one. */
   choices?: number
   /** Set when `generation.verbatim` holds what changes the answer, so that only a provider of that dialect will do. */

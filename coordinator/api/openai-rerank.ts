@@ -5,7 +5,7 @@ import { boolean, fieldsOf, integer, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { Choices } from './openai-choices.ts'
 import { parseList, readOnly } from './openai-embeddings.ts'
-import { sendAnswer } from './openai-headers.ts'
+import { sendAnswer } from './answer-headers.ts'
 import { type ParsedRequest, readModel } from './openai-request.ts'
 
 /** `POST /v1/rerank`, as Cohere and Jina have it: which of the documents answer the query, best first. */

@@ -14,6 +14,7 @@ import {
   textPart,
 } from './openai-responses-view.ts'
 import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { interrupted } from './submit.ts'
 
 /**
  * One caller's stream of one response, as numbered events:
@@ -65,6 +66,15 @@ export class ResponseStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  }
+
+  /** Only a second reader of a response that was not streamed at first can have read what is void now. */
+  discarded(): void {
+    if (this.#items.size === 0) return
+    this.#live.unfollow(this)
+    const { code, message } = interrupted(this.#live.record.id)
+    const response = { ...responseView(this.#live, this.#request), status: 'failed', output: [], error: { code, message } }
+    this.#sink.end(this.#render('response.failed', { response }))
   }
 
   ended(): void {

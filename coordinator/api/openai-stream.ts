@@ -1,9 +1,10 @@
 import type { ServerResponse } from 'node:http'
+import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob } from '../engine/live-job.ts'
 import { completionLogprobsView, logprobsView, usageOf } from './openai-answer.ts'
-import { faultOf } from './submit.ts'
+import { faultOf, interrupted } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, SseSink, waitingComment } from './sse.ts'
 
@@ -34,7 +35,7 @@ export class OpenAiStream {
       frame: this.#frame,
       options,
       onEnded: (last: string) => this.#choiceEnded(last),
-      onFailed: (live: LiveJob) => this.#fail(live),
+      onFailed: (fault: Fault) => this.#fail(fault),
     }
     this.#choices = lives.map((live, index) => new ChoiceStream(live, index, parts))
   }
@@ -58,10 +59,10 @@ export class OpenAiStream {
     this.#sink.end(`${last}${spent}data: [DONE]\n\n`)
   }
 
-  #fail(live: LiveJob): void {
+  #fail(fault: Fault): void {
     this.#each((choice) => choice.leave())
     this.#options.onFailed?.()
-    this.#sink.end(`data: ${JSON.stringify(openAiError(faultOf(live.record)))}\n\n`)
+    this.#sink.end(`data: ${JSON.stringify(openAiError(fault))}\n\n`)
   }
 
   #each(act: (choice: ChoiceStream) => void): void {
@@ -82,7 +83,7 @@ type ChoiceParts = {
   frame: Record<string, unknown>
   options: StreamOptions
   onEnded: (last: string) => void
-  onFailed: (live: LiveJob) => void
+  onFailed: (fault: Fault) => void
 }
 
 /** Writes one job's answer from where this caller stands. Plain text is the hot path: its event is two prepared halves. */
@@ -137,6 +138,13 @@ class ChoiceStream implements Follower {
     if (!this.#parts.sink.blocked) this.#parts.sink.write(waitingComment(waiting))
   }
 
+  /** Only a second caller of a job that was not streamed at first can have read what is void now. */
+  discarded(): void {
+    if (this.#over || this.#sent + this.#reasoningSent + this.#argumentsSent.length === 0) return
+    this.leave()
+    this.#parts.onFailed(interrupted(this.live.record.id))
+  }
+
   ended(): void {
     if (this.#over) return
     // What a full socket held back goes first; Node keeps the order.
@@ -145,7 +153,7 @@ class ChoiceStream implements Follower {
     this.leave()
     const { record } = this.live
     if (record.status !== 'succeeded') {
-      this.#parts.onFailed(this.live)
+      this.#parts.onFailed(faultOf(record))
       return
     }
     this.#parts.onEnded(this.#render({}, record.finishReason))

@@ -9,8 +9,9 @@ import { registerRerank } from './openai-rerank.ts'
 import { registerResponses } from './openai-responses.ts'
 import { Choices } from './openai-choices.ts'
 import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './openai-request.ts'
-import { answerHeaders, sendAnswer } from './openai-headers.ts'
+import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { OpenAiStream } from './openai-stream.ts'
+import { namesFor } from './models.ts'
 import { unknownModel } from './submit.ts'
 
 /** The OpenAI dialect: chat completions, completions, responses, embeddings, rerank and models. */
@@ -23,13 +24,13 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   registerResponses(app, parts)
 
   app.get('/v1/models', async (request) => {
-    if (dialectOf(request) === 'anthropic') return anthropicModels(request.query, knownNames(parts))
-    const data = knownNames(parts).map((id) => modelView(id))
+    if (dialectOf(request) === 'anthropic') return anthropicModels(request.query, namesFor(parts, request.caller))
+    const data = namesFor(parts, request.caller).map((id) => modelView(id))
     return { object: 'list', data }
   })
 
   app.get<{ Params: { id: string } }>('/v1/models/:id', async (request) => {
-    if (!parts.scheduler.knownModels().has(request.params.id)) throw unknownModel(parts, request.params.id)
+    if (!namesFor(parts, request.caller).includes(request.params.id)) throw unknownModel(parts, request.params.id)
     return dialectOf(request) === 'anthropic' ? anthropicModel(request.params.id) : modelView(request.params.id)
   })
 }
@@ -56,10 +57,6 @@ async function serve(
   }
   await choices.succeeded()
   return sendAnswer(parts, request, reply, live, answerBody(...lives))
-}
-
-function knownNames(parts: ApiParts): string[] {
-  return [...parts.scheduler.knownModels().keys()].sort()
 }
 
 function modelView(id: string): Record<string, unknown> {

@@ -1,8 +1,8 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
+import { type Caller, requireScope } from './auth.ts'
 import { registerAnthropic } from './anthropic.ts'
 import { anthropicError } from './anthropic-answer.ts'
-import type { Caller } from './auth.ts'
 import { dialectOf } from './dialect.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
@@ -12,6 +12,11 @@ import { registerBatches } from './batches.ts'
 import { registerOpenAiBatches } from './openai-batches.ts'
 import { registerOpenAi } from './openai.ts'
 import { registerTeams } from './teams.ts'
+import { registerProviders } from './providers.ts'
+import { registerCredentials } from './credentials.ts'
+import { registerPolicies } from './policies.ts'
+import { registerModels } from './models.ts'
+import { registerUsers } from './users.ts'
 import { registerWorkers } from './workers.ts'
 
 declare module 'fastify' {
@@ -42,8 +47,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     request.beganMs = performance.now()
     reply.header('x-request-id', request.id)
     if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
-    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined)
-      request.caller = parts.keyring.identify(request.headers, request.ip)
+    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
     done()
@@ -63,8 +67,25 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerBatches(app, parts)
   registerOpenAiBatches(app, parts)
   registerKeys(app, parts)
+  registerProviders(app, parts)
+  registerCredentials(app, parts)
+  registerPolicies(app, parts)
+  registerModels(app, parts)
+  registerUsers(app, parts)
   return app
 }
+
+/** A key without the scope for what is asked is told so before the body is read. */
+function admit(parts: ApiParts, request: FastifyRequest): void {
+  request.caller = parts.keyring.identify(request.headers, request.ip)
+  const { url = '' } = request.routeOptions
+  if (request.method === 'GET' || request.method === 'HEAD') {
+    if (!url.startsWith('/v1/')) requireScope(request.caller, 'read')
+  } else requireScope(request.caller, INFERENCE.test(url) ? 'inference' : 'admin')
+}
+
+/** What makes jobs and handles one's own; every other change is an admin's. */
+const INFERENCE = /^\/(v1|api\/(jobs|batches))(\/|$)/
 
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const HEADER_LIMIT_BYTES = 16 * 1024

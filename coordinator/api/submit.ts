@@ -2,14 +2,18 @@ import { randomInt } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { prefixesOf } from '../../proto/prefix-hash.ts'
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
+import { INTERRUPTED } from '../core/attempt-errors.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
 import type { JobId, JobRecord } from '../core/job.ts'
 import type { NewJob } from '../engine/dispatcher.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import { newId } from '../ids.ts'
+import { requireScope } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { once } from './idempotency.ts'
+import { namesOf } from './models.ts'
+import { place } from './placing.ts'
 import { isSettled } from './sse.ts'
 import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
 import type { ParsedRequest } from './openai-request.ts'
@@ -39,6 +43,8 @@ function accept(
   idempotency?: { key: string; hash: Buffer },
 ): { live: LiveJob; stored: Promise<void> } {
   refuseWhenFull(parts, 1)
+  requireScope(request.caller, 'inference')
+  parts.keyring.count(request.caller)
   const { callbackUrl } = submission
   const job = newJob(parts, request, submission, wishes)
   job.along = {
@@ -55,29 +61,40 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
   const { type, parsed } = submission
   if (parsed.choices !== undefined)
     throw badRequest('unsupported_parameter', 'n above 1 is not possible here: one job gives one answer. Send as many of them.', 'n')
-  const offers = parts.scheduler.knownModels().get(parsed.model)
-  if (offers === undefined) throw unknownModel(parts, parsed.model)
+  const { caller } = request
+  const placed = place(parts, caller, parsed, wishes)
   const bytes = promptBytes(parsed.generation.prompt)
-  refuseWhenTooLong(bytes, offers)
+  refuseWhenTooLong(bytes, placed.offers)
   const seed = parsed.seed ?? randomInt(2 ** 32)
+  const detached = submission.detached || wishes.detached
   return {
     id: newId() as JobId,
     type,
-    team: request.caller.team,
-    actor: request.caller.actor,
-    model: parsed.model,
-    request: JSON.stringify({ ...parsed.generation, seed } satisfies GenerationRequest),
+    team: caller.team,
+    actor: caller.actor,
+    key: caller.key,
+    request: JSON.stringify(withSeed(parsed, seed)),
     seed,
     prefix: prefixesOf(parsed.generation.prompt),
     cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + answerTokens(parsed)),
     ...wishes,
-    detached: submission.detached || wishes.detached,
+    model: placed.model,
+    policy: placed.policy,
+    terms: placed.terms,
+    needs: placed.needs,
+    restartless: parsed.stream,
+    streamed: parsed.stream || detached,
+    detached,
   }
 }
 
 /** What is embedded or ranked is read only. */
 function answerTokens({ generation: { prompt, maxTokens } }: ParsedRequest): number {
   return prompt.kind === 'embed' || prompt.kind === 'rank' ? 0 : (maxTokens ?? ANSWER_TOKENS)
+}
+
+function withSeed({ generation, seed: given, isOneOfMany }: ParsedRequest, seed: number): GenerationRequest {
+  return given === null && isOneOfMany !== true ? { ...generation, seed, seedIsChosen: true } : { ...generation, seed }
 }
 
 // What an answer without a limit takes, until it is there: fair sharing is corrected then.
@@ -98,8 +115,8 @@ export function refuseWhenFull(parts: ApiParts, jobs: number): void {
 }
 
 export function unknownModel(parts: ApiParts, model: string): Fault {
-  const names = [...parts.scheduler.knownModels().keys()].sort()
-  const there = names.length === 0 ? 'No worker has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
+  const names = [...namesOf(parts)].sort()
+  const there = names.length === 0 ? 'No provider has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
   return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}". ${there}`, {
     status: 404,
     layer: 'routing',
@@ -133,7 +150,7 @@ export async function ended(parts: ApiParts, live: LiveJob, withinMs?: number): 
       live.unfollow(follower)
       resolve()
     }
-    const follower = { grown: () => {}, waits: () => {}, ended: done }
+    const follower = { grown: () => {}, waits: () => {}, discarded: () => {}, ended: done }
     const timer = withinMs === undefined ? undefined : setTimeout(done, withinMs)
     live.follow(follower)
     parts.dispatcher.announceWaiting(live)
@@ -150,6 +167,12 @@ export function faultOf(record: JobRecord): Fault {
       ? `The job was parked after its attempts were used up; an operator can release it. Last error: ${error.message}`
       : error.message
   return new Fault(error.code, message, { status: statusOf(record, error), layer: error.layer, retryable: error.retryable, job: record.id })
+}
+
+/** For a reader of an answer that begins anew. */
+export function interrupted(job: JobId): Fault {
+  const { code, message, layer, retryable } = INTERRUPTED
+  return new Fault(code, message, { status: 502, layer, retryable, job })
 }
 
 function statusOf(record: JobRecord, error: NonNullable<JobRecord['error']>): number {

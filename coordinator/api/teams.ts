@@ -4,10 +4,21 @@ import type { EventRecord } from '../core/event.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
 import { recorded } from '../store/events.ts'
-import { archiveTeam, changeTeam, findTeam, listTeams, saveTeam, setWebhookSecret, type TeamRecord } from '../store/teams.ts'
+import {
+  archiveTeam,
+  changeTeam,
+  findTeam,
+  listTeams,
+  saveTeam,
+  setWebhookSecret,
+  type TeamRecord,
+  type TeamRules,
+} from '../store/teams.ts'
+import { findPolicy } from '../store/policies.ts'
 import { requireAdmin } from './auth.ts'
-import { type Body, fieldsOf, integer, numeric, required, text } from './body.ts'
+import { type Body, fieldsOf, integer, named, numeric, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { spendLimit } from './policies.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -30,25 +41,23 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
 
   app.post('/api/teams', async (request, reply) => {
     requireAdmin(request.caller)
-    const fields = fieldsOf(request.body, ['name', 'weight', 'max_parallel'])
-    const name = teamName(required(text(fields, 'name', 64), 'name'))
+    const fields = fieldsOf(request.body, ['name', ...RULES])
+    const name = named(required(text(fields, 'name', 64), 'name'))
     const secret = newWebhookSecret()
-    const rules = { weight: weight(fields) ?? 1, maxParallel: maxParallel(fields) ?? null }
-    const made = { id: newId(), name, ...rules, webhookSecret: parts.vault.seal(secret) }
+    const made = { id: newId(), name, ...(await readRules(parts, fields, null)), webhookSecret: parts.vault.seal(secret) }
     const team = await recorded(parts.db, (query) => saveTeam(query, made), changed(request, 'team.created', rulesView))
     if (team === undefined) throw new Fault('name_taken', `There is a team "${name}" already, or was one.`, { status: 409, param: 'name' })
-    parts.dispatcher.setTeam(team)
+    await parts.reload()
     return reply.code(201).send({ ...teamView(team), webhook_secret: secret })
   })
 
   app.patch<ById>('/api/teams/:id', async (request) => {
-    const { id, name, weight: was, maxParallel: limitWas } = await getTeam(parts, request)
-    const fields = fieldsOf(request.body, ['weight', 'max_parallel'])
-    const limit = maxParallel(fields)
-    const rules = { weight: weight(fields) ?? was, maxParallel: limit === undefined ? limitWas : limit }
+    const known = await getTeam(parts, request)
+    const { id, name } = known
+    const rules = await readRules(parts, fieldsOf(request.body, RULES), known)
     const team = await recorded(parts.db, (query) => changeTeam(query, id, rules), changed(request, 'team.changed', rulesView))
     if (team === undefined) throw notFound(`There is no team ${name} any more.`)
-    parts.dispatcher.setTeam(team)
+    await parts.reload()
     return teamView(team)
   })
 
@@ -58,7 +67,7 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
       throw new Fault('team_needed', 'The team "default" cannot be archived: the admin key belongs to it.', { status: 409 })
     const archived = () => ({ archived: true })
     await recorded(parts.db, (query) => archiveTeam(query, team.id), changed(request, 'team.changed', archived))
-    await parts.reloadKeys()
+    await parts.reload()
     return { ...teamView(team), archived: true }
   })
 
@@ -84,35 +93,43 @@ function newWebhookSecret(): string {
   return `whsec_${randomBytes(32).toString('base64')}`
 }
 
-function teamName(name: string): string {
-  if (!/^[a-z0-9][a-z0-9._-]*$/i.test(name))
-    throw badRequest(
-      'invalid_name',
-      'name may hold letters, digits, dots, dashes and underscores, and begins with a letter or digit.',
-      'name',
-    )
-  return name
+const RULES = ['weight', 'max_parallel', 'policy', 'spend_micros_per_day', 'spend_micros_per_month']
+
+/** What is not named stays as it was; null takes a limit away. */
+async function readRules(parts: ApiParts, fields: Body, known: TeamRecord | null): Promise<TeamRules> {
+  const given = <T>(name: string, was: T | null | undefined, read: () => T | null): T | null =>
+    fields[name] === undefined ? (was ?? null) : read()
+  const policy = given('policy', known?.policy, () => text(fields, 'policy', 64))
+  return {
+    weight: numeric(fields, 'weight', 0.001, 1_000_000) ?? known?.weight ?? 1,
+    maxParallel: given('max_parallel', known?.maxParallel, () => integer(fields, 'max_parallel', 1, 1_000_000)),
+    policy: policy === null ? null : await policyName(parts, policy),
+    spendMicrosPerDay: given('spend_micros_per_day', known?.spendMicrosPerDay, () => spendLimit(fields, 'spend_micros_per_day')),
+    spendMicrosPerMonth: given('spend_micros_per_month', known?.spendMicrosPerMonth, () => spendLimit(fields, 'spend_micros_per_month')),
+  }
 }
 
-function weight(fields: Body): number | null {
-  return numeric(fields, 'weight', 0.001, 1_000_000)
-}
-
-/** Undefined when it is not named; null takes the limit away. */
-function maxParallel(fields: Body): number | null | undefined {
-  return fields.max_parallel === undefined ? undefined : integer(fields, 'max_parallel', 1, 1_000_000)
+async function policyName(parts: ApiParts, idOrName: string): Promise<string> {
+  const policy = await findPolicy(parts.db, idOrName)
+  if (policy === undefined) throw badRequest('unknown_policy', `There is no policy "${idOrName}": POST /api/policies makes one.`, 'policy')
+  return policy.name
 }
 
 function rulesView(team: TeamRecord): Record<string, unknown> {
-  return { weight: team.weight, max_parallel: team.maxParallel }
+  return {
+    weight: team.weight,
+    max_parallel: team.maxParallel,
+    policy: team.policy,
+    spend_micros_per_day: team.spendMicrosPerDay,
+    spend_micros_per_month: team.spendMicrosPerMonth,
+  }
 }
 
 function teamView(team: TeamRecord): Record<string, unknown> {
   return {
     id: team.id,
     name: team.name,
-    weight: team.weight,
-    max_parallel: team.maxParallel,
+    ...rulesView(team),
     signs_callbacks: team.hasWebhookSecret,
     created_at: rfc3339(team.createdMs),
   }

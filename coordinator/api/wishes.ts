@@ -1,7 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
-import type { Priority } from '../core/job.ts'
+import type { Priority, Tier } from '../core/job.ts'
 import { PRIORITIES } from '../core/line.ts'
+import { TIERS } from '../core/tiers.ts'
 import { newId } from '../ids.ts'
 import type { ApiParts } from './health.ts'
 
@@ -11,6 +12,9 @@ export type Wishes = {
   maxWaitMs: number | null
   maxRunMs: number | null
   pinnedProvider: string | null
+  pinnedTier: Tier | null
+  /** The policy that the request names. */
+  policy: string | null
   detached: boolean
   traceId: string
 }
@@ -23,6 +27,8 @@ export function readWishes(parts: ApiParts, request: FastifyRequest): Wishes {
     maxWaitMs: null,
     maxRunMs: null,
     pinnedProvider: null,
+    pinnedTier: null,
+    policy: null,
     detached: false,
     traceId: traceIdOf(headers.traceparent),
   }
@@ -60,22 +66,37 @@ const READERS: Record<string, (wishes: Wishes, value: string, parts: ApiParts) =
       throw badRequest('invalid_header', 'x-holdfast-detach must be true or false.', 'x-holdfast-detach')
     wishes.detached = value === 'true'
   },
-  'x-holdfast-tier': (_wishes, value) => {
-    if (value !== 'gpu')
+  'x-holdfast-tier': (wishes, value) => {
+    const found = TIERS.find((tier) => tier === value)
+    if (found === undefined)
       throw badRequest(
         'unknown_tier',
-        `x-holdfast-tier: this version has the tier gpu only, not "${value.slice(0, 40)}".`,
+        `x-holdfast-tier must be one of ${TIERS.join(', ')}, not "${value.slice(0, 40)}".`,
         'x-holdfast-tier',
       )
+    wishes.pinnedTier = found
+  },
+  'x-holdfast-policy': (wishes, value, parts) => {
+    const found = [...parts.registry.policies.values()].find((policy) => policy.name === value || policy.id === value)
+    if (found === undefined) {
+      const names = [...parts.registry.policies.keys()].join(', ')
+      throw new Fault('unknown_policy', `There is no policy "${value.slice(0, 100)}". There are: ${names || 'none yet'}.`, {
+        status: 404,
+        param: 'x-holdfast-policy',
+      })
+    }
+    wishes.policy = found.name
   },
   'x-holdfast-provider': (wishes, value, parts) => {
-    const names = [...parts.scheduler.workers].map((worker) => worker.name)
-    if (!names.includes(value))
+    const providers = [...parts.scheduler.providers]
+    const names = providers.map((provider) => provider.name)
+    const found = providers.find((provider) => provider.name === value || provider.id === value)
+    if (found === undefined)
       throw new Fault('unknown_provider', `There is no provider "${value.slice(0, 100)}". There are: ${names.join(', ') || 'none yet'}.`, {
         status: 404,
         param: 'x-holdfast-provider',
       })
-    wishes.pinnedProvider = value
+    wishes.pinnedProvider = found.name
   },
 }
 

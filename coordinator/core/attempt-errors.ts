@@ -18,6 +18,12 @@ export function silent(code: string, limitMs: number): JobError {
   return lost(code, `The worker produced no token for ${Math.round(limitMs / 1000)} s.`)
 }
 
+export const INTERRUPTED = lost(
+  'answer_interrupted',
+  'The provider broke off in the middle of the answer, and no other can go on from there. Ask again for a whole one.',
+)
+export const PROVIDER_REMOVED = lost('provider_removed', 'The provider was taken out of use.')
+
 /** Running again would take as long again. */
 export function tooLong(limitMs: number): JobError {
   const message = `The job ran for ${limitMs / 1000} s, which is as long as its caller allows (x-holdfast-max-run).`
@@ -31,4 +37,4 @@ export function waitedTooLong(limitMs: number, reason: string): JobError {
 }
 
 // What no prompt and no provider can be blamed for.
-export const BLAMELESS = new Set(['worker_draining', 'coordinator_restarted', 'attempt_unknown'])
+export const BLAMELESS = new Set(['worker_draining', 'coordinator_restarted', 'attempt_unknown', 'provider_removed'])

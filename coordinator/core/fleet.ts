@@ -1,5 +1,6 @@
 import { type Breaker, newBreaker } from './breaker.ts'
-import type { JobId, WorkerId } from './job.ts'
+import type { JobId, Tier, WorkerId } from './job.ts'
+import type { Quota } from './quota.ts'
 
 /**
  *               heard from                 silent for suspectAfterMs
@@ -26,6 +27,30 @@ export type ModelOffer = {
   sha256: string
   /** Names of the conversation prefixes that its slots hold; absent: the worker does not say. */
   prefixes?: readonly string[]
+  /** Absent: gpu. */
+  tier?: Tier
+  /** Of proto/abilities.ts; absent in a row of an older version: it is told anew before anything is sent there. */
+  abilities?: readonly string[]
+  /** It cannot go on from token ids: a second attempt begins the answer anew. */
+  startsOver?: boolean
+  /** Its own quota is used up until then; null: it is not. */
+  limitedUntilMs?: number | null
+  /** A call costs money. */
+  paid?: boolean
+}
+
+/**
+ * Why a whole provider gets nothing: it said that it is asked too much, its quota is used up, or its credential is wrong
+ * (`parked`, until a person changes something). `untilMs` null: nobody knows.
+ */
+export type Hold = { state: 'cooling_down' | 'over_quota' | 'parked'; untilMs: number | null; why: string }
+
+/** What only providers have that the coordinator calls itself. */
+export type CloudTerms = {
+  /** Calls at once, over all its models. */
+  maxParallel: number
+  firstTokenTimeoutMs: number | null
+  nextTokenTimeoutMs: number | null
 }
 
 export type FleetModel = {
@@ -38,12 +63,13 @@ export type FleetModel = {
 }
 
 /** A job may hold two slots at once: an attempt that was told to stop keeps its own until the worker confirms. */
-type Occupation = { job: JobId; attempt: number; model: string }
+type Occupation = { job: JobId; attempt: number; model: string; startedMs: number; tokens: number }
 
 function occupationKey(job: JobId, attempt: number): string {
   return `${job}/${attempt}`
 }
 
+/** One provider: a worker, or a cloud that the coordinator calls (then `cloud` is set, and it counts as always connected). */
 export class FleetWorker {
   readonly id: WorkerId
   name: string
@@ -56,6 +82,9 @@ export class FleetWorker {
   /** True while its attempts come from before the coordinator's start: losing those is nobody's fault. */
   recovering = false
   readonly models = new Map<string, FleetModel>()
+  cloud: CloudTerms | null = null
+  quota: Quota | null = null
+  hold: Hold | null = null
   /** Attempts that hold a slot here, those told to stop included until the worker confirms. */
   readonly occupied = new Map<string, Occupation>()
   readonly #busyByModel = new Map<string, number>()
@@ -73,8 +102,8 @@ export class FleetWorker {
   /** Slots that a new attempt may take now; 0 whenever the worker may not be given work. */
   free(model: string, nowMs: number): number {
     const entry = this.models.get(model)
-    if (entry === undefined || !this.serves(model) || entry.refusedUntilMs > nowMs) return 0
-    const slots = Math.max(0, entry.offer.slots - this.busy(model))
+    if (entry === undefined || !this.serves(model) || entry.refusedUntilMs > nowMs || this.holding(model, nowMs) !== null) return 0
+    const slots = Math.max(0, this.cloud === null ? entry.offer.slots - this.busy(model) : this.cloud.maxParallel - this.occupied.size)
     if (entry.breaker.openings === 0) return slots
     return entry.breaker.openUntilMs <= nowMs && entry.breaker.trial === null ? Math.min(1, slots) : 0
   }
@@ -87,12 +116,30 @@ export class FleetWorker {
     return breaker.openUntilMs > nowMs ? breaker.openUntilMs : null
   }
 
+  /** What keeps work away from the model now, whatever its slots: a hold, a quota of ours, or its own. */
+  holding(model: string, nowMs: number): Hold | null {
+    if (this.hold !== null && (this.hold.untilMs === null || this.hold.untilMs > nowMs)) return this.hold
+    const limitedUntilMs = this.models.get(model)?.offer.limitedUntilMs ?? null
+    if (limitedUntilMs !== null && limitedUntilMs > nowMs)
+      return { state: 'over_quota', untilMs: limitedUntilMs, why: 'its own quota is used up' }
+    const usedUntilMs = this.quota?.usedUntil(nowMs) ?? null
+    return usedUntilMs === null ? null : { state: 'over_quota', untilMs: usedUntilMs, why: 'its limit per minute is reached' }
+  }
+
   serves(model: string): boolean {
     return this.state === 'online' && (this.models.get(model)?.offer.slots ?? 0) > 0
   }
 
-  occupy(job: JobId, attempt: number, model: string): void {
-    this.occupied.set(occupationKey(job, attempt), { job, attempt, model })
+  /** It may be busy, silent for a moment or loading, but it is not gone: a policy that waits for "offline" waits on. */
+  isThere(model: string): boolean {
+    const offer = this.models.get(model)?.offer
+    if (offer === undefined || this.hold?.state === 'parked') return false
+    return (this.state === 'online' || this.state === 'suspect') && (offer.slots > 0 || offer.state === 'loading')
+  }
+
+  occupy(job: JobId, attempt: number, model: string, nowMs: number, tokens: number): void {
+    this.quota?.take(nowMs, tokens)
+    this.occupied.set(occupationKey(job, attempt), { job, attempt, model, startedMs: nowMs, tokens })
     this.#busyByModel.set(model, this.busy(model) + 1)
     const breaker = this.models.get(model)?.breaker
     if (breaker !== undefined && breaker.openings > 0) breaker.trial ??= job
@@ -111,6 +158,9 @@ export class FleetWorker {
     this.#busyByModel.set(held.model, this.busy(held.model) - 1)
   }
 
+  /** Its models and their tiers, as one text to compare. */
+  offering = ''
+
   /** Takes the offers of a greeting or heartbeat as they are; a model no longer named is no longer served. */
   setOffers(offers: ModelOffer[]): void {
     for (const name of this.models.keys()) if (!offers.some((offer) => offer.name === name)) this.models.delete(name)
@@ -123,5 +173,6 @@ export class FleetWorker {
         if (offer.prefixes !== undefined) known.prefixes = new Set(offer.prefixes)
       }
     }
+    this.offering = offers.map((offer) => `${offer.name} ${offer.tier ?? 'gpu'}`).join('\n')
   }
 }

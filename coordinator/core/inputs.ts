@@ -1,5 +1,7 @@
-import type { ModelOffer } from './fleet.ts'
+import type { CloudTerms, Hold, ModelOffer } from './fleet.ts'
 import type { JobError, JobId, Priority, WorkerId } from './job.ts'
+import type { QuotaLimits } from './quota.ts'
+import type { Patience } from './tiers.ts'
 
 /** Everything the scheduler can be told. */
 export type Input =
@@ -12,11 +14,20 @@ export type Input =
       worker: { id: WorkerId; name: string } | null
       tokens: number
       sha256: string | null
+      /** The model that its last attempt ran; null: the one it asked for. */
+      served: string | null
       strikes: number
       failures: number
     }
   | { kind: 'job-cancelled'; job: JobId }
   | { kind: 'team-set'; team: TeamRules }
+  /** A provider that the coordinator calls itself, new or changed. */
+  | { kind: 'provider-set'; worker: WorkerId; name: string; offers: ModelOffer[]; terms: CloudTerms; quota: QuotaLimits }
+  | { kind: 'provider-removed'; worker: WorkerId }
+  /** Null: nothing keeps work away any more. */
+  | { kind: 'provider-held'; worker: WorkerId; hold: Hold | null }
+  /** An account has nothing left until then; null: it has. */
+  | { kind: 'purse-set'; purse: string; spentUntilMs: number | null }
   | { kind: 'worker-known'; worker: WorkerId; name: string; offers: ModelOffer[] }
   | {
       kind: 'worker-connected'
@@ -34,7 +45,8 @@ export type Input =
   | ({ kind: 'attempt-refused'; reason: string } & Report)
   /** `cost` is what it took in tokens, prompt and answer. */
   | ({ kind: 'attempt-finished'; cost: number } & Report)
-  | ({ kind: 'attempt-failed'; error: JobError } & Report)
+  /** With a hold it was the provider that could not take more: the job is not blamed. */
+  | ({ kind: 'attempt-failed'; error: JobError; hold?: Hold } & Report)
   | { kind: 'time-passed' }
 
 export type InputOf<K extends Input['kind']> = Extract<Input, { kind: K }>
@@ -44,6 +56,12 @@ export type AcceptedJob = {
   model: string
   /** A provider's name when the request is pinned to it. */
   provider: string | null
+  patience: Patience
+  needs: readonly string[]
+  purses: readonly string[]
+  restartable: boolean
+  /** How long it has waited already: it may come from another coordinator. */
+  waitedMs: number
   team: string
   priority: Priority
   /** Estimated tokens, prompt and answer. */

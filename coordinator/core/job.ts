@@ -70,6 +70,13 @@ export type JobRecord = {
   readonly team: string
   readonly model: string
   readonly pinnedProvider: string | null
+  readonly pinnedTier: Tier | null
+  /** The policy of patience it was accepted under, by name; null: the default one. */
+  readonly policy: string | null
+  /** The key that asked; null: none did, or it is not known any more. */
+  readonly key: string | null
+  /** Abilities of proto/abilities.ts that its model must have. */
+  readonly needs: readonly string[]
   readonly priority: Priority
   /** Limits of one wait and of all running together; null: none. */
   readonly maxWaitMs: number | null
@@ -90,9 +97,12 @@ export type JobRecord = {
   finishedMs: number | null
   attempt: number
   attemptStartedMs: number | null
+  /** Its provider, which is a cloud where the tier says so. */
   worker: WorkerId | null
   workerName: string | null
   tier: Tier | null
+  /** The model that its last attempt ran: where `auto` was asked for, what it came to mean. */
+  servedModel: string | null
   modelSha256: string | null
   queueMs: number | null
   firstTokenMs: number | null

@@ -1,5 +1,5 @@
 import { Heap } from './heap.ts'
-import type { Priority } from './job.ts'
+import type { Priority, Tier } from './job.ts'
 import { Ordered } from './ordered.ts'
 import { Route, type RouteKey, routeId } from './routing.ts'
 
@@ -16,6 +16,8 @@ import { Route, type RouteKey, routeId } from './routing.ts'
  */
 export class Line<J extends LineJob<J>> {
   readonly model: string
+  /** The tiers in which the model was offered when its jobs last judged how those stand to them. */
+  offering: ReadonlySet<Tier>
   readonly #routes = new Map<string, Route<Flow<J>>>()
   readonly #accounts: Map<string, Account<J>>[] = [new Map(), new Map(), new Map()]
   readonly #classTags = [0, 0, 0]
@@ -24,8 +26,14 @@ export class Line<J extends LineJob<J>> {
   readonly #teamTime = [0, 0, 0]
   #classTime = 0
 
-  constructor(model: string) {
+  constructor(model: string, offering: ReadonlySet<Tier>) {
     this.model = model
+    this.offering = offering
+  }
+
+  /** All that wait, in no particular order; a copy. */
+  jobs(): J[] {
+    return [...this.#routes.values()].flatMap((route) => [...route.flows.values()].flatMap((flow) => [...flow.jobs]))
   }
 
   get routes(): Iterable<Route<Flow<J>>> {
@@ -169,8 +177,8 @@ export class Line<J extends LineJob<J>> {
     const id = routeId(key)
     let route = this.#routes.get(id)
     if (route === undefined) {
-      const { model, provider, sha256, avoid } = key
-      route = new Route(id, { model, provider, sha256, avoid }, () => new Heap<Flow<J>>(flowBefore))
+      const { model, provider, tiers, needs, purses, sha256, avoid } = key
+      route = new Route(id, { model, provider, tiers, needs, purses, sha256, avoid }, () => new Heap<Flow<J>>(flowBefore))
       this.#routes.set(id, route)
     }
     let flow = route.flows.get(account)

@@ -1,12 +1,20 @@
 import type { FleetWorker } from './fleet.ts'
 import type { Heap } from './heap.ts'
 import type { WorkerId } from './job.ts'
+import { TIERS } from './tiers.ts'
 
 /** Where a job may run. */
 export type RouteKey = {
+  /** `auto`: any model that answers in words. */
   model: string
   /** A provider's name when the request was pinned to it. */
   provider: string | null
+  /** How each tier stands to it at the moment (core/tiers.ts). */
+  tiers: string
+  /** Abilities that its model must have there. */
+  needs: readonly string[]
+  /** Accounts that pay for it: while one is empty, nothing that costs money is open to it. */
+  purses: readonly string[]
   /** Set once text of an answer was delivered: only the same model file continues it. */
   sha256: string | null
   /** Workers on which the job already failed; used again only when nobody else serves the model. */
@@ -29,55 +37,108 @@ export class Route<F extends { heapIndex: number; account: object }> {
 }
 
 export function routeId(key: RouteKey): string {
+  const { model, provider, tiers, needs, purses, sha256, avoid } = key
   // Nearly every job is free to run anywhere.
-  if (key.provider === null && key.sha256 === null && key.avoid.length === 0) return key.model
-  return [key.model, key.provider ?? '', key.sha256 ?? '', ...[...key.avoid].sort()].join('\u0001')
+  if (provider === null && sha256 === null && avoid.length === 0 && tiers === 'occ' && needs.length === 0 && purses.length === 0)
+    return model
+  return [model, provider ?? '', tiers, needs.join(), purses.join(), sha256 ?? '', ...[...avoid].sort()].join('\u0001')
 }
 
-/** The workers that may run the route's jobs, whether or not they have a slot free. */
-export function eligibleWorkers(key: RouteKey, workers: Iterable<FleetWorker>): FleetWorker[] {
-  const able: FleetWorker[] = []
-  for (const worker of workers) if (couldRun(key, worker)) able.push(worker)
+export const AUTO = 'auto'
+
+/** A model on a provider. */
+export type Place = { worker: FleetWorker; model: string }
+
+/** What places are judged by besides the key. */
+export type Fleet = { workers(): Iterable<FleetWorker>; isSpent(purse: string): boolean; spentUntil(purse: string): number | null }
+
+/** The places that may run the route's jobs, whether or not a slot is free there; the cheapest tier first. */
+export function eligiblePlaces(key: RouteKey, fleet: Fleet): Place[] {
+  const able: Place[] = []
+  let there = false
+  let offered = false
+  for (const [index, tier] of TIERS.entries()) {
+    const standing = key.tiers[index]
+    if (standing === 'c' || standing === undefined) continue
+    const open = standing === 'o' || (standing === 'f' && !there) || (standing === 'e' && !offered)
+    const before = able.length
+    let thereHere = false
+    for (const worker of fleet.workers())
+      for (const model of candidates(key.model, worker)) {
+        const offer = worker.models.get(model)?.offer
+        if (offer === undefined || (offer.tier ?? 'gpu') !== tier) continue
+        offered = true
+        thereHere ||= worker.isThere(model)
+        if (open && couldRun(key, worker, model) && !(offer.paid === true && key.purses.some((purse) => fleet.isSpent(purse))))
+          able.push({ worker, model })
+      }
+    there ||= thereHere || able.length > before
+  }
   if (key.avoid.length === 0) return able
-  const preferred = able.filter((worker) => !key.avoid.includes(worker.id))
+  const preferred = able.filter(({ worker }) => !key.avoid.includes(worker.id))
   return preferred.length > 0 ? preferred : able
 }
 
-export type Choice = { worker: FleetWorker; rule: 'prefix' | 'least_busy' }
-
-/**
- * The worker for the next attempt: the one that holds the longest prefix of the conversation, unless it is so much
- * busier than the idlest one that waiting for its batch costs more than computing the prefix anew; else the idlest.
- */
-export function chooseWorker(model: string, free: FleetWorker[], prefix: readonly string[]): Choice | undefined {
-  const idlest = leastBusy(model, free)
-  if (idlest === undefined) return undefined
-  for (let index = prefix.length - 1; index >= 0; index--) {
-    const owners = free.filter((worker) => worker.models.get(model)?.prefixes.has(prefix[index] ?? '') === true)
-    const owner = leastBusy(model, owners)
-    if (owner === undefined) continue
-    return load(owner, model) <= load(idlest, model) + PREFIX_LOAD_MARGIN
-      ? { worker: owner, rule: 'prefix' }
-      : { worker: idlest, rule: 'least_busy' }
-  }
-  return { worker: idlest, rule: 'least_busy' }
+/** The models of a worker that a job for `wanted` could mean. */
+function candidates(wanted: string, worker: FleetWorker): Iterable<string> {
+  if (wanted !== AUTO || worker.models.has(AUTO)) return worker.models.has(wanted) ? [wanted] : []
+  return [...worker.models.values()].filter(({ offer }) => speaks(offer.abilities)).map(({ offer }) => offer.name)
 }
 
-function leastBusy(model: string, workers: FleetWorker[]): FleetWorker | undefined {
-  let idlest: FleetWorker | undefined
-  for (const worker of workers) if (idlest === undefined || load(worker, model) < load(idlest, model)) idlest = worker
+/** A model that only embeds or ranks is not one that `auto` may mean. */
+export function speaks(abilities: readonly string[] | undefined): boolean {
+  return abilities === undefined || abilities.includes('completions') || !(abilities.includes('embeddings') || abilities.includes('rerank'))
+}
+
+export type Choice = Place & { rule: 'prefix' | 'least_busy' }
+
+/**
+ * The place for the next attempt, in the first tier that has a free one: the worker that holds the longest prefix of the
+ * conversation, unless it is so much busier than the idlest one that waiting for its batch costs more than computing the
+ * prefix anew; else the idlest.
+ */
+export function choosePlace(free: Place[], prefix: readonly string[]): Choice | undefined {
+  const first = free[0]
+  if (first === undefined) return undefined
+  const tier = tierOf(first)
+  const places = free.filter((place) => tierOf(place) === tier)
+  const idlest = leastBusy(places) ?? first
+  for (let index = prefix.length - 1; index >= 0; index--) {
+    const owners = places.filter(({ worker, model }) => worker.models.get(model)?.prefixes.has(prefix[index] ?? '') === true)
+    const owner = leastBusy(owners)
+    if (owner === undefined) continue
+    return load(owner) <= load(idlest) + PREFIX_LOAD_MARGIN ? { ...owner, rule: 'prefix' } : { ...idlest, rule: 'least_busy' }
+  }
+  return { ...idlest, rule: 'least_busy' }
+}
+
+export function tierOf({ worker, model }: Place): 'gpu' | 'cli' | 'cloud' {
+  return worker.models.get(model)?.offer.tier ?? 'gpu'
+}
+
+function leastBusy(places: Place[]): Place | undefined {
+  let idlest: Place | undefined
+  for (const place of places) if (idlest === undefined || load(place) < load(idlest)) idlest = place
   return idlest
 }
 
 // Half the slots of a worker: beyond that the shared batch slows the newcomer more than a cached prefix speeds it up.
 const PREFIX_LOAD_MARGIN = 0.5
 
-function load(worker: FleetWorker, model: string): number {
+function load({ worker, model }: Place): number {
+  if (worker.cloud !== null) return worker.occupied.size / Math.max(1, worker.cloud.maxParallel)
   return worker.busy(model) / Math.max(1, worker.models.get(model)?.offer.slots ?? 1)
 }
 
-function couldRun(key: RouteKey, worker: FleetWorker): boolean {
-  if (!worker.serves(key.model)) return false
+function couldRun(key: RouteKey, worker: FleetWorker, model: string): boolean {
+  if (!worker.serves(model)) return false
   if (key.provider !== null && key.provider !== worker.name) return false
-  return key.sha256 === null || worker.models.get(key.model)?.offer.sha256 === key.sha256
+  const { offer } = worker.models.get(model) ?? {}
+  if (key.sha256 !== null && offer?.sha256 !== key.sha256) return false
+  return isAble(key.needs, offer?.abilities)
+}
+
+export function isAble(needs: readonly string[], abilities: readonly string[] | undefined): boolean {
+  for (const need of needs) if (abilities?.includes(need) !== true) return false
+  return true
 }

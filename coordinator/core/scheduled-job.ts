@@ -1,6 +1,8 @@
 import type { FleetWorker } from './fleet.ts'
 import type { JobId, WorkerId } from './job.ts'
-import type { Flow, Team } from './line.ts'
+import type { AcceptedJob } from './inputs.ts'
+import { type Flow, PRIORITIES, type Team } from './line.ts'
+import type { Patience } from './tiers.ts'
 
 /** A job as the scheduler knows it, until its end. */
 export type ScheduledJob = {
@@ -9,6 +11,11 @@ export type ScheduledJob = {
   readonly order: number
   readonly model: string
   readonly provider: string | null
+  readonly patience: Patience
+  readonly needs: readonly string[]
+  readonly purses: readonly string[]
+  /** Nobody has read any of its answer: one that cannot be continued may be made anew. */
+  readonly restartable: boolean
   readonly team: Team<ScheduledJob>
   readonly rank: number
   readonly cost: number
@@ -17,6 +24,12 @@ export type ScheduledJob = {
   /** Time spent in attempts that ended. */
   ranMs: number
   waitLimit: WaitLimit | null
+  /** How long it waited before this wait, and when this one began. */
+  waitedMs: number
+  waitingSinceMs: number
+  /** How the tiers stand to it, as of the last time it joined the line; and when that changes by waiting. */
+  tiers: string
+  opening: WaitLimit | null
   /** Set once text was delivered: only the same model file continues it. */
   sha256: string | null
   avoid: readonly WorkerId[]
@@ -39,7 +52,56 @@ export type ScheduledJob = {
   progressedMs: number
   notBeforeMs: number
   worker: FleetWorker | null
+  /** The model that its current or last attempt runs: another name than `model` where that is `auto`. */
+  served: string
+  /** The current attempt is on an engine that cannot continue what another one began. */
+  startsOver: boolean
 }
 
-/** When its wait is over; a place in a heap. */
+/** When its wait is over, or changes; a place in a heap. */
 export type WaitLimit = { job: ScheduledJob; atMs: number; heapIndex: number }
+
+/** A job as it enters the scheduler, before its first wait. */
+export function enlisted(accepted: AcceptedJob, order: number, team: Team<ScheduledJob>): ScheduledJob {
+  const { id, model, provider, patience, needs, purses, restartable, waitedMs, cost, maxWaitMs, maxRunMs, prefix } = accepted
+  return {
+    id,
+    order,
+    model,
+    provider,
+    patience,
+    needs,
+    purses,
+    restartable,
+    team,
+    rank: PRIORITIES.indexOf(accepted.priority),
+    cost,
+    maxWaitMs,
+    maxRunMs,
+    ranMs: 0,
+    waitLimit: null,
+    waitedMs,
+    waitingSinceMs: 0,
+    tiers: '',
+    opening: null,
+    sha256: null,
+    avoid: NOBODY,
+    flow: null,
+    prefix,
+    phase: 'queued',
+    attempt: 0,
+    numbersSpent: 0,
+    strikes: 0,
+    failures: 0,
+    tokens: 0,
+    tokensAtStart: 0,
+    startedMs: 0,
+    progressedMs: 0,
+    notBeforeMs: 0,
+    worker: null,
+    served: model,
+    startsOver: false,
+  }
+}
+
+const NOBODY: readonly WorkerId[] = []

@@ -1,6 +1,8 @@
 import {
   BLAMELESS,
   COORDINATOR_RESTARTED,
+  INTERRUPTED,
+  PROVIDER_REMOVED,
   silent,
   tooLong,
   waitedTooLong,
@@ -10,13 +12,16 @@ import {
 } from './attempt-errors.ts'
 import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
-import { FleetWorker, type ModelOffer, type WorkerState } from './fleet.ts'
+import { decide, type Decision, offeringTiers } from './decision.ts'
+import { FleetWorker, type Hold, type ModelOffer, type WorkerState } from './fleet.ts'
 import { Heap } from './heap.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
-import type { JobError, JobId, Waiting, WaitingReason, WorkerId } from './job.ts'
-import { type Flow, Line, PRIORITIES, type Team } from './line.ts'
-import { chooseWorker, eligibleWorkers, type Route } from './routing.ts'
-import type { ScheduledJob, WaitLimit } from './scheduled-job.ts'
+import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
+import { type Flow, Line, type Team } from './line.ts'
+import { Quota } from './quota.ts'
+import { AUTO, choosePlace, eligiblePlaces, type Fleet, type Place, type Route, tierOf } from './routing.ts'
+import { enlisted, type ScheduledJob, type WaitLimit } from './scheduled-job.ts'
+import { nextOpening, standings } from './tiers.ts'
 import { estimateBasis, whyWaits } from './waiting.ts'
 
 /**
@@ -43,7 +48,17 @@ export class Scheduler {
   readonly #delayed = new Set<ScheduledJob>()
   readonly #waitLimits = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
   readonly #running = new Set<ScheduledJob>()
+  readonly #openings = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
   readonly #serviceMsByModel = new Map<string, number>()
+  /** The tiers in which a model was ever offered: the others need no look and no waiting for. */
+  readonly #offering = new Map<string, ReadonlySet<Tier>>()
+  readonly #spentUntilMs = new Map<string, number>()
+  readonly #fleet: Fleet = {
+    workers: () => this.#workers.values(),
+    isSpent: (purse) => (this.#spentUntilMs.get(purse) ?? 0) > this.#nowMs,
+    spentUntil: (purse) => this.#spentUntilMs.get(purse) ?? null,
+  }
+  #nowMs = 0
   #nextOrder = 1
   #waiting = 0
   #effects: Effect[] = []
@@ -54,6 +69,7 @@ export class Scheduler {
 
   apply(nowMs: number, input: Input): Effect[] {
     this.#effects = []
+    this.#nowMs = nowMs
     switch (input.kind) {
       case 'job-accepted':
         this.#accept(nowMs, input.job)
@@ -65,7 +81,24 @@ export class Scheduler {
         this.#cancel(nowMs, input.job)
         break
       case 'worker-known':
-        this.#know(nowMs, input.worker, input.name).setOffers(input.offers.map((offer) => ({ ...offer, slots: 0, state: 'down' })))
+        this.#setOffers(
+          this.#know(nowMs, input.worker, input.name),
+          input.offers.map((offer) => ({ ...offer, slots: 0, state: 'down' })),
+        )
+        break
+      case 'provider-set':
+        this.#setProvider(nowMs, input)
+        break
+      case 'provider-removed':
+        this.#removeProvider(nowMs, input.worker)
+        break
+      case 'provider-held':
+        this.#hold(input.worker, null, input.hold)
+        break
+      case 'purse-set':
+        if (input.spentUntilMs === null) this.#spentUntilMs.delete(input.purse)
+        else this.#spentUntilMs.set(input.purse, input.spentUntilMs)
+        for (const model of this.#lines.keys()) this.#unsettled.add(model)
         break
       case 'worker-connected':
         this.#connect(nowMs, input)
@@ -89,7 +122,7 @@ export class Scheduler {
         this.#finish(nowMs, input)
         break
       case 'attempt-failed':
-        this.#fail(nowMs, input, input.error)
+        this.#fail(nowMs, input)
         break
       case 'team-set':
         this.#setTeam(input.team)
@@ -98,8 +131,7 @@ export class Scheduler {
         this.#passTime(nowMs)
         break
     }
-    for (const model of this.#unsettled) this.#fill(nowMs, model)
-    this.#unsettled.clear()
+    if (this.#unsettled.size > 0) this.#settle(nowMs)
     return this.#effects
   }
 
@@ -112,6 +144,11 @@ export class Scheduler {
   }
 
   get workers(): Iterable<FleetWorker> {
+    return [...this.#workers.values()].filter((worker) => worker.cloud === null)
+  }
+
+  /** Workers, and the clouds that the coordinator calls itself. */
+  get providers(): Iterable<FleetWorker> {
     return this.#workers.values()
   }
 
@@ -129,6 +166,7 @@ export class Scheduler {
 
   /** Why the job waits; undefined when it does not. */
   waiting(nowMs: number, id: JobId): Waiting | undefined {
+    this.#nowMs = nowMs
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
     if (job.phase === 'delayed') {
@@ -136,35 +174,29 @@ export class Scheduler {
       return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
     }
     const position = this.#lines.get(job.model)?.position(job) ?? 1
-    const why = whyWaits(nowMs, job, job.team, this.#workers.values())
-    const basis = estimateBasis(job, this.#serviceMsByModel.get(job.model), this.#workers.values())
+    const why = whyWaits(nowMs, job, job.team, this.#fleet, job.opening?.atMs ?? null)
+    const basis = estimateBasis(job, this.#serviceMsByModel.get(job.model), this.#fleet)
     const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
     const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
     return { ...why, position, estimateMs, basis }
   }
 
-  /** Every worker with why the job cannot start there now; null where it could. Undefined for a job that does not wait. */
-  candidates(nowMs: number, id: JobId): { worker: string; whyNot: string | null }[] | undefined {
+  /** What would be decided now for a job that waits; undefined for any other. */
+  deliberation(nowMs: number, id: JobId): Decision | undefined {
+    this.#nowMs = nowMs
     const job = this.#jobs.get(id)
-    if (job === undefined || job.phase === 'running') return undefined
-    const eligible = new Set(eligibleWorkers(job, this.#workers.values()))
-    return [...this.#workers.values()].map((worker) => {
-      if (job.phase === 'delayed') return { worker: worker.name, whyNot: 'retry_backoff' }
-      if (!eligible.has(worker)) return { worker: worker.name, whyNot: worker.serves(job.model) ? 'not_eligible' : 'does_not_serve_model' }
-      if (job.team.full) return { worker: worker.name, whyNot: 'team_limit' }
-      if (worker.cooling(job.model, nowMs) !== null) return { worker: worker.name, whyNot: 'cooling_down' }
-      return { worker: worker.name, whyNot: worker.free(job.model, nowMs) > 0 ? null : 'all_slots_busy' }
-    })
+    return job === undefined || job.phase === 'running' ? undefined : this.#decide(nowMs, job)
   }
 
   /** How many wait, by model and reason; costs one look per flow, not per job. */
   waitingByReason(nowMs: number): { model: string; reason: WaitingReason; count: number }[] {
+    this.#nowMs = nowMs
     const rows: { model: string; reason: WaitingReason; count: number }[] = []
     for (const [model, line] of this.#lines) {
       const counts = new Map<WaitingReason, number>()
       for (const route of line.routes)
         for (const flow of route.flows.values()) {
-          const { reason } = whyWaits(nowMs, route.key, flow.account.team, this.#workers.values())
+          const { reason } = whyWaits(nowMs, route.key, flow.account.team, this.#fleet, flow.jobs.first()?.opening?.atMs ?? null)
           counts.set(reason, (counts.get(reason) ?? 0) + flow.jobs.size)
         }
       for (const [reason, count] of counts) rows.push({ model, reason, count })
@@ -192,13 +224,14 @@ export class Scheduler {
     job.strikes = input.strikes
     job.failures = input.failures
     if (input.tokens > 0) job.sha256 = input.sha256
+    job.served = input.served ?? job.model
     this.#startWaiting(nowMs, job)
     if (input.worker === null) {
       this.#joinLine(job)
       return
     }
     const worker = this.#know(nowMs, input.worker.id, input.worker.name)
-    this.#run(nowMs, job, worker)
+    this.#run(nowMs, job, { worker, model: job.served })
     this.#lineOf(job.model).charge(job, job.team)
     if (worker.connected) {
       // It is here already: the job was adopted while this coordinator ran. If the worker holds the attempt, it goes on.
@@ -210,34 +243,7 @@ export class Scheduler {
   }
 
   #enlist(accepted: AcceptedJob): ScheduledJob {
-    const job: ScheduledJob = {
-      id: accepted.id,
-      order: this.#nextOrder++,
-      model: accepted.model,
-      provider: accepted.provider,
-      team: this.#team(accepted.team),
-      rank: PRIORITIES.indexOf(accepted.priority),
-      cost: accepted.cost,
-      maxWaitMs: accepted.maxWaitMs,
-      maxRunMs: accepted.maxRunMs,
-      ranMs: 0,
-      waitLimit: null,
-      sha256: null,
-      avoid: NOBODY,
-      flow: null,
-      prefix: accepted.prefix,
-      phase: 'queued',
-      attempt: 0,
-      numbersSpent: 0,
-      strikes: 0,
-      failures: 0,
-      tokens: 0,
-      tokensAtStart: 0,
-      startedMs: 0,
-      progressedMs: 0,
-      notBeforeMs: 0,
-      worker: null,
-    }
+    const job = enlisted(accepted, this.#nextOrder++, this.#team(accepted.team))
     this.#jobs.set(job.id, job)
     return job
   }
@@ -245,6 +251,7 @@ export class Scheduler {
   /** Every wait is limited by itself: a job that ran and lost its worker did not wait meanwhile. */
   #startWaiting(nowMs: number, job: ScheduledJob): void {
     this.#waiting += 1
+    job.waitingSinceMs = nowMs
     if (job.maxWaitMs === null) return
     job.waitLimit = { job, atMs: nowMs + job.maxWaitMs, heapIndex: -1 }
     this.#waitLimits.add(job.waitLimit)
@@ -252,6 +259,9 @@ export class Scheduler {
 
   #stopWaiting(job: ScheduledJob): void {
     this.#waiting -= 1
+    job.waitedMs += this.#nowMs - job.waitingSinceMs
+    if (job.opening !== null) this.#openings.remove(job.opening)
+    job.opening = null
     if (job.waitLimit === null) return
     this.#waitLimits.remove(job.waitLimit)
     job.waitLimit = null
@@ -275,7 +285,7 @@ export class Scheduler {
     if (job === undefined) return
     if (job.tokens === 0 && input.tokens > 0) {
       // From here on only the same model file may continue this answer.
-      job.sha256 = job.worker?.models.get(job.model)?.offer.sha256 ?? null
+      job.sha256 = job.worker?.models.get(job.served)?.offer.sha256 ?? null
     }
     job.tokens = Math.max(job.tokens, input.tokens)
     job.progressedMs = nowMs
@@ -286,7 +296,8 @@ export class Scheduler {
     this.#vacate(input)
     if (job !== undefined) {
       this.#learnServiceTime(job.model, nowMs - job.startedMs)
-      if (job.worker !== null) this.#tellBreaker(job.worker, job.model, 'succeeded', reset)
+      if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
+      job.worker?.quota?.correct(nowMs, job.startedMs, input.cost - job.cost)
       this.#lineOf(job.model).adjust(job, job.team, input.cost - job.cost)
       this.#endAttempt(nowMs, job, 'succeeded', null)
       this.#forget(job)
@@ -295,18 +306,43 @@ export class Scheduler {
     this.#fillWorker(input.worker)
   }
 
-  #fail(nowMs: number, report: Report, error: JobError): void {
+  #fail(nowMs: number, report: InputOf<'attempt-failed'>): void {
     const job = this.#live(report)
+    if (report.hold !== undefined) this.#hold(report.worker, job?.served ?? null, report.hold)
     this.#vacate(report)
-    if (job !== undefined) this.#endBadly(nowMs, job, 'failed', error)
+    if (job !== undefined && report.hold !== undefined) this.#giveBack(nowMs, job, report.error)
+    else if (job !== undefined) this.#endBadly(nowMs, job, 'failed', report.error)
     this.#fillWorker(report.worker)
+  }
+
+  /** The provider could not take it: that is no failure of the job, which waits until somebody can. */
+  #giveBack(nowMs: number, job: ScheduledJob, error: JobError): void {
+    this.#endAttempt(nowMs, job, 'failed', error)
+    if (this.#startsAnew(job)) this.#requeue(nowMs, job, error.code, 0)
+  }
+
+  /**
+   * What an engine that cannot continue has begun is void. False when somebody may have read it: then the job has ended,
+   * for two texts are never mixed.
+   */
+  #startsAnew(job: ScheduledJob): boolean {
+    if (!job.startsOver || job.tokens === 0) return true
+    if (!job.restartable) {
+      this.#forget(job)
+      this.#emit({ kind: 'job-failed', job: job.id, error: INTERRUPTED })
+      return false
+    }
+    job.tokens = 0
+    job.sha256 = null
+    this.#emit({ kind: 'discard-answer', job: job.id })
+    return true
   }
 
   #refuse(nowMs: number, input: InputOf<'attempt-refused'>): void {
     const job = this.#live(input)
     this.#vacate(input)
     if (job !== undefined) {
-      const offer = job.worker?.models.get(job.model)
+      const offer = job.worker?.models.get(job.served)
       if (offer !== undefined) {
         offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs
         if (offer.breaker.trial === job.id) offer.breaker.trial = null
@@ -321,7 +357,7 @@ export class Scheduler {
   #endBadly(nowMs: number, job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && !BLAMELESS.has(error.code))
-      this.#tellBreaker(worker, job.model, error.code, (breaker) => trip(breaker, job.id, nowMs, this.#rules))
+      this.#tellBreaker(worker, job.served, error.code, (breaker) => trip(breaker, job.id, nowMs, this.#rules))
     this.#endAttempt(nowMs, job, status, error)
     if (!error.retryable) {
       this.#forget(job)
@@ -331,7 +367,7 @@ export class Scheduler {
     // A prompt that kills its worker would otherwise be handed to the next worker for ever. Three attempts in a row that
     // brought next to nothing separate bad luck from a bad prompt; after that a person looks. An attempt that got on
     // clears the count: a long answer on a fleet whose hosts die often is not poison.
-    const progressed = job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
+    const progressed = !job.startsOver && job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
     const blameless = BLAMELESS.has(error.code)
     if (!blameless) job.strikes = progressed ? 0 : job.strikes + 1
     job.failures += 1
@@ -341,6 +377,7 @@ export class Scheduler {
       return
     }
     if (worker !== null && !blameless && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
+    if (!this.#startsAnew(job)) return
     this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))
   }
 
@@ -408,12 +445,12 @@ export class Scheduler {
     const worker = this.#know(nowMs, input.worker, input.name)
     // A new machine under an old name replaces the old one, which is gone: names are what people pin requests to.
     for (const other of this.#workers.values())
-      if (other !== worker && other.name === input.name && !other.connected) this.#remove(nowMs, other)
+      if (other !== worker && other.name === input.name && !other.connected && other.cloud === null) this.#remove(nowMs, other)
     worker.connected = true
     worker.draining = input.draining
     worker.lastHeardMs = nowMs
     worker.lostAtMs = null
-    worker.setOffers(input.offers)
+    this.#setOffers(worker, input.offers)
     this.#setState(worker, input.draining ? 'draining' : 'online')
     this.#reconcile(nowMs, worker, input.held)
     worker.recovering = false
@@ -448,7 +485,7 @@ export class Scheduler {
     const worker = this.#workers.get(id)
     if (worker === undefined || !worker.connected) return
     worker.lastHeardMs = nowMs
-    worker.setOffers(offers)
+    this.#setOffers(worker, offers)
     // What was started since the worker looked is not in what it said.
     for (const { job } of worker.occupied.values()) this.#remember(worker, this.#jobs.get(job))
     this.#setState(worker, worker.draining ? 'draining' : 'online')
@@ -508,6 +545,39 @@ export class Scheduler {
     this.#emit({ kind: 'worker-state-changed', worker: worker.id, from, to })
   }
 
+  // ── providers that the coordinator calls itself ─────────────────────────────────────────────────────────────────
+
+  #setProvider(nowMs: number, { worker: id, name, offers, terms, quota }: InputOf<'provider-set'>): void {
+    const provider = this.#know(nowMs, id, name)
+    provider.cloud = terms
+    provider.connected = true
+    if (provider.quota === null) provider.quota = new Quota(quota)
+    else provider.quota.limits = quota
+    this.#setOffers(provider, offers)
+    this.#setState(provider, 'online')
+    this.#fillModels(provider)
+  }
+
+  #removeProvider(nowMs: number, id: WorkerId): void {
+    const provider = this.#workers.get(id)
+    if (provider === undefined || provider.cloud === null) return
+    for (const { job, attempt } of provider.occupied.values()) this.#emit({ kind: 'stop-attempt', job, attempt, worker: id })
+    this.#lose(nowMs, provider, PROVIDER_REMOVED)
+    this.#setOffers(provider, [])
+    this.#workers.delete(id)
+  }
+
+  /** Of the whole provider, or, where a worker says it of itself, of one of its models. */
+  #hold(id: WorkerId, model: string | null, hold: Hold | null): void {
+    const provider = this.#workers.get(id)
+    if (provider === undefined || (hold === null && provider.hold === null)) return
+    const entry = model === null || provider.cloud !== null ? undefined : provider.models.get(model)
+    if (entry !== undefined && hold !== null) entry.offer = { ...entry.offer, limitedUntilMs: hold.untilMs }
+    else provider.hold = hold
+    this.#emit({ kind: 'provider-held', worker: id, model: entry === undefined ? null : model, hold })
+    this.#fillModels(provider)
+  }
+
   // ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #passTime(nowMs: number): void {
@@ -518,6 +588,10 @@ export class Scheduler {
       this.#joinLine(job)
     }
     for (const job of this.#running) this.#judgeRunning(nowMs, job)
+    for (let next = this.#openings.first(); next !== undefined && next.atMs <= nowMs; next = this.#openings.first()) {
+      this.#lineOf(next.job.model).remove(next.job)
+      this.#joinLine(next.job)
+    }
     for (let next = this.#waitLimits.first(); next !== undefined && next.atMs <= nowMs; next = this.#waitLimits.first())
       this.#giveUpWaiting(nowMs, next.job)
     // Backoffs, open breakers and the pause after a refusal end by time alone.
@@ -531,6 +605,9 @@ export class Scheduler {
   }
 
   #judge(nowMs: number, worker: FleetWorker): void {
+    if (worker.hold?.untilMs != null && worker.hold.untilMs <= nowMs) this.#hold(worker.id, null, null)
+    // Whether a cloud is there is known by calling it.
+    if (worker.cloud !== null) return
     if (!worker.connected) {
       if (worker.lostAtMs !== null && nowMs >= worker.lostAtMs)
         this.#lose(nowMs, worker, worker.recovering ? COORDINATOR_RESTARTED : WORKER_LOST)
@@ -553,7 +630,10 @@ export class Scheduler {
     }
     if (!job.worker.connected) return
     const first = job.tokens === job.tokensAtStart
-    const limitMs = first ? this.#rules.firstTokenTimeoutMs : this.#rules.nextTokenTimeoutMs
+    const { cloud } = job.worker
+    const limitMs = first
+      ? (cloud?.firstTokenTimeoutMs ?? this.#rules.firstTokenTimeoutMs)
+      : (cloud?.nextTokenTimeoutMs ?? this.#rules.nextTokenTimeoutMs)
     if (nowMs - job.progressedMs >= limitMs)
       this.#stopWith(nowMs, job, silent(first ? 'first_token_timeout' : 'next_token_timeout', limitMs))
   }
@@ -572,38 +652,58 @@ export class Scheduler {
 
   #fillModels(worker: FleetWorker): void {
     for (const model of worker.models.keys()) this.#unsettled.add(model)
+    if (this.#lines.has(AUTO)) this.#unsettled.add(AUTO)
   }
 
-  /** Starts waiting jobs of the model, in the order of its line, until no eligible slot is free. */
-  #fill(nowMs: number, model: string): void {
-    const line = this.#lines.get(model)
-    if (line === undefined || line.waiting === 0) return
+  /**
+   * Starts waiting jobs until no eligible slot is free. Within a line the line's own order decides; where several lines want
+   * the same slots (of a cloud, or for `auto`), the job that came first.
+   */
+  #settle(nowMs: number): void {
+    const lines: Line<ScheduledJob>[] = []
+    for (const model of this.#unsettled) {
+      const line = this.#lines.get(model)
+      if (line !== undefined && line.waiting > 0) lines.push(line)
+    }
+    this.#unsettled.clear()
     const closed = new Set<Route<Flow<ScheduledJob>>>()
-    for (let job = line.next(closed); job !== undefined; job = line.next(closed)) {
+    for (let job = earliest(lines, closed); job !== undefined; job = earliest(lines, closed)) {
       const { route } = job.flow as Flow<ScheduledJob>
-      const free = eligibleWorkers(route.key, this.#workers.values()).filter((worker) => worker.free(model, nowMs) > 0)
-      const choice = chooseWorker(model, free, job.prefix)
-      if (choice === undefined) {
-        closed.add(route)
-        continue
-      }
-      line.remove(job)
-      line.charge(job, job.team)
-      job.attempt = Math.max(job.attempt, job.numbersSpent) + 1
-      this.#run(nowMs, job, choice.worker)
-      this.#emit({ kind: 'start-attempt', job: job.id, attempt: job.attempt, worker: choice.worker.id, rule: choice.rule })
+      const free = eligiblePlaces(route.key, this.#fleet).filter(({ worker, model }) => worker.free(model, nowMs) > 0)
+      const choice = choosePlace(free, job.prefix)
+      if (choice === undefined) closed.add(route)
+      else this.#start(nowMs, job, choice)
     }
   }
 
-  #run(nowMs: number, job: ScheduledJob, worker: FleetWorker): void {
+  #start(nowMs: number, job: ScheduledJob, place: Place): void {
+    const decision = this.#decide(nowMs, job)
+    const line = this.#lineOf(job.model)
+    line.remove(job)
+    line.charge(job, job.team)
+    job.attempt = Math.max(job.attempt, job.numbersSpent) + 1
+    this.#run(nowMs, job, place)
+    const { worker, model } = place
+    this.#emit({ kind: 'start-attempt', job: job.id, attempt: job.attempt, worker: worker.id, model, tier: tierOf(place), decision })
+  }
+
+  #decide(nowMs: number, job: ScheduledJob): Decision {
+    const { patience, prefix } = job
+    const waitedMs = job.waitedMs + nowMs - job.waitingSinceMs
+    return decide(nowMs, { key: job, patience, prefix, waitedMs, teamFull: job.team.full, delayed: job.phase === 'delayed' }, this.#fleet)
+  }
+
+  #run(nowMs: number, job: ScheduledJob, { worker, model }: Place): void {
     this.#stopWaiting(job)
     job.phase = 'running'
     job.worker = worker
+    job.served = model
+    job.startsOver = worker.models.get(model)?.offer.startsOver === true
     job.startedMs = nowMs
     job.progressedMs = nowMs
     job.tokensAtStart = job.tokens
     this.#running.add(job)
-    worker.occupy(job.id, job.attempt, job.model)
+    worker.occupy(job.id, job.attempt, model, nowMs, job.cost)
     this.#remember(worker, job)
     job.team.running += 1
     this.#judgeTeam(job.team)
@@ -611,14 +711,14 @@ export class Scheduler {
 
   #remember(worker: FleetWorker, job: ScheduledJob | undefined): void {
     if (job === undefined || job.prefix.length === 0) return
-    const held = worker.models.get(job.model)?.prefixes
+    const held = worker.models.get(job.served)?.prefixes
     for (const name of job.prefix) held?.add(name)
   }
 
   #endAttempt(nowMs: number, job: ScheduledJob, status: AttemptStatus, error: JobError | null): void {
     this.#emit({ kind: 'attempt-ended', job: job.id, attempt: job.attempt, status, error })
     // Whatever became of it, a trial that ended without a verdict must not keep its provider closed.
-    const breaker = job.worker?.models.get(job.model)?.breaker
+    const breaker = job.worker?.models.get(job.served)?.breaker
     if (breaker?.trial === job.id) breaker.trial = null
     this.#running.delete(job)
     job.ranMs += nowMs - job.startedMs
@@ -651,14 +751,51 @@ export class Scheduler {
 
   #joinLine(job: ScheduledJob): void {
     job.phase = 'queued'
+    this.#judgeTiers(job)
     // With others already in line there is no slot free for this route: the invariant above.
     if (this.#lineOf(job.model).add(job, job, job.team)) this.#unsettled.add(job.model)
   }
 
   #lineOf(model: string): Line<ScheduledJob> {
     let line = this.#lines.get(model)
-    if (line === undefined) this.#lines.set(model, (line = new Line(model)))
+    if (line === undefined) this.#lines.set(model, (line = new Line(model, this.#offeringTiers(model))))
     return line
+  }
+
+  /** How the tiers stand to the job now, and when the next one opens. */
+  #judgeTiers(job: ScheduledJob): void {
+    const offering = this.#offeringTiers(job.model)
+    const waitedMs = job.waitedMs + this.#nowMs - job.waitingSinceMs
+    job.tiers = standings(job.patience, waitedMs, offering)
+    if (job.opening !== null) this.#openings.remove(job.opening)
+    job.opening = null
+    const opensMs = nextOpening(job.patience, waitedMs, offering)
+    if (opensMs === null) return
+    job.opening = { job, atMs: this.#nowMs + opensMs - waitedMs, heapIndex: -1 }
+    this.#openings.add(job.opening)
+  }
+
+  #offeringTiers(model: string): ReadonlySet<Tier> {
+    let tiers = this.#offering.get(model)
+    if (tiers === undefined) this.#offering.set(model, (tiers = offeringTiers(model, this.#workers.values())))
+    return tiers
+  }
+
+  /** Whoever waits for a model that is now offered in another tier stands to the tiers in another way. */
+  #setOffers(worker: FleetWorker, offers: ModelOffer[]): void {
+    const before = worker.offering
+    worker.setOffers(offers)
+    if (worker.offering === before) return
+    this.#offering.clear()
+    for (const [model, line] of this.#lines) {
+      const tiers = this.#offeringTiers(model)
+      if (line.waiting === 0 || sameTiers(tiers, line.offering)) continue
+      line.offering = tiers
+      for (const job of line.jobs()) {
+        line.remove(job)
+        this.#joinLine(job)
+      }
+    }
   }
 
   // ── saying why ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -673,7 +810,19 @@ export class Scheduler {
   }
 }
 
-const NOBODY: readonly WorkerId[] = []
+/** The job to start first among the lines; each line says who is its next. */
+function earliest(lines: readonly Line<ScheduledJob>[], closed: ReadonlySet<Route<Flow<ScheduledJob>>>): ScheduledJob | undefined {
+  let first: ScheduledJob | undefined
+  for (const line of lines) {
+    const next = line.next(closed)
+    if (next !== undefined && (first === undefined || next.order < first.order)) first = next
+  }
+  return first
+}
+
+function sameTiers(a: ReadonlySet<Tier>, b: ReadonlySet<Tier>): boolean {
+  return a.size === b.size && [...a].every((tier) => b.has(tier))
+}
 
 // Fewer new tokens than this and an attempt brought next to nothing.
 const PROGRESS_TOKENS = 8

@@ -1,43 +1,64 @@
-import type { FleetWorker } from './fleet.ts'
+import type { FleetWorker, Hold } from './fleet.ts'
 import type { Waiting } from './job.ts'
-import { eligibleWorkers, type RouteKey } from './routing.ts'
+import { AUTO, eligiblePlaces, type Fleet, type Place, type RouteKey } from './routing.ts'
 
-/** Why the jobs of a route and a team wait: the first of these that is true, from the fleet as it is now. */
-export function whyWaits(nowMs: number, key: RouteKey, team: TeamState, workers: Iterable<FleetWorker>): Why {
-  const all = [...workers]
-  const eligible = eligibleWorkers(key, all)
+/**
+ * Why the jobs of a route and a team wait: the first of these that is true, from the fleet as it is now. `opensMs` is when
+ * the next tier opens for the job by waiting; null: none does.
+ */
+export function whyWaits(nowMs: number, key: RouteKey, team: TeamState, fleet: Fleet, opensMs: number | null): Why {
+  const eligible = eligiblePlaces(key, fleet)
   if (eligible.length > 0) {
     if (team.full) return { reason: 'team_limit', untilMs: null, detail: `team ${team.name} runs ${team.running}, its limit` }
-    const untilMs = coolingUntil(nowMs, key.model, eligible)
-    return { reason: untilMs === null ? 'all_slots_busy' : 'cooling_down', untilMs, detail: null }
+    return whyNoneIsFree(nowMs, eligible)
   }
-  for (const worker of all) {
+  for (const worker of fleet.workers()) {
     const named = key.provider === null || key.provider === worker.name
     const offer = worker.models.get(key.model)?.offer
     if (named && worker.state === 'online' && offer?.state === 'loading')
       return { reason: 'model_loading', untilMs: null, detail: offer.detail === '' ? null : offer.detail }
   }
+  const spent = spentPurse(key, fleet)
+  if (spent !== null) return { reason: 'over_quota', untilMs: fleet.spentUntil(spent), detail: `the spend limit of ${spent} is reached` }
+  if (opensMs !== null) return { reason: 'tier_not_open_yet', untilMs: opensMs, detail: null }
   return { reason: 'no_provider_for_model', untilMs: null, detail: null }
 }
 
 /** What an estimate is made of; null while no answer of the model was seen, or nobody serves it. */
-export function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, workers: Iterable<FleetWorker>): Waiting['basis'] {
+export function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: Fleet): Waiting['basis'] {
   if (meanServiceMs === undefined) return null
   let slots = 0
-  for (const worker of eligibleWorkers(key, workers)) slots += worker.models.get(key.model)?.offer.slots ?? 0
+  for (const { worker, model } of eligiblePlaces(key, fleet)) slots += worker.models.get(model)?.offer.slots ?? 0
   return slots === 0 ? null : { meanServiceMs: Math.round(meanServiceMs), slots }
 }
 
 type Why = Pick<Waiting, 'reason' | 'untilMs' | 'detail'>
 type TeamState = { name: string; running: number; full: boolean }
 
-/** When the first of them may be tried again; null unless all of them are cooling down. */
-function coolingUntil(nowMs: number, model: string, workers: FleetWorker[]): number | null {
-  let firstMs = Number.POSITIVE_INFINITY
-  for (const worker of workers) {
-    const untilMs = worker.cooling(model, nowMs)
-    if (untilMs === null) return null
-    firstMs = Math.min(firstMs, untilMs)
+/** Held and cooling providers are the reason only when all of them are: then the first of them to come back says until when. */
+function whyNoneIsFree(nowMs: number, eligible: Place[]): Why {
+  let first: (Hold & { at: number }) | null = null
+  for (const { worker, model } of eligible) {
+    const hold = worker.holding(model, nowMs) ?? coolingHold(worker, model, nowMs)
+    if (hold === null) return { reason: 'all_slots_busy', untilMs: null, detail: null }
+    const at = hold.untilMs ?? Number.POSITIVE_INFINITY
+    if (first === null || at < first.at) first = { ...hold, at }
   }
-  return firstMs
+  if (first === null) return { reason: 'all_slots_busy', untilMs: null, detail: null }
+  if (first.state === 'parked') return { reason: 'paused', untilMs: null, detail: first.why }
+  return { reason: first.state, untilMs: first.untilMs, detail: first.why === '' ? null : first.why }
+}
+
+function coolingHold(worker: FleetWorker, model: string, nowMs: number): Hold | null {
+  const untilMs = worker.cooling(model, nowMs)
+  return untilMs === null ? null : { state: 'cooling_down', untilMs, why: '' }
+}
+
+/** The empty purse without which somebody could run it. */
+function spentPurse(key: RouteKey, fleet: Fleet): string | null {
+  const spent = key.purses.find((purse) => fleet.isSpent(purse))
+  if (spent === undefined) return null
+  const paid = (worker: FleetWorker): boolean =>
+    [...worker.models.values()].some(({ offer }) => offer.paid === true && (key.model === AUTO || offer.name === key.model))
+  return [...fleet.workers()].some(paid) ? spent : null
 }

@@ -2,10 +2,13 @@ import assert from 'node:assert/strict'
 import { Answer, type AnswerDelta, type FinishReason } from '../../proto/answer.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
-import type { ModelOffer } from '../core/fleet.ts'
-import { isFinal, type JobError, type JobId, type JobRecord, type Priority, type Waiting, type WorkerId } from '../core/job.ts'
+import type { Decision } from '../core/decision.ts'
+import type { CloudTerms, Hold, ModelOffer } from '../core/fleet.ts'
+import { isFinal, type JobError, type JobId, type JobRecord, type Priority, type Tier, type Waiting, type WorkerId } from '../core/job.ts'
 import type { Effect } from '../core/effects.ts'
 import type { AcceptedJob, Input, TeamRules } from '../core/inputs.ts'
+import type { QuotaLimits } from '../core/quota.ts'
+import type { Patience } from '../core/tiers.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { StoredProgress } from '../store/jobs.ts'
 import type { JobCompanions, Writer } from '../store/writer.ts'
@@ -61,6 +64,7 @@ export class Dispatcher {
     const record = newRecord(job, this.#parts.now(), this.#parts.coordinator)
     const live = new LiveJob(record, job.request)
     live.hasCallback = job.along?.callback !== undefined
+    live.streamed = job.streamed
     this.#live.set(record.id, live)
     const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
@@ -68,9 +72,9 @@ export class Dispatcher {
       this.#live.delete(record.id)
       throw error
     })
-    this.#apply({ kind: 'job-accepted', job: accepted(record, job.prefix) })
+    this.#apply({ kind: 'job-accepted', job: accepted(record, job.prefix, job.terms, !job.restartless, 0) })
     // A job that found a slot at once is accepted and started by one event: nearly every job does.
-    const started = record.attempt === 1 ? { attempt: 1, rule: live.rule } : {}
+    const started = record.attempt === 1 && live.decision !== null ? { attempt: 1, ...decisionDetails(live.decision) } : {}
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
     live.announced = true
     if (record.status === 'queued' && this.#scheduler.waitingCount > REQUESTS_IN_MEMORY) live.request = null
@@ -160,14 +164,35 @@ export class Dispatcher {
   #line({ record, tokenIds }: LiveJob, worker: { id: WorkerId; name: string } | null): void {
     this.#apply({
       kind: 'job-recovered',
-      job: accepted(record, []),
+      job: accepted(record, [], this.#parts.termsOf(record), true, record.status === 'queued' ? this.#parts.now() - record.createdMs : 0),
       attempt: record.attempt,
       worker,
       tokens: tokenIds.length,
       sha256: record.modelSha256,
+      served: record.servedModel,
       strikes: record.strikes,
       failures: record.failures,
     })
+  }
+
+  // ── providers that the coordinator calls itself ─────────────────────────────────────────────────────────────────
+
+  setProvider(provider: { id: WorkerId; name: string; offers: ModelOffer[]; terms: CloudTerms; quota: QuotaLimits }): void {
+    const { id: worker, name, offers, terms, quota } = provider
+    this.#workerNames.set(worker, name)
+    this.#apply({ kind: 'provider-set', worker, name, offers, terms, quota })
+  }
+
+  removeProvider(worker: WorkerId): void {
+    this.#apply({ kind: 'provider-removed', worker })
+  }
+
+  holdProvider(worker: WorkerId, hold: Hold | null): void {
+    this.#apply({ kind: 'provider-held', worker, hold })
+  }
+
+  setPurse(purse: string, spentUntilMs: number | null): void {
+    this.#apply({ kind: 'purse-set', purse, spentUntilMs })
   }
 
   // ── what workers say ────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,6 +266,7 @@ export class Dispatcher {
       live.record.promptTokens = end.promptTokens
       live.record.completionTokens = end.completionTokens
       live.record.cachedTokens = end.cachedTokens
+      live.record.costMicros += end.costMicros ?? 0
       live.workerMs = end.totalMs
       live.stopSequence = end.stopSequence ?? null
       live.reasoningTokens = end.reasoningTokens ?? null
@@ -250,9 +276,11 @@ export class Dispatcher {
     this.#acknowledge(worker, end)
   }
 
-  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError): void {
+  /** With a hold it was the provider that could take no more. */
+  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Hold): void {
     if (this.#stopped) return
-    this.#apply({ kind: 'attempt-failed', job: report.job, attempt: report.attempt, worker, error })
+    const { job, attempt } = report
+    this.#apply({ kind: 'attempt-failed', job, attempt, worker, error, ...(hold === undefined ? {} : { hold }) })
     this.#acknowledge(worker, report)
   }
 
@@ -328,6 +356,12 @@ export class Dispatcher {
       case 'breaker-changed':
         this.#parts.onBreaker(effect.worker, effect.model, effect.untilMs, effect.why)
         break
+      case 'discard-answer':
+        this.#discard(this.#get(effect.job))
+        break
+      case 'provider-held':
+        this.#parts.onHeld(effect.worker, effect.model, effect.hold)
+        break
       case 'worker-replaced':
         this.#parts.onWorkerReplaced(effect.worker)
         break
@@ -356,15 +390,17 @@ export class Dispatcher {
     record.attempt = effect.attempt
     record.attemptStartedMs = nowMs
     record.worker = effect.worker
-    record.workerName = this.#workerNames.get(effect.worker) ?? null
-    record.tier = 'gpu'
-    record.modelSha256 = this.#scheduler.findWorker(effect.worker)?.models.get(record.model)?.offer.sha256 ?? null
+    record.tier = effect.tier
+    record.servedModel = effect.model
+    const provider = this.#scheduler.findWorker(effect.worker)
+    record.workerName = provider?.name ?? null
+    record.modelSha256 = provider?.models.get(effect.model)?.offer.sha256 ?? null
     if (record.startedMs === null) {
       record.startedMs = nowMs
       record.queueMs = Math.round(nowMs - record.createdMs)
       this.#parts.onStarted(record)
     }
-    live.rule = effect.rule
+    live.decision = effect.decision
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#queuedAndFollowed.delete(live)
     this.#changed(live)
@@ -373,7 +409,7 @@ export class Dispatcher {
     if (live.announced)
       this.#event('job.started', live, 'coordinator', {
         attempt: effect.attempt,
-        rule: effect.rule,
+        ...decisionDetails(effect.decision),
         continued_tokens: live.tokenIds.length,
       })
     this.#send(live)
@@ -382,10 +418,13 @@ export class Dispatcher {
 
   #send(live: LiveJob): void {
     if (this.#stopped) return
-    const { id, attempt, worker, model } = live.record
+    const { id, attempt, worker, model: asked, servedModel } = live.record
+    const model = servedModel ?? asked
     assert(worker !== null, 'a running job has a worker')
     if (live.request !== null) {
-      this.#parts.link.start(worker, { job: id, attempt, model, request: live.request, continuation: live.tokenIds })
+      const seedGiven = live.record.needs.includes('seed')
+      const { request, tokenIds: continuation, streamed: stream } = live
+      this.#parts.link.start(worker, { job: id, attempt, model, request, continuation, stream, seedGiven })
       return
     }
     void this.#parts.readRequest(id).then(
@@ -440,6 +479,13 @@ export class Dispatcher {
     this.#event('job.requeued', live, 'coordinator', { why, attempt: live.record.attempt, delivered_tokens: live.tokenIds.length })
     live.changed()
     if (live.followed) this.announceWaiting(live)
+  }
+
+  /** Nobody may have read it; what a checkpoint holds of it would be joined to the next answer. */
+  #discard(live: LiveJob): void {
+    if (live.storedTokens > 0) this.#writer.clearProgress(live.record.id)
+    this.#progressed.delete(live)
+    live.discard()
   }
 
   #endBadly(live: LiveJob, status: 'failed' | 'parked', error: JobError): void {
@@ -538,6 +584,10 @@ export type DispatcherParts = {
   /** The end, or the parking, of a job that has a callback is durable. */
   onEndStored(record: JobRecord): void
   onStale(): void
+  /** What a stored job's policy, team and pins come to now. */
+  termsOf(record: JobRecord): Terms
+  /** A provider, or one of a worker's models, gets no work for a while, or again; `model` null: the whole provider. */
+  onHeld(worker: WorkerId, model: string | null, hold: Hold | null): void
   onBreaker(worker: WorkerId, model: string, untilMs: number | null, why: string): void
   onWorkerState(worker: WorkerId, from: string, to: string): void
   onWorkerReplaced(worker: WorkerId): void
@@ -545,11 +595,24 @@ export type DispatcherParts = {
 
 /** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
 export interface WorkerLink {
-  start(worker: WorkerId, start: { job: JobId; attempt: number; model: string; request: string; continuation: number[] }): void
+  start(worker: WorkerId, start: AttemptStart): void
   cancel(worker: WorkerId, job: JobId, attempt: number): void
   resume(worker: WorkerId, job: JobId, attempt: number, first: number): void
   acknowledge(worker: WorkerId, job: JobId, attempt: number): void
   drop(worker: WorkerId): void
+}
+
+export type AttemptStart = {
+  job: JobId
+  attempt: number
+  model: string
+  /** The GenerationRequest of proto/request.ts as JSON. */
+  request: string
+  continuation: number[]
+  /** Somebody may read the answer while it grows. */
+  stream: boolean
+  /** The seed was the caller's own choice. */
+  seedGiven: boolean
 }
 
 export type NewJob = {
@@ -559,6 +622,15 @@ export type NewJob = {
   actor: string
   model: string
   pinnedProvider: string | null
+  pinnedTier: Tier | null
+  policy: string | null
+  key: string | null
+  terms: Terms
+  needs: readonly string[]
+  /** Its answer is read while it grows: an engine that cannot continue it must not begin it anew. */
+  restartless: boolean
+  /** Somebody may read it while it grows; else a cloud is asked for all of it at once, which costs both sides less. */
+  streamed: boolean
   detached: boolean
   traceId: string
   priority: Priority
@@ -574,6 +646,9 @@ export type NewJob = {
   rowKey?: string
   along?: JobCompanions
 }
+
+/** What a job's policy, team and pins come to: when tiers open to it, and who pays. */
+export type Terms = { patience: Patience; purses: readonly string[] }
 
 type AttemptOutput = {
   job: JobId
@@ -600,6 +675,8 @@ type AttemptEnd = {
   cachedTokens: number
   reasoningTokens?: number | null
   totalMs: number
+  /** What the provider is owed for it; absent: nothing. */
+  costMicros?: number
 }
 
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
@@ -619,9 +696,9 @@ function delivered(progress: StoredProgress | undefined): { tokenIds: number[]; 
   return { tokenIds: progress.tokenIds, answer }
 }
 
-function accepted(record: JobRecord, prefix: readonly string[]): AcceptedJob {
-  const { id, model, pinnedProvider: provider, team, priority, cost, maxWaitMs, maxRunMs } = record
-  return { id, model, provider, team, priority, cost, maxWaitMs, maxRunMs, prefix }
+function accepted(record: JobRecord, prefix: readonly string[], terms: Terms, restartable: boolean, waitedMs: number): AcceptedJob {
+  const { id, model, pinnedProvider: provider, needs, team, priority, cost, maxWaitMs, maxRunMs } = record
+  return { id, model, provider, ...terms, needs, restartable, waitedMs, team, priority, cost, maxWaitMs, maxRunMs, prefix }
 }
 
 export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord {
@@ -633,6 +710,10 @@ export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord 
     team: job.team,
     model: job.model,
     pinnedProvider: job.pinnedProvider,
+    pinnedTier: job.pinnedTier,
+    policy: job.policy,
+    key: job.key,
+    needs: job.needs,
     priority: job.priority,
     maxWaitMs: job.maxWaitMs,
     maxRunMs: job.maxRunMs,
@@ -653,6 +734,7 @@ export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord 
     worker: null,
     workerName: null,
     tier: null,
+    servedModel: null,
     modelSha256: null,
     queueMs: null,
     firstTokenMs: null,
@@ -668,4 +750,15 @@ export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord 
 /** Cancelling what is final or unknown is refused in words a caller can act on. */
 export function notCancellable(record: JobRecord): Fault {
   return new Fault('job_is_final', `The job is ${record.status} already and cannot be cancelled.`, { status: 409, job: record.id })
+}
+
+/** A decision as its event tells it, in the contract's words. */
+export function decisionDetails({ rule, chosen, candidates, more, waitedMs }: Decision): Record<string, unknown> {
+  return {
+    rule,
+    chosen,
+    candidates: candidates.map(({ provider, tier, model, eligible, whyNot }) => ({ provider, tier, model, eligible, why_not: whyNot })),
+    ...(more === 0 ? {} : { more_candidates: more }),
+    waited_ms: waitedMs,
+  }
 }

@@ -1,4 +1,5 @@
 import { Answer, type AnswerDelta, type AnswerJson, type FinishReason } from '../../proto/answer.ts'
+import type { Decision } from '../core/decision.ts'
 import type { AttemptRecord, JobRecord, Waiting, WorkerId } from '../core/job.ts'
 
 /** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
@@ -20,8 +21,8 @@ export class LiveJob {
   /** Attempts that ended since this process knows the job; earlier ones stand in PostgreSQL. */
   readonly endedAttempts: AttemptRecord[] = []
   tokensAtAttemptStart = 0
-  /** By which rule the last attempt's worker was chosen. */
-  rule: 'prefix' | 'least_busy' | null = null
+  /** Why the last attempt went where it went. */
+  decision: Decision | null = null
   /** Its acceptance is in the ledger. */
   announced = false
   /** How long the worker says the last attempt took. */
@@ -30,6 +31,8 @@ export class LiveJob {
   callers = 0
   /** Somebody is to be called back when it ends. */
   hasCallback = false
+  /** Somebody may read it while it grows. */
+  streamed = true
   /** None until somebody follows: of a million waiting jobs nearly none is. */
   #followers: Set<Follower> = NOBODY
 
@@ -96,6 +99,16 @@ export class LiveJob {
     for (const follower of this.#followers) follower.grown()
   }
 
+  /** What was delivered is void. */
+  discard(): void {
+    this.tokenIds.length = 0
+    this.answer.clear()
+    this.storedTokens = 0
+    this.storedChars = 0
+    this.unstored = []
+    for (const follower of this.#followers) follower.discarded()
+  }
+
   ended(): void {
     for (const follower of this.#followers) follower.ended()
   }
@@ -122,6 +135,8 @@ export interface Follower {
   /** The record is final (or parked) and `answer` complete. */
   ended(): void
   waits(waiting: Waiting): void
+  /** The answer begins anew: who has read of it must be told. */
+  discarded(): void
   /** An attempt started, or the job went back into the line. */
   changed?(): void
 }

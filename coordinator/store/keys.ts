@@ -1,13 +1,25 @@
 import type { EventRecord } from '../core/event.ts'
 import type { Db, Query } from './db.ts'
 import { insertEvent } from './events.ts'
-import { milliseconds, millisecondsOrNull, text } from './rows.ts'
+import { milliseconds, millisecondsOrNull, numberOrNull, text, textOrNull } from './rows.ts'
+import type { Role } from './users.ts'
+
+export type KeyKind = 'bootstrap' | 'personal' | 'team' | 'worker' | 'intake'
 
 export type KeyRecord = {
   id: string
   name: string
-  kind: string
-  team: string
+  kind: KeyKind
+  /** Null: a personal key of somebody without a team, or a worker's. */
+  team: string | null
+  /** The user whose personal key it is, with the role and the teams as they are now. */
+  owner: { id: string; email: string; role: Role; teams: string[] } | null
+  /** Null in these: all. */
+  scopes: string[] | null
+  models: string[] | null
+  tiers: string[] | null
+  requestsPerMinute: number | null
+  spendMicrosPerDay: number | null
   hash: Buffer
   /** Of the key itself, so that people can tell which one they hold. */
   lastFour: string
@@ -17,43 +29,70 @@ export type KeyRecord = {
 }
 
 export async function activeKeys(db: Db): Promise<KeyRecord[]> {
-  return (await db.query('select * from keys where revoked_at is null')).map(parseKey)
+  return (await db.query(`${SELECT} where k.revoked_at is null and (k.owner is null or u.archived_at is null)`)).map(parseKey)
 }
 
 /** Newest first; `before` is the id the page starts behind. */
 export async function listKeys(db: Db, filter: { before: string | null; limit: number }): Promise<KeyRecord[]> {
-  const rows = await db.query('select * from keys where ($1::uuid is null or id < $1) order by id desc limit $2', [
-    filter.before,
-    filter.limit,
-  ])
+  const rows = await db.query(`${SELECT} where ($1::uuid is null or k.id < $1) order by k.id desc limit $2`, [filter.before, filter.limit])
   return rows.map(parseKey)
 }
 
 export async function findKey(db: Db, id: string): Promise<KeyRecord | undefined> {
-  const row = await db.maybeOne('select * from keys where id = $1', [id])
+  const row = await db.maybeOne(`${SELECT} where k.id = $1`, [id])
   return row === undefined ? undefined : parseKey(row)
 }
 
-/** Undefined when the team does not exist or is archived. */
-export async function saveKey(
-  query: Query,
-  key: { id: string; name: string; kind: string; team: string; hash: Buffer; lastFour: string; expiresMs: number | null },
-): Promise<KeyRecord | undefined> {
+export type NewKey = {
+  id: string
+  name: string
+  kind: KeyKind
+  team: string | null
+  owner: string | null
+  hash: Buffer
+  lastFour: string
+  expiresMs: number | null
+  scopes: string[] | null
+  models: string[] | null
+  tiers: string[] | null
+  requestsPerMinute: number | null
+  spendMicrosPerDay: number | null
+}
+
+/** Undefined when its team or its user does not exist or is archived. */
+export async function saveKey(query: Query, key: NewKey): Promise<string | undefined> {
   const [row] = await query(
-    `insert into keys (id, name, kind, team, hash, last_four, expires_at)
-     select $1, $2, $3, t.name, $5, $6, to_timestamp($7::float8 / 1000) from teams t where t.name = $4 and t.archived_at is null
-     returning *`,
-    [key.id, key.name, key.kind, key.team, key.hash, key.lastFour, key.expiresMs],
+    `insert into keys (id, name, kind, team, owner, hash, last_four, expires_at, scopes, models, tiers, requests_per_minute, spend_micros_per_day)
+     select $1, $2, $3, $4, $5, $6, $7, to_timestamp($8::float8 / 1000), $9, $10, $11, $12, $13
+      where ($4::text is null or exists (select 1 from teams t where t.name = $4 and t.archived_at is null))
+        and ($5::uuid is null or exists (select 1 from users u where u.id = $5 and u.archived_at is null))
+     returning id`,
+    [
+      key.id,
+      key.name,
+      key.kind,
+      key.team,
+      key.owner,
+      key.hash,
+      key.lastFour,
+      key.expiresMs,
+      key.scopes,
+      key.models,
+      key.tiers,
+      key.requestsPerMinute,
+      key.spendMicrosPerDay,
+    ],
   )
-  return row === undefined ? undefined : parseKey(row)
+  return row === undefined ? undefined : text(row.id)
 }
 
 /** Undefined when it was revoked before, or is the bootstrap key, which only another one replaces. */
-export async function revokeKey(query: Query, id: string): Promise<KeyRecord | undefined> {
-  const [row] = await query(`update keys set revoked_at = now() where id = $1 and revoked_at is null and kind <> 'bootstrap' returning *`, [
-    id,
-  ])
-  return row === undefined ? undefined : parseKey(row)
+export async function revokeKey(query: Query, id: string): Promise<string | undefined> {
+  const [row] = await query(
+    `update keys set revoked_at = now() where id = $1 and revoked_at is null and kind <> 'bootstrap' returning id`,
+    [id],
+  )
+  return row === undefined ? undefined : text(row.id)
 }
 
 /** Makes the given bootstrap key the only one. */
@@ -78,12 +117,24 @@ export async function saveBootstrapKey(
   })
 }
 
+const SELECT =
+  'select k.*, u.email as owner_email, u.role as owner_role, u.teams as owner_teams from keys k left join users u on u.id = k.owner'
+
 function parseKey(row: Record<string, unknown>): KeyRecord {
   return {
     id: text(row.id),
     name: text(row.name),
-    kind: text(row.kind),
-    team: text(row.team),
+    kind: text(row.kind) as KeyKind,
+    team: textOrNull(row.team),
+    owner:
+      row.owner === null
+        ? null
+        : { id: text(row.owner), email: text(row.owner_email), role: text(row.owner_role) as Role, teams: row.owner_teams as string[] },
+    scopes: row.scopes as string[] | null,
+    models: row.models as string[] | null,
+    tiers: row.tiers as string[] | null,
+    requestsPerMinute: numberOrNull(row.requests_per_minute),
+    spendMicrosPerDay: numberOrNull(row.spend_micros_per_day),
     hash: row.hash as Buffer,
     lastFour: text(row.last_four),
     createdMs: milliseconds(row.created_at),

@@ -1,14 +1,19 @@
 import type { Db, Query } from './db.ts'
-import { milliseconds, number, numberOrNull, text } from './rows.ts'
+import { milliseconds, number, numberOrNull, text, textOrNull } from './rows.ts'
 
 export type TeamRecord = {
   id: string
   name: string
   weight: number
   maxParallel: number | null
+  policy: string | null
+  spendMicrosPerDay: number | null
+  spendMicrosPerMonth: number | null
   hasWebhookSecret: boolean
   createdMs: number
 }
+
+export type TeamRules = Pick<TeamRecord, 'weight' | 'maxParallel' | 'policy' | 'spendMicrosPerDay' | 'spendMicrosPerMonth'>
 
 /** Newest first; archived ones are not shown. */
 export async function listTeams(db: Db, filter: { before: string | null; limit: number }): Promise<TeamRecord[]> {
@@ -31,26 +36,23 @@ export async function findTeam(db: Db, idOrName: string): Promise<TeamRecord | u
 /** Undefined when the name is taken, also by an archived team: old rows still speak of it. */
 export async function saveTeam(
   query: Query,
-  team: { id: string; name: string; weight: number; maxParallel: number | null; webhookSecret: Buffer },
+  team: TeamRules & { id: string; name: string; webhookSecret: Buffer },
 ): Promise<TeamRecord | undefined> {
   const [row] = await query(
-    `insert into teams (id, name, weight, max_parallel, webhook_secret) values ($1, $2, $3, $4, $5)
+    `insert into teams (id, name, weight, max_parallel, policy, spend_micros_per_day, spend_micros_per_month, webhook_secret)
+     values ($1, $2, $3, $4, $5, $6, $7, $8)
      on conflict (name) do nothing returning *`,
-    [team.id, team.name, team.weight, team.maxParallel, team.webhookSecret],
+    [team.id, team.name, team.weight, team.maxParallel, team.policy, team.spendMicrosPerDay, team.spendMicrosPerMonth, team.webhookSecret],
   )
   return row === undefined ? undefined : parseTeam(row)
 }
 
-export async function changeTeam(
-  query: Query,
-  id: string,
-  change: { weight: number; maxParallel: number | null },
-): Promise<TeamRecord | undefined> {
-  const [row] = await query('update teams set weight = $2, max_parallel = $3 where id = $1 and archived_at is null returning *', [
-    id,
-    change.weight,
-    change.maxParallel,
-  ])
+export async function changeTeam(query: Query, id: string, rules: TeamRules): Promise<TeamRecord | undefined> {
+  const [row] = await query(
+    `update teams set weight = $2, max_parallel = $3, policy = $4, spend_micros_per_day = $5, spend_micros_per_month = $6
+      where id = $1 and archived_at is null returning *`,
+    [id, rules.weight, rules.maxParallel, rules.policy, rules.spendMicrosPerDay, rules.spendMicrosPerMonth],
+  )
   return row === undefined ? undefined : parseTeam(row)
 }
 
@@ -73,6 +75,9 @@ function parseTeam(row: Record<string, unknown>): TeamRecord {
     name: text(row.name),
     weight: number(row.weight),
     maxParallel: numberOrNull(row.max_parallel),
+    policy: textOrNull(row.policy),
+    spendMicrosPerDay: numberOrNull(row.spend_micros_per_day),
+    spendMicrosPerMonth: numberOrNull(row.spend_micros_per_month),
     hasWebhookSecret: row.webhook_secret !== null,
     createdMs: milliseconds(row.created_at),
   }

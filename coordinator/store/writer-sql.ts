@@ -139,6 +139,10 @@ const JOB: Column<JobRecord>[] = [
   ['team', 'text', (r) => r.team],
   ['model', 'text', (r) => r.model],
   ['pinned_provider', 'text', (r) => r.pinnedProvider],
+  ['pinned_tier', 'text', (r) => r.pinnedTier],
+  ['policy', 'text', (r) => r.policy],
+  ['key', 'uuid', (r) => r.key],
+  ['needs', 'text', (r) => (r.needs.length === 0 ? null : r.needs.join())],
   ['priority', 'text', (r) => r.priority],
   ['max_wait_ms', 'bigint', (r) => r.maxWaitMs],
   ['max_run_ms', 'bigint', (r) => r.maxRunMs],
@@ -159,6 +163,7 @@ const JOB: Column<JobRecord>[] = [
   ['worker', 'uuid', (r) => r.worker],
   ['worker_name', 'text', (r) => r.workerName],
   ['tier', 'text', (r) => r.tier],
+  ['served_model', 'text', (r) => r.servedModel],
   ['model_sha256', 'text', (r) => r.modelSha256],
   ['queue_ms', 'integer', (r) => r.queueMs],
   ['first_token_ms', 'integer', (r) => r.firstTokenMs],
@@ -171,7 +176,7 @@ const JOB: Column<JobRecord>[] = [
 ]
 
 const CHANGING = new Set(
-  'version status strikes failures detached started_at finished_at attempt attempt_started_at worker worker_name tier model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
+  'version status strikes failures detached started_at finished_at attempt attempt_started_at worker worker_name tier served_model model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
     ' ',
   ),
 )

@@ -1,3 +1,4 @@
+import { FREE } from '../support/free-terms.ts'
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
@@ -53,6 +54,8 @@ export class Store {
       link,
       readRequest: async () => '{}',
       newEvent: (type, actor, details) => ({ id: newId(), atMs: Date.now(), type, actor, ...NOTHING, details }),
+      termsOf: () => FREE.terms,
+      onHeld: () => {},
       onStarted: () => {},
       onDispatched: () => {},
       onFirstToken: () => {},
@@ -137,6 +140,7 @@ const PLAIN: Omit<NewJob, 'id' | 'traceId'> = {
   actor: 'bench',
   model: 'm',
   pinnedProvider: null,
+  ...FREE,
   detached: true,
   priority: 'normal',
   maxWaitMs: null,

@@ -103,6 +103,11 @@ export class SimulatedClient implements Follower {
       throw new Violation(`${this.id}: the reader has "${this.#text}", stored is "${text}"`)
   }
 
+  /** No engine here starts over. */
+  discarded(): void {
+    throw new Violation(`${this.id} was begun anew`)
+  }
+
   #stored(): void {
     this.accepted = true
     if (!this.#database.jobs.has(this.id)) throw new Violation(`${this.id} is told to be accepted and is not stored`)

@@ -1,3 +1,4 @@
+import { FREE } from './free-terms.ts'
 import { Fault } from '../../coordinator/core/fault.ts'
 import type { JobId, JobRecord, WorkerId } from '../../coordinator/core/job.ts'
 import type { Effect } from '../../coordinator/core/effects.ts'
@@ -75,6 +76,8 @@ export class SimulatedCoordinator {
         const id = `${this.#id}-${++events}`
         return { id, atMs: this.now(), type, actor, team: null, job: null, provider: null, worker: null, traceId: null, details }
       },
+      termsOf: () => FREE.terms,
+      onHeld: () => {},
       onStarted: () => {},
       onDispatched: () => {},
       onFirstToken: () => {},

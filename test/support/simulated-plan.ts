@@ -1,3 +1,4 @@
+import { FREE } from './free-terms.ts'
 import type { TeamRules } from '../../coordinator/core/inputs.ts'
 import type { JobId, Priority } from '../../coordinator/core/job.ts'
 import type { ClientPlan } from './simulated-client.ts'
@@ -88,6 +89,7 @@ function clientPlan(index: number, calm: boolean, hosts: HostPlan[], chance: Cha
       actor: 'key:caller',
       model,
       pinnedProvider: !calm && chance.maybe(0.1) ? chance.pick(serving).name : null,
+      ...FREE,
       detached: true,
       traceId: `t${index}`,
       priority,

@@ -1,4 +1,5 @@
-import type { ModelOffer } from '../../coordinator/core/fleet.ts'
+import type { Hold, ModelOffer } from '../../coordinator/core/fleet.ts'
+import { FREE } from './free-terms.ts'
 import type { JobError, JobId, WorkerId } from '../../coordinator/core/job.ts'
 import type { Effect } from '../../coordinator/core/effects.ts'
 import type { AcceptedJob, Input, SchedulerRules } from '../../coordinator/core/inputs.ts'
@@ -22,7 +23,8 @@ export const RULES: SchedulerRules = {
 /** A job as a caller without wishes submits it. */
 export function plainJob(job: string, wishes: Partial<AcceptedJob> = {}): AcceptedJob {
   const plain = { model: 'm', provider: null, team: 'default', priority: 'normal' as const, cost: 100, maxWaitMs: null, maxRunMs: null }
-  return { ...plain, prefix: [], ...wishes, id: job as JobId }
+  const free = { ...FREE.terms, needs: [], restartable: true, waitedMs: 0 }
+  return { ...plain, ...free, prefix: [], ...wishes, id: job as JobId }
 }
 
 /**
@@ -112,7 +114,7 @@ export class SchedulerWorld {
     this.apply({ kind: 'attempt-finished', job: job as JobId, attempt, worker, cost })
   }
 
-  fail(job: string, error: Partial<JobError> = {}): void {
+  fail(job: string, error: Partial<JobError> = {}, hold?: Hold): void {
     const { attempt, worker } = this.#liveOf(job)
     this.apply({
       kind: 'attempt-failed',
@@ -120,6 +122,7 @@ export class SchedulerWorld {
       attempt,
       worker,
       error: { code: 'model_process_died', message: 'x', layer: 'model', retryable: true, ...error },
+      ...(hold === undefined ? {} : { hold }),
     })
   }
 
@@ -163,8 +166,8 @@ export class SchedulerWorld {
       if (outcomes.length > 1) throw new Error(`${job} ended ${outcomes.length} times: ${outcomes.join()}`)
     for (const job of this.#models.keys()) {
       if (this.outcomes.has(job)) continue
-      const free = this.scheduler.candidates(this.nowMs, job)?.find((candidate) => candidate.whyNot === null)
-      if (free !== undefined) throw new Error(`${job} waits although ${free.worker} has a free slot for it`)
+      const free = this.scheduler.deliberation(this.nowMs, job)?.chosen
+      if (typeof free === 'string') throw new Error(`${job} waits although ${free} has a free slot for it`)
     }
   }
 }

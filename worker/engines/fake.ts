@@ -8,7 +8,7 @@ import { TextAssembler } from './text.ts'
 
 /**
  * An engine without a model, for trying and measuring everything around one. Its answer is a pure function of model name,
- * request, seed and position (at temperature 0 the seed does not count, as for a real model), one word per token, paced
+ * request, seed and position (at temperature 0 the seed does not count, as for a real model, and neither does one that nobody asked for), one word per token, paced
  * like a real one. It plays whatever a request can ask for: reasoning, tool calls, documents of a schema, vectors. Words in the prompt bring on the faults a real one has: its process dies, it falls silent, it fails.
  */
 export function openFakeEngine(options: FakeOptions, onState: StateListener): Engine {

@@ -1,28 +1,39 @@
 import { existsSync, rmSync, statSync } from 'node:fs'
 import {
   type ChatHistoryItem,
-  type ChatWrapper,
   getLlama,
   InsufficientMemoryError,
-  JinjaTemplateChatWrapper,
   type Llama,
   type LlamaContext,
   type LlamaContextSequence,
+  LlamaGrammar,
+  LlamaGrammarEvaluationState,
   LlamaLogLevel,
   type LlamaModel,
+  LlamaText,
   resolveChatWrapper,
   type SequenceEvaluateOptions,
+  SpecialTokensText,
   type Token,
   TokenBias,
 } from 'node-llama-cpp'
-import { type ChatMessage, type GenerationRequest, textOf, textsOf } from '../../proto/request.ts'
+import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import type { GenerationFailure } from './engine.ts'
+import { generationAbilities } from './llama/abilities.ts'
+import { answerPlan, type ChatTraits, thinks } from './llama/answer-plan.ts'
+import { biasKeeper } from './llama/biases.ts'
+import { ChatTemplate, type ChatWish } from './llama/chat-template.ts'
+import { unsupportedSchema } from './llama/constraint.ts'
+import { describedTools, type PlainMessage } from './llama/described-tools.ts'
 import { Generation, type Vocabulary } from './llama/generation.ts'
 import { Lockstep } from './llama/lockstep.ts'
 import { BATCH_TOKENS } from './llama/pace.ts'
 import { PrefixStore } from './llama/prefixes.ts'
 import type { FromProcess, LogLevel, ModelSettings, ToProcess } from './llama/protocol.ts'
-import type { Choice, Sequence, TokenSource } from './llama/sequence.ts'
+import { ALTERNATIVES_MAX, scaled } from './llama/logprobs.ts'
+import { UnsupportedSchema } from './llama/schema-grammar.ts'
+import type { Choice, GrammarState, Sequence, TokenSource } from './llama/sequence.ts'
+import { CALL_FORMS } from './llama/tool-calls.ts'
 import { bytesOfTokens, mostBytes } from './llama/vocabulary.ts'
 
 /**
@@ -75,25 +86,54 @@ type OpenedModel = {
   facts: Extract<FromProcess, { kind: 'ready' }>['model']
   sequences: readonly Sequence[]
   vocabulary: Vocabulary
+  traits: ChatTraits
   /** The tokens of a prompt; throws where the model's chat template refuses the messages. */
-  tokensOf: (prompt: GenerationRequest['prompt']) => number[]
+  read: PromptReader
+  makeGrammar: (grammar: string) => GrammarState
+  tokensOf: (text: string) => number[]
 }
+
+type PromptReader = (request: GenerationRequest) => { tokens: number[]; reasoningBegun: boolean }
 
 function start(message: Extract<ToProcess, { kind: 'start' }>, model: OpenedModel, lockstep: Lockstep): void {
-  const { id, request, continuation } = message
-  const { facts, vocabulary } = model
+  const { id, request } = message
+  const { contextTokens, maxTokenBytes } = model.facts
   const refuse = (failed: GenerationFailure): void => tell({ kind: 'news', news: [{ id, failed }] })
-  const fewest = Math.ceil(promptBytes(request.prompt) / facts.maxTokenBytes)
+  if (request.prompt.kind === 'embed' || request.prompt.kind === 'rank') return refuse(notGenerating(request.prompt.kind))
+  const fewest = Math.ceil(promptBytes(request) / maxTokenBytes)
   // Cutting a book into tokens takes seconds in which nobody's next token would come.
-  if (fewest >= facts.contextTokens) return refuse(tooLong(`at least ${fewest}`, facts.contextTokens))
-  const prompt = tokensOrFailure(request.prompt, model)
+  if (fewest >= contextTokens) return refuse(tooLong(`at least ${fewest}`, contextTokens))
+  const prompt = promptOrFailure(request, model)
   if ('code' in prompt) return refuse(prompt)
-  if (prompt.length >= facts.contextTokens) return refuse(tooLong(`${prompt.length}`, facts.contextTokens))
-  lockstep.start(new Generation(id, prompt, continuation, request, facts.contextTokens, vocabulary))
+  if (prompt.tokens.length >= contextTokens) return refuse(tooLong(`${prompt.tokens.length}`, contextTokens))
+  const generation = generationOrFailure(message, prompt, model)
+  if ('code' in generation) refuse(generation)
+  else lockstep.start(generation)
 }
 
-function promptBytes(prompt: GenerationRequest['prompt']): number {
-  return textsOf(prompt).reduce((bytes, text) => bytes + Buffer.byteLength(text), 0)
+function generationOrFailure(
+  { id, request, continuation }: Extract<ToProcess, { kind: 'start' }>,
+  { tokens, reasoningBegun }: ReturnType<PromptReader>,
+  model: OpenedModel,
+): Generation | GenerationFailure {
+  try {
+    const plan = answerPlan(request, { ...model, prompt: tokens, reasoningBegun })
+    return new Generation(id, tokens, continuation, request, model.facts.contextTokens, model.vocabulary, plan)
+  } catch (error) {
+    if (error instanceof UnsupportedSchema) return unsupportedSchema(error)
+    const message = `the answer cannot be held to its schema or tools: ${(error as Error).message}`
+    return { layer: 'model', code: 'grammar_failed', message, retryable: false }
+  }
+}
+
+function notGenerating(kind: 'embed' | 'rank'): GenerationFailure {
+  const [wish, option] = kind === 'embed' ? ['embed', 'embedding=true'] : ['rank', 'rerank=true']
+  const message = `this model generates text and does not ${wish}: name a model that is served with ${option}`
+  return { layer: 'ingress', code: 'wrong_kind_of_model', message, retryable: false }
+}
+
+function promptBytes({ prompt, tools }: GenerationRequest): number {
+  return textsOf(prompt).reduce((bytes, text) => bytes + Buffer.byteLength(text), tools === undefined ? 0 : JSON.stringify(tools).length)
 }
 
 function tooLong(promptTokens: string, contextTokens: number): GenerationFailure {
@@ -103,10 +143,10 @@ function tooLong(promptTokens: string, contextTokens: number): GenerationFailure
   return { layer: 'ingress', code: 'context_length_exceeded', message, retryable: false }
 }
 
-function tokensOrFailure(prompt: GenerationRequest['prompt'], model: OpenedModel): number[] | GenerationFailure {
+function promptOrFailure(request: GenerationRequest, model: OpenedModel): ReturnType<PromptReader> | GenerationFailure {
   try {
-    const tokens = model.tokensOf(prompt)
-    if (tokens.length > 0) return tokens
+    const prompt = model.read(request)
+    if (prompt.tokens.length > 0) return prompt
     return { layer: 'ingress', code: 'empty_prompt', message: 'the prompt has no tokens: send some text', retryable: false }
   } catch (error) {
     const message = `the model's chat template refuses these messages: ${(error as Error).message}`
@@ -137,6 +177,10 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
   const context = await createContext(model, { slots: settings.slots ?? SLOTS_DEFAULT, contextTokens }, threads)
   const bytes = tokenBytes(model)
   const slots = context.totalSequences
+  const template = readTemplate(model)
+  const traits = { callForm: template?.callForm ?? CALL_FORMS.tagged, reasoning: template?.reasoning }
+  const marks = marksOf(model, [traits.callForm.open, traits.callForm.close, traits.reasoning?.open, traits.reasoning?.close])
+  const tellsProbabilities = addProbabilities(llama, model, context)
   return {
     facts: {
       slots,
@@ -144,10 +188,18 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
       maxTokenBytes: mostBytes(bytes),
       sizeBytes,
       detail: detailOf(llama, model, threads),
+      abilities: generationAbilities({ reasons: traits.reasoning !== undefined, tellsProbabilities }),
     },
     sequences: Array.from({ length: slots }, (_, id) => new ModelSequence(id, context.getSequence(), model)),
-    vocabulary: { bytesOf: (token) => bytes[token] ?? NO_BYTES, endsGeneration: (token) => model.isEogToken(token as Token) },
-    tokensOf: promptReader(model),
+    vocabulary: {
+      bytesOf: (token) => bytes[token] ?? NO_BYTES,
+      markOf: (token) => marks.get(token),
+      endsGeneration: (token) => model.isEogToken(token as Token),
+    },
+    traits,
+    read: promptReader(model, template),
+    makeGrammar: (grammar) => new ModelGrammar(llama, model, grammar),
+    tokensOf: (text) => model.tokenize(text, true),
   }
 }
 
@@ -250,50 +302,82 @@ function tokenBytes(model: LlamaModel): Uint8Array[] {
   return tokens.map((_, id) => Buffer.from(model.detokenize([id as Token])))
 }
 
-/** Reads prompts as the model's own chat template writes them. What users write is text: it never becomes a special token. */
-function promptReader(model: LlamaModel): (prompt: GenerationRequest['prompt']) => number[] {
-  const chat = chatReader(model)
-  return (prompt) => {
-    // A raw prompt is written by someone who writes the template too, so special tokens in it are meant.
-    const tokens = prompt.kind === 'chat' ? chat(prompt.messages) : model.tokenize(textsOf(prompt).join(''), true)
-    const { bos, shouldPrependBosToken } = model.tokens
-    return bos !== null && shouldPrependBosToken && tokens[0] !== bos ? [bos, ...tokens] : tokens
-  }
+/** Tokens without a text of their own that are marks of how the model writes. */
+function marksOf(model: LlamaModel, marks: readonly (string | undefined)[]): Map<number, Uint8Array> {
+  const { tokens } = model.fileInfo.metadata.tokenizer.ggml
+  const ids = marks.filter((mark) => mark !== undefined && mark !== '').map((mark) => [tokens.indexOf(mark!), mark!] as const)
+  return new Map(ids.filter(([id]) => id >= 0).map(([id, mark]) => [id, Buffer.from(mark)]))
 }
 
-function chatReader(model: LlamaModel): (messages: readonly ChatMessage[]) => Token[] {
+function readTemplate(model: LlamaModel): ChatTemplate | undefined {
   const template = model.fileInfo.metadata.tokenizer.chat_template
-  if (template !== undefined && template.trim() !== '') {
-    try {
-      const wrapper = templateWrapper(template, model)
-      return (messages) => tokensOfHistory(wrapper, messages.map(historyItem), model)
-    } catch (error) {
-      const message = `the model's chat template is not understood, a built-in one is used: ${(error as Error).message}`
-      tell({ kind: 'log', level: 'warn', message })
-    }
+  if (template === undefined || template.trim() === '') return undefined
+  const { tokens } = model.fileInfo.metadata.tokenizer.ggml
+  const { bos, eos, eot } = model.tokens
+  const textOfToken = (token: Token | null): string => (token === null ? '' : (tokens[token] ?? ''))
+  try {
+    return new ChatTemplate(template, { bos_token: textOfToken(bos), eos_token: textOfToken(eos), eot_token: textOfToken(eot) })
+  } catch (error) {
+    const message = `the model's chat template is not understood, a built-in one is used: ${(error as Error).message}`
+    tell({ kind: 'log', level: 'warn', message })
+    return undefined
   }
+}
+
+/** Reads prompts as the model's own chat template writes them. What users write is text: it never becomes a special token. */
+function promptReader(model: LlamaModel, template: ChatTemplate | undefined): PromptReader {
+  const chat = template === undefined ? builtinChat(model) : templateChat(template, model)
+  return (request) => {
+    const { prompt } = request
+    // A raw prompt is written by someone who writes the template too, so special tokens in it are meant.
+    const read =
+      prompt.kind === 'chat'
+        ? chat({ messages: prompt.messages, tools: request.toolChoice === 'none' ? undefined : request.tools, thinks: thinks(request) })
+        : { tokens: model.tokenize(textsOf(prompt).join(''), true), reasoningBegun: false }
+    const { bos, shouldPrependBosToken } = model.tokens
+    const prepended = bos !== null && shouldPrependBosToken && read.tokens[0] !== bos
+    return prepended ? { ...read, tokens: [bos, ...read.tokens] } : read
+  }
+}
+
+type ChatReader = (wish: ChatWish) => { tokens: Token[]; reasoningBegun: boolean }
+
+function templateChat(template: ChatTemplate, model: LlamaModel): ChatReader {
+  return (wish) => {
+    const { parts, reasoningBegun } = template.render(wish)
+    const text = LlamaText(parts.map((part) => (part.special ? new SpecialTokensText(part.text) : part.text)))
+    return { tokens: text.tokenize(model.tokenizer), reasoningBegun }
+  }
+}
+
+function builtinChat(model: LlamaModel): ChatReader {
   const wrapper = resolveChatWrapper(model, { warningLogs: false, noJinja: true })
-  return (messages) => tokensOfHistory(wrapper, [...messages.map(historyItem), { type: 'model', response: [] }], model)
+  return ({ messages, tools }) => {
+    const chatHistory = [...describedTools(messages, tools).map(historyItem), { type: 'model' as const, response: [] }]
+    return { tokens: wrapper.generateContextState({ chatHistory }).contextText.tokenize(model.tokenizer), reasoningBegun: false }
+  }
 }
 
-function templateWrapper(template: string, model: LlamaModel): ChatWrapper {
-  return new JinjaTemplateChatWrapper({
-    template,
-    tokenizer: model.tokenizer,
-    joinAdjacentMessagesOfTheSameType: false,
-    trimLeadingWhitespaceInResponses: false,
-    functionCallMessageTemplate: 'noJinja',
-    additionalRenderParameters: { add_generation_prompt: true },
-  })
+function historyItem({ role, content }: PlainMessage): ChatHistoryItem {
+  return role === 'assistant' ? { type: 'model', response: [content] } : { type: role, text: content }
 }
 
-function historyItem({ role, content }: ChatMessage): ChatHistoryItem {
-  const text = textOf(content)
-  return role === 'assistant' ? { type: 'model', response: [text] } : { type: role === 'system' ? 'system' : 'user', text }
-}
+class ModelGrammar implements GrammarState {
+  readonly state: LlamaGrammarEvaluationState
+  readonly #llama: Llama
 
-function tokensOfHistory(wrapper: ChatWrapper, chatHistory: ChatHistoryItem[], model: LlamaModel): Token[] {
-  return wrapper.generateContextState({ chatHistory }).contextText.tokenize(model.tokenizer)
+  constructor(llama: Llama, model: LlamaModel, grammar: string) {
+    this.#llama = llama
+    this.state = new LlamaGrammarEvaluationState({ model, grammar: new LlamaGrammar(llama, { grammar }) })
+  }
+
+  /** node-llama-cpp moves a state on only over tokens that it chose itself; forced ones need its native door. */
+  accept(token: number): void {
+    const sampler: unknown = Reflect.get(Reflect.get(this.#llama, '_bindings') as object, 'AddonSampler')
+    const accept: unknown = Reflect.get(sampler as object, 'acceptGrammarEvaluationStateToken')
+    if (typeof accept !== 'function') throw new Error('node-llama-cpp moves grammars on elsewhere now: this answer cannot be continued')
+    accept.call(sampler, Reflect.get(this.state, '_state'), token)
+  }
 }
 
 class ModelSequence implements Sequence {
@@ -316,7 +400,22 @@ class ModelSequence implements Sequence {
   }
 
   decode(tokens: readonly number[], choice: Choice): TokenSource {
-    const generated = this.#sequence.evaluate(tokens as Token[], evaluateOptions(choice, this.#model))
+    const options = evaluateOptions(choice, this.#model)
+    if (choice.wantsProbabilities) return this.#decodeWithProbabilities(tokens, options)
+    const generated = this.#sequence.evaluate(tokens as Token[], options)
+    return {
+      next: async () => {
+        const { value, done } = await generated.next()
+        return done === true ? undefined : { token: value }
+      },
+      close: async () => {
+        await generated.return()
+      },
+    }
+  }
+
+  #decodeWithProbabilities(tokens: readonly number[], options: SequenceEvaluateOptions): TokenSource {
+    const generated = this.#sequence.evaluateWithMetadata(tokens as Token[], { probabilities: true }, options)
     return {
       next: async () => {
         const { value, done } = await generated.next()
@@ -350,16 +449,39 @@ const REPEAT_PENALTY_TOKENS = 64
 /** What the caller leaves open is chosen as llama.cpp's own programs choose it. */
 function evaluateOptions(choice: Choice, model: LlamaModel): SequenceEvaluateOptions {
   const { temperature = 0.8, topK = 40, topP = 0.95, minP = 0.05, repeatPenalty = 1 } = choice.sampling
-  const bias = biasOf(choice, model)
+  const bias = TokenBias.for(model)
+  const keepBias = biasKeeper(choice, tableOf(bias), () => endTokens(model))
+  const { grammar } = choice
   return {
     temperature,
     topK,
     topP,
     minP,
     seed: choice.seed,
-    ...(bias === undefined ? {} : { tokenBias: bias }),
+    ...(keepBias === undefined ? {} : { tokenBias: () => (keepBias(), bias) }),
+    ...(grammar === undefined ? {} : { grammarEvaluationState: () => (grammar() as ModelGrammar | undefined)?.state }),
     ...(repeatPenalty === 1 ? {} : { repeatPenalty: { penalty: repeatPenalty, punishTokens: () => latestTokens(choice) as Token[] } }),
   }
+}
+
+/** `TokenBias.set` quietly leaves out tokens that end the answer, which callers and `minTokens` mean; its own table takes them. */
+function tableOf(bias: TokenBias): Map<number, number> {
+  const table: unknown = Reflect.get(bias, '_biases')
+  if (!(table instanceof Map)) throw new Error('node-llama-cpp keeps its token biases elsewhere now: tokens cannot be biased')
+  return table as Map<number, number>
+}
+
+const endTokensOf = new WeakMap<LlamaModel, number[]>()
+
+/** Looked up when first needed: asking about every token of a large vocabulary takes a tenth of a second. */
+function endTokens(model: LlamaModel): number[] {
+  let tokens = endTokensOf.get(model)
+  if (tokens === undefined) {
+    const count = model.fileInfo.metadata.tokenizer.ggml.tokens.length
+    tokens = Array.from({ length: count }, (_, id) => id).filter((id) => model.isEogToken(id as Token))
+    endTokensOf.set(model, tokens)
+  }
+  return tokens
 }
 
 function latestTokens({ prompt, answer }: Choice): number[] {
@@ -368,41 +490,46 @@ function latestTokens({ prompt, answer }: Choice): number[] {
   return [...fromPrompt, ...fromAnswer]
 }
 
-/**
- * The caller's biases, and the frequency and presence penalties as OpenAI means them: over the whole answer so far and
- * not over the prompt. llama.cpp's own penalties have one window for all three, so these two are written as biases.
- */
-function biasOf({ sampling, answer }: Choice, model: LlamaModel): (() => TokenBias) | undefined {
-  const { frequencyPenalty = 0, presencePenalty = 0, logitBias = {} } = sampling
-  const fixed = new Map(Object.entries(logitBias).map(([token, logit]) => [Number(token), logit]))
-  const penalises = frequencyPenalty !== 0 || presencePenalty !== 0
-  if (fixed.size === 0 && !penalises) return undefined
-  const bias = TokenBias.for(model)
-  for (const [token, logit] of fixed) setBias(bias, token, logit, model)
-  if (!penalises) return () => bias
-  const counts = new Map<number, number>()
-  let counted = 0
-  return () => {
-    for (; counted < answer.length; counted++) {
-      const token = answer[counted]!
-      const count = (counts.get(token) ?? 0) + 1
-      counts.set(token, count)
-      setBias(bias, token, (fixed.get(token) ?? 0) - count * frequencyPenalty - presencePenalty, model)
-    }
-    return bias
-  }
-}
+type SampleToken = (
+  logits: number,
+  sampler: unknown,
+  probabilities?: boolean,
+  confidence?: boolean,
+) => Promise<[number, number[]?, number?]>
 
 /**
- * `TokenBias.set` quietly leaves out tokens that end the answer, and a caller who bans them (the way to ask for a longer
- * answer) would be ignored; its own table takes them.
+ * node-llama-cpp tells probabilities after temperature, penalties, grammar and the rest have changed them; asked about is
+ * what the model thought. So a question for them is answered by samplers that change nothing, beside the one that chooses.
+ * Where the library is built differently the model has no log probabilities; true: it has.
  */
-function setBias(bias: TokenBias, token: number, logit: number, model: LlamaModel): void {
-  if (!model.isEogToken(token as Token)) {
-    bias.set(token as Token, { logit })
-    return
+function addProbabilities(llama: Llama, model: LlamaModel, context: LlamaContext): boolean {
+  const native = Reflect.get(context, '_ctx') as { sampleToken?: SampleToken } | undefined
+  const Sampler = (Reflect.get(llama, '_bindings') as { AddonSampler?: NativeSamplerClass } | undefined)?.AddonSampler
+  const { sampleToken } = native ?? {}
+  if (native === undefined || sampleToken === undefined || Sampler === undefined) return false
+  const sampler = (config: Record<string, number>): unknown => {
+    const made = new Sampler(Reflect.get(model, '_model'))
+    made.applyConfig(config)
+    return made
   }
-  const table: unknown = Reflect.get(bias, '_biases')
-  if (!(table instanceof Map)) throw new Error('node-llama-cpp keeps its token biases elsewhere now: end-of-text cannot be biased')
-  table.set(token, logit)
+  const greedy = sampler({ temperature: 0 })
+  const likeliest = sampler({ temperature: 1, topK: LIKELIEST_TOKENS, seed: 0 })
+  const sampled: SampleToken = async (logits, chooser, wantsProbabilities, wantsConfidence) => {
+    if (wantsProbabilities !== true) return sampleToken.call(native, logits, chooser, wantsProbabilities, wantsConfidence)
+    const chosen = (await sampleToken.call(native, logits, chooser)) as unknown as number
+    const [, , firstProbability = 1] = await sampleToken.call(native, logits, greedy, false, true)
+    const [, ratios = []] = await sampleToken.call(native, logits, likeliest, true, false)
+    const probabilities = scaled(ratios, firstProbability)
+    if (probabilities.has(chosen)) return [chosen, [...probabilities].flat()]
+    // Something unlikely was chosen or forced: only then the whole vocabulary is carried over.
+    const [, all = []] = await sampleToken.call(native, logits, greedy, true, false)
+    return [chosen, all]
+  }
+  Object.defineProperty(native, 'sampleToken', { value: sampled })
+  return true
 }
+
+type NativeSamplerClass = new (model: unknown) => { applyConfig(config: Record<string, number>): void }
+
+/** More than may be asked for, so that nearly every chosen token is among them. */
+const LIKELIEST_TOKENS = 2 * ALTERNATIVES_MAX

@@ -4,9 +4,9 @@ import { accessSync, constants, mkdtempSync, readdirSync, rmSync, statfsSync } f
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { SAMPLING_ABILITIES } from '../../proto/abilities.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
+import { expectedAbilities } from './llama/abilities.ts'
 import type { FromProcess, GenerationNews, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
 
 export type LlamaEngineOptions = {
@@ -53,7 +53,8 @@ class LlamaEngine implements Engine {
   constructor(options: LlamaEngineOptions, onState: StateListener) {
     this.#options = options
     this.#onState = onState
-    this.#state = { ...DOWN, phase: 'loading', detail: 'starting', sha256: options.sha256, sizeBytes: 0, restarts: 0 }
+    const abilities = expectedAbilities('generate')
+    this.#state = { ...DOWN, phase: 'loading', detail: 'starting', sha256: options.sha256, sizeBytes: 0, restarts: 0, abilities }
     this.#spawn()
   }
 
@@ -96,9 +97,9 @@ class LlamaEngine implements Engine {
     })
   }
 
-  #ready({ slots, contextTokens, maxTokenBytes, sizeBytes, detail }: ModelFacts): void {
+  #ready({ slots, contextTokens, maxTokenBytes, sizeBytes, detail, abilities }: ModelFacts): void {
     this.#options.log.info(`model ${this.#options.name} is ready: ${slots} slots of ${contextTokens} tokens, ${detail}`)
-    this.#change({ phase: 'ready', detail, slots, contextTokens, maxTokenBytes, sizeBytes })
+    this.#change({ phase: 'ready', detail, slots, contextTokens, maxTokenBytes, sizeBytes, abilities })
     this.#steadyTimer = setTimeout(() => (this.#failures = 0), STEADY_AFTER_MS).unref()
   }
 
@@ -108,7 +109,7 @@ class LlamaEngine implements Engine {
       if (sink === undefined) continue
       if (one.finished !== undefined || one.failed !== undefined) this.#generations.delete(one.id)
       if (one.accepted !== undefined) sink.accepted(one.accepted.promptTokens, one.accepted.cachedTokens)
-      if (one.tokens !== undefined) sink.tokens(one.tokens.ids, one.tokens.text)
+      if (one.tokens !== undefined) sink.tokens(one.tokens.ids, one.tokens.text, one.tokens.delta)
       if (one.finished !== undefined) {
         // A model that serves was restarted well: what kills it next, a prompt or the host, is another matter.
         this.#failures = 0
@@ -150,7 +151,8 @@ class LlamaEngine implements Engine {
   }
 }
 
-const DOWN = { phase: 'down', slots: 0, contextTokens: 0, maxTokenBytes: 0, abilities: SAMPLING_ABILITIES } as const
+/** Abilities stay: a model that restarts is waited for by requests that need them. */
+const DOWN = { phase: 'down', slots: 0, contextTokens: 0, maxTokenBytes: 0 } as const
 
 /** A process that has served this long did not die of what killed the one before it. */
 const STEADY_AFTER_MS = 60_000

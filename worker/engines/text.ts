@@ -7,63 +7,83 @@
  */
 export class TextAssembler {
   readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  readonly #stops: StopMatcher
+
+  constructor(stops: readonly string[]) {
+    this.#stops = new StopMatcher(stops)
+  }
+
+  /** A stop string has matched; nothing more will be released. */
+  get stopped(): boolean {
+    return this.#stops.matched !== undefined
+  }
+
+  /** Takes the bytes of the next token and returns the text they release. */
+  feed(bytes: Uint8Array): string {
+    if (this.stopped) return ''
+    return this.#stops.feed(this.#decoder.decode(bytes, { stream: true }))
+  }
+
+  /** No more bytes will come: a character cut short becomes U+FFFD, and what only looked like a stop string is released. */
+  end(): string {
+    if (this.stopped) return ''
+    return this.#stops.feed(this.#decoder.decode()) + this.#stops.end()
+  }
+}
+
+/** Holds characters back while they could begin a stop string, and for ever once one is complete. */
+export class StopMatcher {
   readonly #stops: readonly string[]
   #held = ''
-  #stopped = false
+  #matched: string | undefined
 
   constructor(stops: readonly string[]) {
     this.#stops = stops.filter((stop) => stop !== '')
   }
 
-  /** A stop string has matched; nothing more will be released. */
-  get stopped(): boolean {
-    return this.#stopped
+  /** The stop string that matched. */
+  get matched(): string | undefined {
+    return this.#matched
   }
 
-  /** Takes the bytes of the next token and returns the text they release. */
-  feed(bytes: Uint8Array): string {
-    if (this.#stopped) return ''
-    return this.#take(this.#decoder.decode(bytes, { stream: true }))
-  }
-
-  /** No more bytes will come: a character cut short becomes U+FFFD, and what only looked like a stop string is released. */
-  end(): string {
-    if (this.#stopped) return ''
-    const released = this.#take(this.#decoder.decode())
-    if (this.#stopped) return released
-    const rest = this.#held
-    this.#held = ''
-    return released + rest
-  }
-
-  #take(characters: string): string {
-    if (characters === '') return ''
+  /** Takes characters and returns those that may be shown. While it is not armed, complete stop strings are text like any other. */
+  feed(characters: string, armed = true): string {
+    if (characters === '' || this.#matched !== undefined) return ''
     const text = this.#held + characters
-    const match = earliestMatch(text, this.#stops)
-    this.#stopped = match !== undefined
-    const releasable = match ?? text.length - heldBackLength(text, this.#stops)
+    const match = armed ? earliestMatch(text, this.#stops) : undefined
+    this.#matched = match?.stop
+    const releasable = match?.start ?? text.length - heldBackLength(text, this.#stops)
     this.#held = match === undefined ? text.slice(releasable) : ''
     return text.slice(0, releasable)
   }
+
+  /** No more characters will come: what only looked like a stop string is released. */
+  end(): string {
+    const rest = this.#held
+    this.#held = ''
+    return rest
+  }
 }
+
+type Match = { stop: string; start: number; end: number }
 
 /**
  * Where the answer ends: before the stop string that is complete first, as if characters came one by one. Judging by
  * where matches begin instead would make the text depend on how many characters a token happens to bring.
  */
-function earliestMatch(text: string, stops: readonly string[]): number | undefined {
-  let best: { start: number; end: number } | undefined
+function earliestMatch(text: string, stops: readonly string[]): Match | undefined {
+  let best: Match | undefined
   for (const stop of stops) {
     const start = text.indexOf(stop)
     if (start === -1) continue
     const end = start + stop.length
-    if (best === undefined || end < best.end || (end === best.end && start < best.start)) best = { start, end }
+    if (best === undefined || end < best.end || (end === best.end && start < best.start)) best = { stop, start, end }
   }
-  return best?.start
+  return best
 }
 
-/** Length of the longest end of the text that begins a stop string. */
-function heldBackLength(text: string, stops: readonly string[]): number {
+/** Length of the longest end of the text that begins one of these. */
+export function heldBackLength(text: string, stops: readonly string[]): number {
   let longest = 0
   for (const stop of stops) {
     for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {

@@ -23,7 +23,7 @@ export type Script = {
 }
 
 export function scriptOf(name: string, request: GenerationRequest): Script {
-  const seed = request.sampling.temperature === 0 ? '' : String(request.seed)
+  const seed = request.sampling.temperature === 0 || request.seedIsChosen === true ? '' : String(request.seed)
   const chance = new Chance(`${name}\u0000${JSON.stringify(request.prompt)}\u0000${seed}`)
   const thoughts = thoughtsOf(request)
   const answer = answerOf(request, chance)

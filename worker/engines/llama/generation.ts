@@ -1,12 +1,28 @@
+import type { AnswerDelta, TokenLogprob } from '../../../proto/answer.ts'
 import type { GenerationRequest, Sampling } from '../../../proto/request.ts'
-import type { GenerationEnd } from '../engine.ts'
-import { TextAssembler } from '../text.ts'
-import type { Choice, Sequence, TokenSource } from './sequence.ts'
+import type { GenerationEnd, GenerationFailure } from '../engine.ts'
+import { AnswerReader, type ReaderOptions, type Released } from './answer-reader.ts'
+import { schemaMismatch } from './constraint.ts'
+import { logprobOf } from './logprobs.ts'
+import type { Choice, Chosen, GrammarState, Sequence, TokenSource } from './sequence.ts'
 
 /** What the model's own vocabulary says about tokens. */
 export interface Vocabulary {
   bytesOf(token: number): Uint8Array
+  /** Bytes of a token that has none as text but is a mark of how the model writes calls and reasoning. */
+  markOf(token: number): Uint8Array | undefined
   endsGeneration(token: number): boolean
+}
+
+/** How one answer is read, held and judged. What is absent costs nothing. */
+export type AnswerPlan = {
+  reader?: Omit<ReaderOptions, 'stops'>
+  grammar?: GrammarState
+  faultOf?: (text: string) => string | undefined
+  /** The answer ends with its first call. */
+  oneCall?: boolean
+  /** Tokens that open and close reasoning, where it is dictated when it begins or ends. */
+  reasoning?: { maxTokens: number; opening: readonly number[]; closing: readonly number[] }
 }
 
 /**
@@ -20,12 +36,19 @@ export class Generation {
   readonly id: number
   readonly target: readonly number[]
   readonly promptTokens: number
-  readonly answer: number[]
-  readonly #text: TextAssembler
+  readonly answer: number[] = []
+  readonly #reader: AnswerReader
   readonly #vocabulary: Vocabulary
+  readonly #plan: AnswerPlan
   readonly #sampling: Sampling
   readonly #seed: number
   readonly #maxTokens: number
+  readonly #minTokens: number
+  readonly #logprobs: number | undefined
+  /** What must come next, token by token. */
+  readonly #dictated: number[] = []
+  #reasoningTokens = 0
+  #reasoningCut = false
 
   sequence: Sequence | undefined
   source: TokenSource | undefined
@@ -37,6 +60,7 @@ export class Generation {
   awaits: { leader: Generation; tokens: number } | undefined
   cancelled = false
 
+  /** Throws where the forced tokens do not fit the plan's grammar. */
   constructor(
     id: number,
     prompt: readonly number[],
@@ -44,18 +68,25 @@ export class Generation {
     request: GenerationRequest,
     contextTokens: number,
     vocabulary: Vocabulary,
+    plan: AnswerPlan = {},
   ) {
     this.id = id
     this.target = [...prompt, ...continuation]
     this.promptTokens = prompt.length
-    this.answer = [...continuation]
-    this.#text = new TextAssembler(request.stop)
+    this.#reader = new AnswerReader({ stops: request.stop, ...plan.reader })
     this.#vocabulary = vocabulary
+    this.#plan = plan
     this.#sampling = request.sampling
     this.#seed = request.seed
     this.#maxTokens = Math.min(request.maxTokens ?? Number.POSITIVE_INFINITY, contextTokens - prompt.length)
+    this.#minTokens = request.minTokens ?? 0
+    this.#logprobs = request.logprobs
+    if (plan.reasoning !== undefined) this.#dictated.push(...plan.reasoning.opening)
     // Forced tokens were delivered before: they run silently, so that what is held back is what it was then.
-    for (const token of continuation) this.#text.feed(vocabulary.bytesOf(token))
+    for (const token of continuation) {
+      this.#grammarNow()?.accept(token)
+      this.#take(token)
+    }
   }
 
   get slot(): number {
@@ -64,7 +95,23 @@ export class Generation {
 
   /** What decides between tokens from here on. */
   choice(): Choice {
-    return { sampling: this.#sampling, seed: seedAfter(this.#seed, this.answer.length), prompt: this.target, answer: this.answer }
+    const { grammar, reasoning } = this.#plan
+    const choice: Choice = {
+      sampling: this.#sampling,
+      seed: seedAfter(this.#seed, this.answer.length),
+      prompt: this.target,
+      answer: this.answer,
+      wantsProbabilities: this.#logprobs !== undefined,
+    }
+    if (grammar !== undefined) choice.grammar = () => this.#grammarNow()
+    if (reasoning !== undefined) choice.dictated = () => this.#dictated[0]
+    if (this.#minTokens > this.answer.length) choice.mustGoOn = () => this.answer.length < this.#minTokens
+    return choice
+  }
+
+  /** Reasoning is free, and so is what is dictated: both end before the grammar begins. */
+  #grammarNow(): GrammarState | undefined {
+    return this.#reader.reasons || this.#dictated.length > 0 ? undefined : this.#plan.grammar
   }
 
   /** Goes on in another slot that holds the same state: the token chosen last is the only one left to compute there. */
@@ -74,24 +121,87 @@ export class Generation {
   }
 
   /** The end that is reached already, before another token is chosen. */
-  endReached(): GenerationEnd | undefined {
+  endReached(): Outcome | undefined {
     const last = this.answer.at(-1)
-    if (this.#text.stopped) return this.end('stop')
-    if (last !== undefined && this.#vocabulary.endsGeneration(last)) return this.end('stop')
-    return this.answer.length >= this.#maxTokens ? this.end('length') : undefined
+    if (this.#reader.stopped !== undefined) return this.outcome('stop')
+    if (last !== undefined && this.#vocabulary.endsGeneration(last)) return this.outcome('stop')
+    if (this.#plan.oneCall === true && this.#reader.callsEnded > 0) return this.outcome('stop')
+    return this.answer.length >= this.#maxTokens ? this.outcome('length') : undefined
   }
 
-  /** Takes a chosen token and returns the text it releases. */
-  take(token: number): string {
+  /** Takes a chosen token and returns what it releases. */
+  take(chosen: Chosen): Released {
+    const wasText = !this.#isAside()
+    const released = this.#take(chosen.token)
+    // Reasoning and calls are no text whose likelihood was asked for.
+    if (this.#logprobs === undefined || chosen.probabilities === undefined || !wasText || this.#isAside()) return released
+    return { text: released.text, delta: { ...released.delta, logprobs: [this.#logprobOf(chosen.token, chosen.probabilities)] } }
+  }
+
+  #isAside(): boolean {
+    return this.#reader.reasons || this.#reader.inCall
+  }
+
+  #logprobOf(token: number, probabilities: ReadonlyMap<number, number>): TokenLogprob {
+    return logprobOf(token, probabilities, this.#logprobs!, (id) => this.#vocabulary.bytesOf(id))
+  }
+
+  #take(token: number): Released {
     this.answer.push(token)
-    return this.#text.feed(this.#vocabulary.bytesOf(token))
+    this.#dictated.shift()
+    const bytes = this.#plan.reader === undefined ? this.#vocabulary.bytesOf(token) : this.#bytesWithMarks(token)
+    const reasoned = this.#reader.reasons
+    // A stop string that is complete before the fewest tokens is text: to end there is what the caller did not want.
+    const released = this.#reader.feed(bytes, this.answer.length > this.#minTokens)
+    if (reasoned || this.#reader.reasons) this.#countReasoning()
+    return released
   }
 
-  end(reason: GenerationEnd['reason']): GenerationEnd {
-    const { promptTokens, cachedTokens } = this
-    const text = reason === 'cancelled' ? '' : this.#text.end()
-    return { reason, text, promptTokens, completionTokens: this.answer.length, cachedTokens }
+  #bytesWithMarks(token: number): Uint8Array {
+    return this.#vocabulary.markOf(token) ?? this.#vocabulary.bytesOf(token)
   }
+
+  #countReasoning(): void {
+    this.#reasoningTokens += 1
+    const { reasoning } = this.#plan
+    if (reasoning === undefined || this.#reasoningCut || !this.#reader.reasons || this.#reasoningTokens < reasoning.maxTokens) return
+    this.#reasoningCut = true
+    this.#dictated.push(...reasoning.closing)
+  }
+
+  /** How it ends; where the end by itself is not what was asked for, that is a failure. */
+  outcome(reason: 'stop' | 'length' | 'cancelled'): Outcome {
+    const { promptTokens, cachedTokens } = this
+    const stopSequence = this.#reader.stopped
+    const released = reason === 'cancelled' ? { text: '' } : this.#reader.end()
+    const called = this.#reader.callsBegun > 0
+    // A stop string cuts JSON too; the caller asked for that, and trying again would cut it again.
+    const fault = reason === 'stop' && !called && stopSequence === undefined ? this.#plan.faultOf?.(this.#reader.text) : undefined
+    if (fault !== undefined) return { failed: schemaMismatch(fault) }
+    const finished: GenerationEnd = {
+      reason: reason === 'stop' && called ? 'tool_calls' : reason,
+      text: released.text,
+      promptTokens,
+      completionTokens: this.answer.length,
+      cachedTokens,
+      ...(released.delta === undefined ? {} : { delta: released.delta }),
+      ...(stopSequence === undefined ? {} : { stopSequence }),
+      ...(this.#plan.reader?.reasoning === undefined ? {} : { reasoningTokens: this.#reasoningTokens }),
+    }
+    return { finished }
+  }
+}
+
+export type Outcome = { finished: GenerationEnd } | { failed: GenerationFailure }
+
+/** What two releases are together. */
+export function mergedDelta(left: AnswerDelta | undefined, right: AnswerDelta | undefined): AnswerDelta | undefined {
+  if (left === undefined || right === undefined) return left ?? right
+  const merged: AnswerDelta = { ...left, ...right }
+  if (left.reasoning !== undefined && right.reasoning !== undefined) merged.reasoning = left.reasoning + right.reasoning
+  if (left.toolCalls !== undefined && right.toolCalls !== undefined) merged.toolCalls = [...left.toolCalls, ...right.toolCalls]
+  if (left.logprobs !== undefined && right.logprobs !== undefined) merged.logprobs = [...left.logprobs, ...right.logprobs]
+  return merged
 }
 
 /** llama.cpp takes this seed for "any"; an answer would differ every time. */

@@ -1,5 +1,5 @@
 import type { GenerationFailure } from '../engine.ts'
-import type { Generation } from './generation.ts'
+import { type Generation, mergedDelta } from './generation.ts'
 import { PrefillPace } from './pace.ts'
 import type { PrefixStore } from './prefixes.ts'
 import type { GenerationNews } from './protocol.ts'
@@ -106,7 +106,7 @@ export class Lockstep {
   async #cancel(generation: Generation): Promise<void> {
     const place = this.#waiting.indexOf(generation)
     if (place !== -1) this.#waiting.splice(place, 1)
-    this.#newsOf(generation).finished = generation.end('cancelled')
+    Object.assign(this.#newsOf(generation), generation.outcome('cancelled'))
     await this.#leave(generation)
   }
 
@@ -114,7 +114,7 @@ export class Lockstep {
   async #admit(generation: Generation): Promise<boolean> {
     const end = generation.endReached()
     if (end !== undefined) {
-      this.#newsOf(generation).finished = end
+      Object.assign(this.#newsOf(generation), end)
       return true
     }
     const busy = new Set([...this.#running.values()].map((running) => running.slot))
@@ -235,17 +235,18 @@ export class Lockstep {
   }
 
   async #decode(generation: Generation): Promise<void> {
-    const token = await generation.source!.next()
+    const chosen = await generation.source!.next()
     const news = this.#newsOf(generation)
-    if (token === undefined) {
-      news.finished = generation.end('stop')
+    if (chosen === undefined) {
+      Object.assign(news, generation.outcome('stop'))
       return
     }
+    const released = generation.take(chosen)
     news.tokens ??= { ids: [], text: '' }
-    news.tokens.ids.push(token)
-    news.tokens.text += generation.take(token)
-    const end = generation.endReached()
-    if (end !== undefined) news.finished = end
+    news.tokens.ids.push(chosen.token)
+    news.tokens.text += released.text
+    if (released.delta !== undefined) news.tokens.delta = mergedDelta(news.tokens.delta, released.delta)
+    Object.assign(news, generation.endReached())
   }
 
   #hasEnded(generation: Generation): boolean {

@@ -1,3 +1,5 @@
+import type { Ability } from '../../../proto/abilities.ts'
+import type { AnswerDelta } from '../../../proto/answer.ts'
 import type { GenerationRequest } from '../../../proto/request.ts'
 import type { GenerationEnd, GenerationFailure } from '../engine.ts'
 
@@ -28,7 +30,14 @@ export type FromProcess =
   /** All news of one step in one message: at thousands of tokens a second a message for each would cost more than the tokens. */
   | { kind: 'news'; news: GenerationNews[] }
 
-export type ModelFacts = { slots: number; contextTokens: number; maxTokenBytes: number; sizeBytes: number; detail: string }
+export type ModelFacts = {
+  slots: number
+  contextTokens: number
+  maxTokenBytes: number
+  sizeBytes: number
+  detail: string
+  abilities: Ability[]
+}
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 
@@ -36,7 +45,7 @@ export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 export type GenerationNews = {
   id: number
   accepted?: { promptTokens: number; cachedTokens: number }
-  tokens?: { ids: number[]; text: string }
+  tokens?: { ids: number[]; text: string; delta?: AnswerDelta | undefined }
   finished?: GenerationEnd
   failed?: GenerationFailure
 }

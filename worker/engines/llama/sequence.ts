@@ -18,15 +18,32 @@ export interface Sequence {
 
 export interface TokenSource {
   /** The next token; undefined when the model ended its answer. */
-  next(): Promise<number | undefined>
+  next(): Promise<Chosen | undefined>
   close(): Promise<void>
 }
 
-/** What decides between tokens. */
+/** `probabilities`: of the chosen token and of the likeliest ones, likeliest first; only where they were asked for. */
+export type Chosen = { token: number; probabilities?: ReadonlyMap<number, number> }
+
+/** What decides between tokens. Everything that changes is looked at before each token. */
 export type Choice = {
   sampling: Sampling
   seed: number
   prompt: readonly number[]
   /** Grows as tokens are chosen; it begins with the forced ones. */
   answer: readonly number[]
+  /** Their probabilities are wanted with the tokens. */
+  wantsProbabilities: boolean
+  /** What the next token must fit; undefined: it is free. The state moves on with every token chosen under it. */
+  grammar?: () => GrammarState | undefined
+  /** The token that must come next, whatever the model thinks. */
+  dictated?: () => number | undefined
+  /** The answer may not end with the next token. */
+  mustGoOn?: () => boolean
+}
+
+/** How far an answer has come in its grammar. */
+export interface GrammarState {
+  /** Moves on over a token that was not chosen under it; throws where the grammar does not allow it. */
+  accept(token: number): void
 }

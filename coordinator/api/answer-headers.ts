@@ -34,7 +34,7 @@ export function answerHeaders(live: LiveJob, request: FastifyRequest): Record<st
   // A stream's head leaves at acceptance: what is not known by then stands in the job.
   if (record.workerName !== null) {
     headers['x-holdfast-provider'] = headerText(record.workerName)
-    headers['x-holdfast-worker'] = headerText(record.workerName)
+    if (record.tier !== 'cloud') headers['x-holdfast-worker'] = headerText(record.workerName)
   }
   if (record.tier !== null) headers['x-holdfast-tier'] = record.tier
   if (record.queueMs !== null) headers['x-holdfast-queue-ms'] = String(record.queueMs)

@@ -1,0 +1,90 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { Fault, notFound } from '../core/fault.ts'
+import { newId } from '../ids.ts'
+import {
+  type CredentialRecord,
+  findCredential,
+  listCredentials,
+  revokeCredential,
+  rotateCredential,
+  saveCredential,
+} from '../store/credentials.ts'
+import { recorded } from '../store/events.ts'
+import { requireAdmin } from './auth.ts'
+import { fieldsOf, named, required, text } from './body.ts'
+import type { ApiParts } from './health.ts'
+import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
+
+type ById = { Params: { id: string } }
+
+/** What providers are called with: written, rotated and revoked here, and never read back. */
+export function registerCredentials(app: FastifyInstance, parts: ApiParts): void {
+  app.get('/api/credentials', async (request) => {
+    requireAdmin(request.caller)
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    const limit = readLimit(query.limit)
+    return page(await listCredentials(parts.db, { before: readCursor(query.cursor), limit: limit + 1 }), limit, credentialView)
+  })
+
+  app.get<ById>('/api/credentials/:id', async (request) => credentialView(await getCredential(parts, request)))
+
+  app.post('/api/credentials', async (request, reply) => {
+    requireAdmin(request.caller)
+    const fields = fieldsOf(request.body, ['name', 'secret'])
+    const name = named(required(text(fields, 'name', 64), 'name'))
+    const sealed = parts.vault.seal(required(text(fields, 'secret', SECRET_MAX), 'secret'))
+    const made = await recorded(
+      parts.db,
+      (query) => saveCredential(query, { id: newId(), name, sealed }),
+      ({ id }) => parts.newEvent('credential.created', request.caller.actor, { credential: id, name }),
+    )
+    if (made === undefined)
+      throw new Fault('name_taken', `There is a credential "${name}" already; rotate it instead.`, { status: 409, param: 'name' })
+    await parts.registry.load()
+    return reply.code(201).send(credentialView(made))
+  })
+
+  app.post<ById>('/api/credentials/:id/rotate', async (request) => {
+    const { id, name } = await getCredential(parts, request)
+    const fields = fieldsOf(request.body, ['secret'])
+    const sealed = parts.vault.seal(required(text(fields, 'secret', SECRET_MAX), 'secret'))
+    const rotated = await recorded(
+      parts.db,
+      (query) => rotateCredential(query, id, sealed),
+      () => parts.newEvent('credential.rotated', request.caller.actor, { credential: id, name }),
+    )
+    await parts.registry.load()
+    return credentialView(rotated ?? (await getCredential(parts, request)))
+  })
+
+  app.post<ById>('/api/credentials/:id/revoke', async (request) => {
+    const { id, name } = await getCredential(parts, request)
+    await recorded(
+      parts.db,
+      (query) => revokeCredential(query, id),
+      () => parts.newEvent('credential.revoked', request.caller.actor, { credential: id, name }),
+    )
+    await parts.registry.load()
+    return credentialView(await getCredential(parts, request))
+  })
+}
+
+const SECRET_MAX = 16_384
+
+async function getCredential(parts: ApiParts, request: FastifyRequest<ById>): Promise<CredentialRecord> {
+  requireAdmin(request.caller)
+  const credential = await findCredential(parts.db, request.params.id)
+  if (credential === undefined) throw notFound(`There is no credential ${request.params.id.slice(0, 100)}.`)
+  return credential
+}
+
+function credentialView(credential: CredentialRecord): Record<string, unknown> {
+  return {
+    id: credential.id,
+    name: credential.name,
+    version: credential.version,
+    created_at: rfc3339(credential.createdMs),
+    rotated_at: rfc3339(credential.rotatedMs),
+    revoked_at: rfc3339(credential.revokedMs),
+  }
+}

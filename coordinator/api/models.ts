@@ -1,0 +1,94 @@
+import type { FastifyInstance } from 'fastify'
+import { badRequest, notFound } from '../core/fault.ts'
+import { allAliases, removeAlias, saveAlias } from '../store/aliases.ts'
+import { recorded } from '../store/events.ts'
+import { type Caller, requireAdmin } from './auth.ts'
+import { fieldsOf, required, text } from './body.ts'
+import type { ApiParts } from './health.ts'
+import { readQuery, rfc3339 } from './paging.ts'
+
+type ByName = { Params: { name: string } }
+
+/** The models of the fleet with who offers them, and other names for them. */
+export function registerModels(app: FastifyInstance, parts: ApiParts): void {
+  app.get('/api/models', async (request) => {
+    readQuery(request.query, [])
+    const data = [...namesOf(parts)].sort().map((name) => modelView(parts, name))
+    return { data, next: null, scope: { teams: 'all' } }
+  })
+
+  app.get('/api/models/aliases', async (request) => {
+    readQuery(request.query, [])
+    const data = (await allAliases(parts.db)).map(({ name, target, createdMs }) => ({ name, target, created_at: rfc3339(createdMs) }))
+    return { data, next: null, scope: { teams: 'all' } }
+  })
+
+  app.put<ByName>('/api/models/aliases/:name', async (request) => {
+    requireAdmin(request.caller)
+    const name = aliasName(request.params.name)
+    const target = required(text(fieldsOf(request.body, ['target']), 'target', 200), 'target')
+    await recorded(
+      parts.db,
+      (query) => saveAlias(query, { name, target }, (known) => refuseCircle(name, target, known)),
+      () => parts.newEvent('model.alias_set', request.caller.actor, { name, target }),
+    )
+    await parts.registry.load()
+    return { name, target }
+  })
+
+  app.delete<ByName>('/api/models/aliases/:name', async (request) => {
+    requireAdmin(request.caller)
+    const { name } = request.params
+    const removed = await recorded(
+      parts.db,
+      (query) => removeAlias(query, name),
+      () => parts.newEvent('model.alias_removed', request.caller.actor, { name }),
+    )
+    if (removed === undefined) throw notFound(`There is no alias ${name.slice(0, 100)}.`)
+    await parts.registry.load()
+    return { name, removed: true }
+  })
+}
+
+/** Every name that a caller may ask for. */
+export function namesOf(parts: ApiParts): Set<string> {
+  return new Set([...parts.scheduler.knownModels().keys(), ...parts.registry.aliases.keys()])
+}
+
+/** Those that the caller's key allows, in order. */
+export function namesFor(parts: ApiParts, { models }: Caller): string[] {
+  return [...namesOf(parts)].filter((name) => models === null || models.includes(name)).sort()
+}
+
+function aliasName(name: string): string {
+  if (name.length > 200 || !/^[\p{L}\p{N}][^\s]*$/u.test(name))
+    throw badRequest('invalid_name', 'An alias is 1 to 200 characters without white space, beginning with a letter or digit.', 'name')
+  return name
+}
+
+function refuseCircle(name: string, target: string, known: Map<string, string>): void {
+  const path = [name]
+  for (let next: string | undefined = target; next !== undefined; next = known.get(next)) {
+    path.push(next)
+    if (next === name) throw badRequest('alias_cycle', `This would lead in a circle: ${path.join(' → ')}.`, 'target')
+  }
+}
+
+function modelView(parts: ApiParts, name: string): Record<string, unknown> {
+  const target = parts.registry.resolveModel(name)
+  const providers = [...parts.scheduler.providers].flatMap((provider) => {
+    const offer = provider.models.get(target)?.offer
+    return offer === undefined
+      ? []
+      : [
+          {
+            provider: provider.name,
+            tier: offer.tier ?? 'gpu',
+            state: provider.state,
+            slots: offer.slots,
+            abilities: offer.abilities ?? [],
+          },
+        ]
+  })
+  return { name, alias_of: target === name ? null : target, providers }
+}

@@ -1,0 +1,94 @@
+import { type Ability, needsOf } from '../../proto/abilities.ts'
+import { badRequest, Fault } from '../core/fault.ts'
+import type { ModelOffer } from '../core/fleet.ts'
+import { AUTO, isAble, speaks } from '../core/routing.ts'
+import { TIERS } from '../core/tiers.ts'
+import type { Terms } from '../engine/dispatcher.ts'
+import type { Caller } from './auth.ts'
+import type { ApiParts } from './health.ts'
+import type { ParsedRequest } from './openai-request.ts'
+import { unknownModel } from './submit.ts'
+import type { Wishes } from './wishes.ts'
+
+/** Where a request may run: which model its name means, what that must be able to do, and when which tier opens to it. */
+export type Placing = {
+  model: string
+  policy: string | null
+  terms: Terms
+  needs: Ability[]
+  /** Those of its model that anybody has ever made. */
+  offers: ModelOffer[]
+}
+
+/** Throws what speaks against it for ever: what may change by waiting is no reason to refuse. */
+export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wishes: Wishes): Placing {
+  const model = parts.registry.resolveModel(parsed.model)
+  if (caller.models !== null && !caller.models.includes(parsed.model) && !caller.models.includes(model))
+    throw new Fault(
+      'model_not_allowed',
+      `The key "${caller.name}" may not use "${parsed.model.slice(0, 100)}". It may use: ${caller.models.join(', ')}.`,
+      {
+        status: 403,
+        layer: 'routing',
+        param: 'model',
+      },
+    )
+  const offers = offersOf(parts, model)
+  if (offers.length === 0) throw unknownModel(parts, parsed.model)
+  const policy = parts.registry.policyOf(wishes.policy, caller.team)
+  const { pinnedTier, pinnedProvider } = wishes
+  const terms = parts.registry.termsOf({ policy, team: caller.team, pinnedTier, pinnedProvider, key: caller.key, tiers: caller.tiers })
+  refuseClosed(terms, policy, caller, wishes)
+  const needs = needsOf(parsed.generation, parsed.seed !== null)
+  if (parsed.onlyDialect !== undefined) needs.push(`${parsed.onlyDialect}_dialect`)
+  refuseUnable(parts, needs, offers, wishes, parsed.model)
+  return { model, policy, terms, needs, offers }
+}
+
+function offersOf(parts: ApiParts, model: string): ModelOffer[] {
+  const known = parts.scheduler.knownModels()
+  const named = known.get(model)
+  if (named !== undefined || model !== AUTO) return named ?? []
+  return [...known.values()].flat().filter((offer) => speaks(offer.abilities))
+}
+
+/** A pin to what its policy or key never opens would wait for ever. */
+function refuseClosed({ patience }: Terms, policy: string | null, caller: Caller, { pinnedTier }: Wishes): void {
+  if (TIERS.some((tier) => patience[tier] !== 'never')) return
+  const by = caller.tiers === null || policy !== null ? `the policy "${policy ?? 'default'}"` : `the key "${caller.name}"`
+  throw new Fault('tier_never_opens', `The tier ${pinnedTier ?? 'asked for'} is closed by ${by}: the job could never run.`, {
+    status: 403,
+    layer: 'routing',
+    param: pinnedTier === null ? 'x-holdfast-policy' : 'x-holdfast-tier',
+  })
+}
+
+/** Never accepted and ignored: what nobody who offers the model can honour is refused by the name of the parameter. */
+function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], wishes: Wishes, model: string): void {
+  if (needs.length === 0) return
+  const inTier = offers.filter((offer) => wishes.pinnedTier === null || (offer.tier ?? 'gpu') === wishes.pinnedTier)
+  const provider =
+    wishes.pinnedProvider === null ? undefined : [...parts.scheduler.providers].find(({ name }) => name === wishes.pinnedProvider)
+  const asked = provider === undefined ? inTier : inTier.filter((offer) => provider.models.get(offer.name)?.offer === offer)
+  // Of an offer of an older version it is not known yet what it can.
+  if (asked.length === 0 || asked.some((offer) => offer.abilities === undefined || isAble(needs, offer.abilities))) return
+  const missing = needs.find((need) => !asked.some((offer) => isAble([need], offer.abilities))) ?? needs.at(-1)
+  const param = PARAMETER_OF[missing ?? ''] ?? missing ?? 'model'
+  throw badRequest(
+    'unsupported_parameter',
+    `${param} is not supported by the model "${model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
+    param,
+  )
+}
+
+/** Where the ability has another name than the parameter. */
+const PARAMETER_OF: Record<string, string> = {
+  images: 'messages',
+  json_object: 'response_format',
+  json_schema: 'response_format',
+  completions: 'model',
+  embeddings: 'model',
+  rerank: 'model',
+  openai_dialect: 'model',
+  anthropic_dialect: 'model',
+}

@@ -1,0 +1,313 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
+import type { FleetWorker } from '../core/fleet.ts'
+import { newId } from '../ids.ts'
+import { findCredential } from '../store/credentials.ts'
+import { recorded } from '../store/events.ts'
+import {
+  archiveProvider,
+  changeProvider,
+  findProvider,
+  type ProviderModel,
+  type ProviderRecord,
+  type ProviderSettings,
+  saveProvider,
+} from '../store/providers.ts'
+import { requireAdmin } from './auth.ts'
+import { type Body, fieldsOf, integer, isObject, listOf, named, numeric, oneOf, required, text } from './body.ts'
+import type { ApiParts } from './health.ts'
+import { readQuery, rfc3339 } from './paging.ts'
+import { spendLimit } from './policies.ts'
+import { ABILITIES, type Ability } from '../../proto/abilities.ts'
+
+type ById = { Params: { id: string } }
+
+/** Everything that can run a job, in one shape: workers, which say themselves what they are, and clouds, which are set here. */
+export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
+  app.get('/api/providers', async (request) => {
+    readQuery(request.query, [])
+    const providers = [...parts.scheduler.providers].sort((a, b) => (a.name < b.name ? -1 : 1))
+    return { data: providers.map((provider) => providerView(parts, provider)), next: null, scope: { teams: 'all' } }
+  })
+
+  app.get<ById>('/api/providers/:id', async (request) => {
+    const { id } = request.params
+    const found = [...parts.scheduler.providers].find((provider) => provider.id === id || provider.name === id)
+    if (found === undefined) throw notFound(`There is no provider ${id.slice(0, 100)}.`)
+    return providerView(parts, found)
+  })
+
+  app.post('/api/providers', async (request, reply) => {
+    requireAdmin(request.caller)
+    const fields = fieldsOf(request.body, ['name', 'tier', ...SETTINGS])
+    const name = named(required(text(fields, 'name', 64), 'name'))
+    refuseTier(fields)
+    refuseWorkerName(parts, name)
+    const settings = await readSettings(parts, fields, null)
+    const made = await recorded(
+      parts.db,
+      (query) => saveProvider(query, { id: newId(), name, ...settings }),
+      (provider) => parts.newEvent('provider.created', request.caller.actor, eventDetails(provider)),
+    )
+    if (made === undefined) throw new Fault('name_taken', `There is a provider "${name}" already.`, { status: 409, param: 'name' })
+    await parts.reload()
+    return reply.code(201).send(viewOf(parts, made))
+  })
+
+  app.patch<ById>('/api/providers/:id', async (request) => {
+    const known = await getProvider(parts, request)
+    const settings = await readSettings(parts, fieldsOf(request.body, SETTINGS), known)
+    const changed = await recorded(
+      parts.db,
+      (query) => changeProvider(query, known.id, settings),
+      (provider) => parts.newEvent('provider.changed', request.caller.actor, eventDetails(provider)),
+    )
+    await parts.reload()
+    return viewOf(parts, changed ?? known)
+  })
+
+  app.delete<ById>('/api/providers/:id', async (request) => {
+    const known = await getProvider(parts, request)
+    await recorded(
+      parts.db,
+      (query) => archiveProvider(query, known.id),
+      () => parts.newEvent('provider.archived', request.caller.actor, { provider: known.name }),
+    )
+    await parts.reload()
+    return { id: known.id, name: known.name, archived: true }
+  })
+}
+
+const SETTINGS = ['kind', 'base_url', 'credential', 'models', 'max_parallel', 'limits', 'first_token_timeout_s', 'next_token_timeout_s']
+const LIMITS = ['requests_per_minute', 'tokens_per_minute', 'spend_micros_per_day', 'spend_micros_per_month']
+
+function refuseTier(fields: Body): void {
+  const tier = required(oneOf(fields, 'tier', ['gpu', 'cli', 'cloud']), 'tier')
+  if (tier !== 'cloud')
+    throw badRequest(
+      'unsupported_tier',
+      `A provider of the tier ${tier} is a worker: start one with "holdfast worker" and it is a provider of its own name. Only cloud providers are set here.`,
+      'tier',
+    )
+}
+
+/** Names are what people pin requests to: two providers of one name would be a pin to neither. */
+function refuseWorkerName(parts: ApiParts, name: string): void {
+  if ([...parts.scheduler.workers].some((worker) => worker.name === name))
+    throw new Fault('name_taken', `A worker is named "${name}".`, { status: 409, param: 'name' })
+}
+
+/** What is not named in a change stays as it was. */
+async function readSettings(parts: ApiParts, fields: Body, known: ProviderRecord | null): Promise<ProviderSettings> {
+  const given = <T>(name: string, read: () => T | null, was: T | null, otherwise: T | null): T | null =>
+    fields[name] === undefined ? (known === null ? otherwise : was) : read()
+  const credential = given('credential', () => text(fields, 'credential', 64), known?.credential ?? null, null)
+  const limits = fields.limits === undefined ? null : fieldsOf(fields.limits, LIMITS)
+  const limit = (name: string, read: () => number | null, was: number | null | undefined): number | null =>
+    limits === null ? (was ?? null) : read()
+  const most = Number.MAX_SAFE_INTEGER
+  return {
+    kind: required(
+      given('kind', () => oneOf(fields, 'kind', ['openai', 'anthropic']), known?.kind ?? null, null),
+      'kind',
+    ),
+    baseUrl: required(
+      given('base_url', () => baseUrl(fields), known?.baseUrl ?? null, null),
+      'base_url',
+    ),
+    credential: credential === null ? null : await credentialName(parts, credential),
+    models: given('models', () => readModels(fields.models), known?.models ?? null, null),
+    maxParallel: given('max_parallel', () => integer(fields, 'max_parallel', 1, 100_000), known?.maxParallel ?? null, 16) ?? 16,
+    requestsPerMinute: limit(
+      'requests_per_minute',
+      () => integer(limits ?? {}, 'requests_per_minute', 1, 10_000_000),
+      known?.requestsPerMinute,
+    ),
+    tokensPerMinute: limit('tokens_per_minute', () => integer(limits ?? {}, 'tokens_per_minute', 1, 2_000_000_000), known?.tokensPerMinute),
+    spendMicrosPerDay: limit(
+      'spend_micros_per_day',
+      () => integer(limits ?? {}, 'spend_micros_per_day', 0, most),
+      known?.spendMicrosPerDay,
+    ),
+    spendMicrosPerMonth: limit(
+      'spend_micros_per_month',
+      () => spendLimit(limits ?? {}, 'spend_micros_per_month'),
+      known?.spendMicrosPerMonth,
+    ),
+    firstTokenTimeoutMs: given(
+      'first_token_timeout_s',
+      () => seconds(fields, 'first_token_timeout_s'),
+      known?.firstTokenTimeoutMs ?? null,
+      null,
+    ),
+    nextTokenTimeoutMs: given(
+      'next_token_timeout_s',
+      () => seconds(fields, 'next_token_timeout_s'),
+      known?.nextTokenTimeoutMs ?? null,
+      null,
+    ),
+  }
+}
+
+function seconds(fields: Body, name: string): number | null {
+  const value = numeric(fields, name, 0.1, 86_400)
+  return value === null ? null : Math.round(value * 1000)
+}
+
+/** An admin's own word: it may be a private address, and holds no secret. */
+function baseUrl(fields: Body): string {
+  const value = required(text(fields, 'base_url', 2_000), 'base_url')
+  const url = URL.parse(value)
+  if (url === null || (url.protocol !== 'http:' && url.protocol !== 'https:'))
+    throw badRequest('invalid_url', 'base_url must be an http:// or https:// address.', 'base_url')
+  if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '')
+    throw badRequest(
+      'invalid_url',
+      'base_url must hold no user name, password, query or fragment; a key belongs into a credential.',
+      'base_url',
+    )
+  return value.replace(/\/+$/, '')
+}
+
+async function credentialName(parts: ApiParts, idOrName: string): Promise<string> {
+  const credential = await findCredential(parts.db, idOrName)
+  if (credential === undefined)
+    throw badRequest('unknown_credential', `There is no credential "${idOrName}": POST /api/credentials makes one.`, 'credential')
+  return credential.name
+}
+
+function readModels(value: unknown): ProviderModel[] | null {
+  if (value === null) return null
+  if (!Array.isArray(value) || value.length === 0 || value.length > MODELS_MAX)
+    throw badRequest(
+      'invalid_models',
+      `models must be a list of 1 to ${MODELS_MAX} models; leave it out to offer all that the provider lists.`,
+      'models',
+    )
+  const models = value.map((item: unknown, index) => readModel(item, `models[${index}]`))
+  const twice = models.find((model, index) => models.findIndex((other) => other.name === model.name) !== index)
+  if (twice !== undefined) throw badRequest('duplicate_model', `models names "${twice.name}" twice.`, 'models')
+  return models
+}
+
+const MODELS_MAX = 1_000
+const MODEL_FIELDS = ['name', 'upstream', 'input_micros_per_mtok', 'output_micros_per_mtok', 'abilities']
+
+function readModel(value: unknown, at: string): ProviderModel {
+  if (!isObject(value)) throw badRequest('invalid_models', `${at} must be an object with a name.`, at)
+  for (const name of Object.keys(value))
+    if (!MODEL_FIELDS.includes(name))
+      throw badRequest(
+        'unknown_parameter',
+        `${at}.${name.slice(0, 100)} is unknown. Known: ${MODEL_FIELDS.join(', ')}.`,
+        `${at}.${name.slice(0, 100)}`,
+      )
+  const name = required(text(value, 'name', 200), `${at}.name`)
+  return {
+    name,
+    upstream: text(value, 'upstream', 200) ?? name,
+    inputMicros: integer(value, 'input_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
+    outputMicros: integer(value, 'output_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
+    abilities: listOf<Ability>(value, 'abilities', ABILITIES, ABILITIES.length),
+  }
+}
+
+async function getProvider(parts: ApiParts, request: FastifyRequest<ById>): Promise<ProviderRecord> {
+  requireAdmin(request.caller)
+  const { id } = request.params
+  const provider = await findProvider(parts.db, id)
+  if (provider !== undefined) return provider
+  if ([...parts.scheduler.workers].some((worker) => worker.id === id || worker.name === id))
+    throw new Fault('provider_is_worker', `${id.slice(0, 100)} is a worker: its own settings say what it offers.`, { status: 409 })
+  throw notFound(`There is no provider ${id.slice(0, 100)}.`)
+}
+
+function viewOf(parts: ApiParts, record: ProviderRecord): Record<string, unknown> {
+  const provider = parts.scheduler.findWorker(record.id)
+  return provider === undefined ? settingsView(parts, record) : providerView(parts, provider)
+}
+
+/** State, reason and until when: the whole provider's, or what all of its models share. */
+function providerView(parts: ApiParts, provider: FleetWorker): Record<string, unknown> {
+  const nowMs = parts.now()
+  const record = parts.registry.findProvider(provider.id)
+  const offers = [...provider.models.values()].map(({ offer }) => offer)
+  const { state, reason, untilMs } = stateOf(provider, nowMs)
+  const tiers = [...new Set(offers.map((offer) => offer.tier ?? 'gpu'))]
+  return {
+    id: provider.id,
+    name: provider.name,
+    tier: provider.cloud === null ? (tiers[0] ?? 'gpu') : 'cloud',
+    kind: provider.cloud === null ? 'worker' : record?.kind,
+    state,
+    reason,
+    until: rfc3339(untilMs),
+    busy: provider.occupied.size,
+    max_parallel: provider.cloud?.maxParallel ?? offers.reduce((sum, offer) => sum + offer.slots, 0),
+    quota_remaining_ratio: provider.quota?.remaining(nowMs) ?? null,
+    ...(record === undefined
+      ? { models: offers.map((offer) => ({ name: offer.name, slots: offer.slots, state: offer.state })) }
+      : settingsView(parts, record)),
+  }
+}
+
+function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, unknown> {
+  return {
+    id: record.id,
+    name: record.name,
+    tier: 'cloud',
+    kind: record.kind,
+    base_url: record.baseUrl,
+    credential: record.credential,
+    models: (record.models ?? parts.cloud.discovered(record.id)).map((model) => ({
+      name: model.name,
+      upstream: model.upstream,
+      input_micros_per_mtok: model.inputMicros,
+      output_micros_per_mtok: model.outputMicros,
+      ...(model.abilities === null ? {} : { abilities: model.abilities }),
+    })),
+    discovered: parts.cloud.discovered(record.id).map((model) => model.upstream),
+    max_parallel: record.maxParallel,
+    limits: {
+      requests_per_minute: record.requestsPerMinute,
+      tokens_per_minute: record.tokensPerMinute,
+      spend_micros_per_day: record.spendMicrosPerDay,
+      spend_micros_per_month: record.spendMicrosPerMonth,
+    },
+    spent_micros_today: parts.purses.view(`provider:${record.name}`).dayMicros,
+    first_token_timeout_s: record.firstTokenTimeoutMs === null ? null : record.firstTokenTimeoutMs / 1000,
+    next_token_timeout_s: record.nextTokenTimeoutMs === null ? null : record.nextTokenTimeoutMs / 1000,
+    created_at: rfc3339(record.createdMs),
+  }
+}
+
+export function stateOf(provider: FleetWorker, nowMs: number): { state: string; reason: string | null; untilMs: number | null } {
+  if (provider.state === 'suspect' || provider.state === 'offline') return { state: 'offline', reason: 'no heartbeat', untilMs: null }
+  if (provider.state === 'draining') return { state: 'draining', reason: null, untilMs: null }
+  const models = [...provider.models.keys()]
+  const holds = models.map((model) => provider.holding(model, nowMs))
+  const [hold] = provider.hold === null ? holds : [provider.hold]
+  if (hold !== null && hold !== undefined && (provider.hold !== null || holds.every((other) => other !== null)))
+    return { state: hold.state, reason: hold.why, untilMs: hold.untilMs }
+  const cooling = models.map((model) => provider.cooling(model, nowMs))
+  if (models.length > 0 && cooling.every((untilMs) => untilMs !== null))
+    return {
+      state: 'cooling_down',
+      reason: 'it failed several times in a row',
+      untilMs: Math.min(...cooling.map((untilMs) => untilMs ?? nowMs)),
+    }
+  const full = models.length > 0 && models.every((model) => provider.free(model, nowMs) === 0)
+  return { state: full ? 'busy' : 'online', reason: full ? 'all its slots are taken' : null, untilMs: null }
+}
+
+function eventDetails(provider: ProviderRecord): Record<string, unknown> {
+  const { name, kind, baseUrl, credential, maxParallel, models } = provider
+  return {
+    provider: name,
+    kind,
+    base_url: baseUrl,
+    credential,
+    max_parallel: maxParallel,
+    models: models?.map((model) => model.name) ?? null,
+  }
+}

@@ -1,0 +1,97 @@
+import type { FleetWorker } from './fleet.ts'
+import type { Tier } from './job.ts'
+import { choosePlace, eligiblePlaces, type Fleet, isAble, type RouteKey, tierOf } from './routing.ts'
+import { type Opening, type Patience, TIERS } from './tiers.ts'
+
+/** Why an attempt went where it went, or why a job still waits: stored with the job's events, and read by people. */
+export type Decision = {
+  /** When the tier opened, and by what the place was chosen in it: `at_once/prefix`, `after_s/least_busy`. */
+  rule: string
+  chosen: string | null
+  candidates: Candidate[]
+  /** Of the candidates left out: a fleet of hundreds is not listed job by job. */
+  more: number
+  waitedMs: number
+}
+
+export type Candidate = { provider: string; tier: Tier; model: string; eligible: boolean; whyNot: string | null }
+
+export type Question = {
+  key: RouteKey
+  patience: Patience
+  teamFull: boolean
+  delayed: boolean
+  waitedMs: number
+  prefix: readonly string[]
+}
+
+/** Every provider of the model with why the job cannot start there now; null where it could. */
+export function decide(nowMs: number, question: Question, fleet: Fleet): Decision {
+  const { key, patience, waitedMs } = question
+  const eligible = eligiblePlaces(key, fleet)
+  const free = eligible.filter(({ worker, model }) => worker.free(model, nowMs) > 0)
+  const choice = question.teamFull || question.delayed ? undefined : choosePlace(free, question.prefix)
+  const found: Candidate[] = []
+  let more = 0
+  for (const worker of fleet.workers())
+    for (const { offer } of worker.models.values()) {
+      if (key.model !== 'auto' && offer.name !== key.model) continue
+      if (found.length >= CANDIDATES_MAX) {
+        more += 1
+        continue
+      }
+      const tier = offer.tier ?? 'gpu'
+      const chosen = choice?.worker === worker && choice.model === offer.name
+      const able = eligible.some((place) => place.worker === worker && place.model === offer.name)
+      const whyNot = chosen ? null : whyNotHere(nowMs, question, worker, offer.name, able, choice !== undefined, fleet)
+      found.push({ provider: worker.name, tier, model: offer.name, eligible: able && whyNot !== 'all_slots_busy', whyNot })
+    }
+  const rule = choice === undefined ? 'waiting' : `${openingName(patience[tierOf(choice)])}/${choice.rule}`
+  return { rule, chosen: choice?.worker.name ?? null, candidates: found, more, waitedMs: Math.round(waitedMs) }
+}
+
+const CANDIDATES_MAX = 32
+
+function whyNotHere(
+  nowMs: number,
+  { key, patience, teamFull, delayed }: Question,
+  worker: FleetWorker,
+  model: string,
+  able: boolean,
+  another: boolean,
+  fleet: Fleet,
+): string {
+  const offer = worker.models.get(model)?.offer
+  const tier = offer?.tier ?? 'gpu'
+  if (delayed) return 'retry_backoff'
+  if (key.provider !== null && key.provider !== worker.name) return 'not_the_pinned_provider'
+  if (patience[tier] === 'never') return 'tier_never_opens'
+  if (worker.hold?.state === 'parked') return 'parked'
+  if (worker.state !== 'online') return worker.state
+  if (offer === undefined || offer.slots === 0) return offer?.state === 'loading' ? 'model_loading' : 'model_down'
+  if (!isAble(key.needs, offer.abilities)) return 'lacks_ability'
+  if (key.sha256 !== null && offer.sha256 !== key.sha256) return 'other_model_file'
+  if (offer.paid === true && key.purses.some((purse) => fleet.isSpent(purse))) return 'spend_limit_reached'
+  if (!able) return key.avoid.includes(worker.id) ? 'failed_before' : 'tier_not_open_yet'
+  if (teamFull) return 'team_limit'
+  const hold = worker.holding(model, nowMs)
+  if (hold !== null) return hold.state
+  if (worker.cooling(model, nowMs) !== null) return 'cooling_down'
+  if (worker.free(model, nowMs) === 0) return 'all_slots_busy'
+  return another ? 'not_the_best' : 'all_slots_busy'
+}
+
+function openingName(opening: Opening): string {
+  if (typeof opening === 'string') return opening
+  return opening === 0 ? 'at_once' : 'after_s'
+}
+
+/** The tiers that any provider has ever offered the model in. */
+export function offeringTiers(model: string, workers: Iterable<FleetWorker>): Set<Tier> {
+  const tiers = new Set<Tier>()
+  for (const worker of workers) {
+    for (const { offer } of worker.models.values()) if (model === 'auto' || offer.name === model) tiers.add(offer.tier ?? 'gpu')
+    if (tiers.size === TIERS.length) break
+  }
+  return tiers
+}

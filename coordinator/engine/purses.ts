@@ -1,0 +1,150 @@
+import { readSpending } from '../store/spending.ts'
+import type { Db } from '../store/db.ts'
+
+/**
+ * Who may spend how much in a day or a month (UTC), and what they have spent. A call's estimated price is set aside when it
+ * starts and replaced by the true one when it ends, so many calls at once cannot pass a limit that each alone respects.
+ * What was paid stands in the jobs' rows; this is their sum.
+ */
+export class Purses {
+  readonly #parts: PursesParts
+  readonly #limits = new Map<string, SpendLimits>()
+  readonly #spent = new Map<string, { dayMicros: number; monthMicros: number }>()
+  readonly #reserved = new Map<string, number>()
+  readonly #told = new Map<string, number>()
+  #day = 0
+
+  constructor(parts: PursesParts) {
+    this.#parts = parts
+  }
+
+  /** Sums up what this month's jobs have cost, by every coordinator. */
+  async load(): Promise<void> {
+    const nowMs = this.#parts.now()
+    const dayMs = startOfDay(nowMs)
+    const month = await readSpending(this.#parts.db, startOfMonth(nowMs))
+    const day = await readSpending(this.#parts.db, dayMs)
+    this.#spent.clear()
+    this.#day = dayMs
+    for (const [rows, today] of [
+      [month, false],
+      [day, true],
+    ] as const)
+      for (const { team, policy, key, provider, micros } of rows)
+        for (const purse of namesOf({ team, policy, key, provider })) this.#add(purse, today ? micros : 0, today ? 0 : micros)
+    this.judgeAll()
+  }
+
+  setLimits(kind: 'team' | 'policy' | 'key' | 'provider', limits: Map<string, SpendLimits>): void {
+    for (const purse of this.#limits.keys())
+      if (purse.startsWith(`${kind}:`) && !limits.has(purse.slice(kind.length + 1))) this.#limits.delete(purse)
+    for (const [name, limit] of limits)
+      if (limit.perDay !== null || limit.perMonth !== null) this.#limits.set(`${kind}:${name}`, limit)
+      else this.#limits.delete(`${kind}:${name}`)
+    this.judgeAll()
+  }
+
+  isLimited(purse: string): boolean {
+    return this.#limits.has(purse)
+  }
+
+  /** False when one of them has nothing left: the call must not be made. */
+  reserve(purses: readonly string[], micros: number): boolean {
+    if (purses.some((purse) => this.#emptyUntil(purse) !== null)) return false
+    for (const purse of purses) this.#reserved.set(purse, (this.#reserved.get(purse) ?? 0) + micros)
+    for (const purse of purses) this.#judge(purse)
+    return true
+  }
+
+  settle(purses: readonly string[], reservedMicros: number, paidMicros: number): void {
+    for (const purse of purses) {
+      this.#reserved.set(purse, Math.max(0, (this.#reserved.get(purse) ?? 0) - reservedMicros))
+      this.#add(purse, paidMicros, paidMicros)
+      this.#judge(purse)
+    }
+  }
+
+  /** What was spent today and this month, and of how much. */
+  view(purse: string): { dayMicros: number; monthMicros: number } & SpendLimits {
+    const { dayMicros = 0, monthMicros = 0 } = this.#spent.get(purse) ?? {}
+    const { perDay = null, perMonth = null } = this.#limits.get(purse) ?? {}
+    return { dayMicros, monthMicros, perDay, perMonth }
+  }
+
+  /** Also when a day or a month begins, which fills every purse. */
+  judgeAll(): void {
+    const nowMs = this.#parts.now()
+    const dayMs = startOfDay(nowMs)
+    if (this.#day !== 0 && dayMs !== this.#day) {
+      const newMonth = startOfMonth(nowMs) > this.#day
+      for (const spent of this.#spent.values()) {
+        spent.dayMicros = 0
+        if (newMonth) spent.monthMicros = 0
+      }
+      this.#day = dayMs
+    }
+    for (const purse of new Set([...this.#limits.keys(), ...this.#told.keys()])) this.#judge(purse)
+  }
+
+  #judge(purse: string): void {
+    const untilMs = this.#emptyUntil(purse)
+    if ((this.#told.get(purse) ?? null) === untilMs) return
+    if (untilMs === null) this.#told.delete(purse)
+    else this.#told.set(purse, untilMs)
+    this.#parts.onEmpty(purse, untilMs)
+  }
+
+  #emptyUntil(purse: string): number | null {
+    const limit = this.#limits.get(purse)
+    if (limit === undefined) return null
+    const nowMs = this.#parts.now()
+    const { dayMicros = 0, monthMicros = 0 } = this.#spent.get(purse) ?? {}
+    const reserved = this.#reserved.get(purse) ?? 0
+    if (limit.perMonth !== null && monthMicros + reserved >= limit.perMonth) return startOfNextMonth(nowMs)
+    if (limit.perDay !== null && dayMicros + reserved >= limit.perDay) return startOfDay(nowMs) + DAY_MS
+    return null
+  }
+
+  #add(purse: string, dayMicros: number, monthMicros: number): void {
+    const spent = this.#spent.get(purse)
+    if (spent === undefined) this.#spent.set(purse, { dayMicros, monthMicros })
+    else {
+      spent.dayMicros += dayMicros
+      spent.monthMicros += monthMicros
+    }
+  }
+}
+
+export type SpendLimits = { perDay: number | null; perMonth: number | null }
+
+/** All accounts that a paid call is booked on, limited or not. */
+export function namesOf(job: { team: string; policy: string | null; key: string | null; provider: string | null }): string[] {
+  const names = [`team:${job.team}`]
+  if (job.policy !== null) names.push(`policy:${job.policy}`)
+  if (job.key !== null) names.push(`key:${job.key}`)
+  if (job.provider !== null) names.push(`provider:${job.provider}`)
+  return names
+}
+
+type PursesParts = {
+  db: Db
+  now(): number
+  /** `untilMs` null: there is money again. */
+  onEmpty(purse: string, untilMs: number | null): void
+}
+
+const DAY_MS = 86_400_000
+
+function startOfDay(ms: number): number {
+  return Math.floor(ms / DAY_MS) * DAY_MS
+}
+
+function startOfMonth(ms: number): number {
+  const date = new Date(ms)
+  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth(), 1)
+}
+
+function startOfNextMonth(ms: number): number {
+  const date = new Date(ms)
+  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1, 1)
+}

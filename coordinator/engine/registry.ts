@@ -1,0 +1,236 @@
+import type { Hold, ModelOffer } from '../core/fleet.ts'
+import type { Tier, WorkerId } from '../core/job.ts'
+import { ANY_TIER, DEFAULT_PATIENCE, type Patience, pinnedTo, TIERS } from '../core/tiers.ts'
+import { allAliases } from '../store/aliases.ts'
+import { allCredentials, type CredentialRecord } from '../store/credentials.ts'
+import type { Db } from '../store/db.ts'
+import { activePolicies, type PolicyRecord } from '../store/policies.ts'
+import { activeProviders, type ProviderModel, type ProviderRecord } from '../store/providers.ts'
+import type { TeamRecord } from '../store/teams.ts'
+import type { CloudAccess, CloudTier } from '../tiers/cloud.ts'
+import type { Dispatcher, Terms } from './dispatcher.ts'
+
+/**
+ * What people have set about where work may go: providers, what they are paid with, policies of patience, aliases. The
+ * rows are the truth; this is the copy that decisions are made from, read anew after a change here and every few seconds
+ * for changes elsewhere.
+ */
+export class Registry {
+  readonly #parts: RegistryParts
+  readonly #providers = new Map<WorkerId, Configured>()
+  readonly #policies = new Map<string, PolicyRecord>()
+  readonly #aliases = new Map<string, string>()
+  readonly #teams = new Map<string, TeamRecord>()
+  #loading: Promise<void> | undefined
+
+  constructor(parts: RegistryParts) {
+    this.#parts = parts
+  }
+
+  /** Two at once would apply an older reading over a newer one. */
+  async load(): Promise<void> {
+    while (this.#loading !== undefined) await this.#loading
+    this.#loading = this.#load().finally(() => {
+      this.#loading = undefined
+    })
+    await this.#loading
+  }
+
+  get providers(): Iterable<ProviderRecord> {
+    return [...this.#providers.values()].map(({ record }) => record)
+  }
+
+  get policies(): ReadonlyMap<string, PolicyRecord> {
+    return this.#policies
+  }
+
+  findProvider(name: string): ProviderRecord | undefined {
+    for (const { record } of this.#providers.values()) if (record.name === name || record.id === name) return record
+    return undefined
+  }
+
+  setTeams(teams: TeamRecord[]): void {
+    this.#teams.clear()
+    for (const team of teams) this.#teams.set(team.name, team)
+  }
+
+  /** The model that a name leads to, through aliases. */
+  resolveModel(name: string): string {
+    let target = name
+    // A circle cannot be made, but rows may be written by hand.
+    for (let step = 0; step < ALIASES_MAX; step++) {
+      const next = this.#aliases.get(target)
+      if (next === undefined) return target
+      target = next
+    }
+    return name
+  }
+
+  get aliases(): ReadonlyMap<string, string> {
+    return this.#aliases
+  }
+
+  /** The policy that a request is under: the one it names, else its team's; null: the default one. */
+  policyOf(named: string | null, team: string): string | null {
+    return named ?? this.#teams.get(team)?.policy ?? null
+  }
+
+  /**
+   * When tiers open to a job, and who pays for it. A pin is a pin: there at once or never. A tier that the policy or the
+   * key closes stays closed to a pin as well.
+   */
+  termsOf({ policy, team, pinnedTier, pinnedProvider, key, tiers = null }: JobTerms): Terms {
+    const known = policy === null ? undefined : this.#policies.get(policy)
+    const patience = known?.tiers ?? DEFAULT_PATIENCE
+    const pinned = pinnedProvider !== null ? ANY_TIER : pinnedTier !== null ? pinnedTo(pinnedTier) : patience
+    const opened = { ...pinned } as Record<Tier, Patience[Tier]>
+    for (const tier of TIERS) if (patience[tier] === 'never' || (tiers !== null && !tiers.includes(tier))) opened[tier] = 'never'
+    const purses = [`team:${team}`]
+    if (policy !== null) purses.push(`policy:${policy}`)
+    if (key !== null) purses.push(`key:${key}`)
+    return { patience: opened, purses: purses.filter((purse) => this.#parts.isLimited(purse)) }
+  }
+
+  /** A provider's answer said that its credential is not good: it is held until that, or another setting, changes. */
+  markParked(provider: WorkerId): void {
+    const configured = this.#providers.get(provider)
+    if (configured !== undefined) configured.parked = true
+  }
+
+  async #load(): Promise<void> {
+    const { db } = this.#parts
+    const [providers, credentials, policies, aliases] = await Promise.all([
+      activeProviders(db),
+      allCredentials(db),
+      activePolicies(db),
+      allAliases(db),
+    ])
+    replace(
+      this.#policies,
+      policies.map((policy) => [policy.name, policy]),
+    )
+    replace(
+      this.#aliases,
+      aliases.map(({ name, target }) => [name, target]),
+    )
+    const byName = new Map(credentials.map((credential) => [credential.name, credential]))
+    for (const record of providers) this.#configure(record, record.credential === null ? null : byName.get(record.credential))
+    const kept = new Set(providers.map(({ id }) => id))
+    for (const id of this.#providers.keys()) {
+      if (kept.has(id)) continue
+      this.#providers.delete(id)
+      this.#parts.dispatcher.removeProvider(id)
+      this.#parts.cloud.remove(id)
+    }
+  }
+
+  #configure(record: ProviderRecord, credential: CredentialRecord | null | undefined): void {
+    const known = this.#providers.get(record.id)
+    const version = `${record.version}/${credential?.version ?? 0}`
+    if (known?.version === version) return
+    const { secret, hold } = this.#unseal(record, credential)
+    this.#providers.set(record.id, { record, version, parked: hold !== null })
+    const access: CloudAccess = { ...record, secret, models: record.models ?? [] }
+    this.#parts.cloud.configure(access, (models) => this.#discovered(record.id, models))
+    this.#offer(record, record.models ?? [])
+    // A changed credential, or whatever else was changed, is worth a new try.
+    if (hold !== null || known?.parked === true) this.#parts.dispatcher.holdProvider(record.id, hold)
+  }
+
+  /** A provider without a list of its own offers what it says it has. */
+  #discovered(id: WorkerId, models: ProviderModel[]): void {
+    const record = this.#providers.get(id)?.record
+    if (record !== undefined && record.models === null) this.#offer(record, models)
+  }
+
+  #offer(record: ProviderRecord, models: ProviderModel[]): void {
+    const { id, name, maxParallel, firstTokenTimeoutMs, nextTokenTimeoutMs, requestsPerMinute, tokensPerMinute } = record
+    this.#parts.dispatcher.setProvider({
+      id,
+      name,
+      offers: models.map((model) => offerOf(record, model)),
+      terms: { maxParallel, firstTokenTimeoutMs, nextTokenTimeoutMs },
+      quota: { requestsPerMinute, tokensPerMinute },
+    })
+  }
+
+  #unseal(record: ProviderRecord, credential: CredentialRecord | null | undefined): { secret: string | null; hold: Hold | null } {
+    const parked = (why: string): { secret: null; hold: Hold } => ({ secret: null, hold: { state: 'parked', untilMs: null, why } })
+    if (credential === null) return { secret: null, hold: null }
+    if (credential === undefined) return parked(`its credential "${record.credential}" does not exist`)
+    if (credential.revokedMs !== null) return parked(`its credential "${credential.name}" was revoked`)
+    try {
+      return { secret: this.#parts.vault.open(credential.sealed), hold: null }
+    } catch (error) {
+      return parked(`its credential "${credential.name}" cannot be opened: ${error instanceof Error ? error.message : String(error)}`)
+    }
+  }
+}
+
+type Configured = { record: ProviderRecord; version: string; parked: boolean }
+
+export type JobTerms = {
+  policy: string | null
+  team: string
+  pinnedTier: Tier | null
+  pinnedProvider: string | null
+  key: string | null
+  /** Those that the caller's key allows; null: all. */
+  tiers?: readonly string[] | null
+}
+
+type RegistryParts = {
+  db: Db
+  dispatcher: Dispatcher
+  cloud: CloudTier
+  vault: { open(sealed: Buffer): string }
+  /** Whether anybody set how much the account may spend. */
+  isLimited(purse: string): boolean
+}
+
+const ALIASES_MAX = 100
+
+function replace<V>(map: Map<string, V>, entries: [string, V][]): void {
+  map.clear()
+  for (const [name, value] of entries) map.set(name, value)
+}
+
+function offerOf(record: ProviderRecord, model: ProviderModel): ModelOffer {
+  return {
+    name: model.name,
+    engine: record.kind,
+    state: 'ready',
+    detail: '',
+    slots: record.maxParallel,
+    contextTokens: 0,
+    maxTokenBytes: 0,
+    // Names what defines the answer, so that nobody else's text is ever joined to it.
+    sha256: `${record.name}/${model.upstream}`,
+    tier: 'cloud',
+    abilities: model.abilities ?? ABILITIES_OF[record.kind],
+    startsOver: true,
+    paid: model.inputMicros > 0 || model.outputMicros > 0,
+  }
+}
+
+/** What the two APIs can honour, as they document it. A model that can less, or an open server that can more, says so. */
+const ABILITIES_OF: Record<ProviderRecord['kind'], string[]> = {
+  openai: [
+    'completions',
+    'embeddings',
+    'images',
+    'tools',
+    'tool_choice',
+    'parallel_tool_calls',
+    'json_object',
+    'json_schema',
+    'logprobs',
+    'reasoning_effort',
+    'seed',
+    'frequency_penalty',
+    'presence_penalty',
+    'logit_bias',
+    'openai_dialect',
+  ],
+  anthropic: ['images', 'tools', 'tool_choice', 'parallel_tool_calls', 'reasoning_max_tokens', 'top_k', 'anthropic_dialect'],
+}

@@ -1,0 +1,125 @@
+import { APIConnectionError as AnthropicConnectionError, APIError as AnthropicError } from '@anthropic-ai/sdk'
+import { APIConnectionError as OpenAiConnectionError, APIError as OpenAiError } from 'openai'
+import type { Hold } from '../core/fleet.ts'
+import type { JobError } from '../core/job.ts'
+
+/** What a call's failure means to the job, and what it means to the provider; `badCredential` parks it until that changes. */
+export type Refusal = { error: JobError; hold?: Hold; badCredential?: boolean }
+
+/**
+ * Reads the error of a call. `refusals` counts those in a row of a provider that does not say when to come back: it is
+ * left alone longer each time.
+ */
+export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refusal {
+  if (cause instanceof OpenAiConnectionError || cause instanceof AnthropicConnectionError)
+    return { error: failure('provider_unreachable', `The provider could not be reached: ${rootMessage(cause)}.`, true) }
+  if (!(cause instanceof OpenAiError) && !(cause instanceof AnthropicError))
+    return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
+  const status = Number(cause.status ?? 0)
+  const said = `The provider answered ${status}: ${cause.message.slice(0, MESSAGE_MAX)}`
+  if (status === 401 || status === 403) {
+    const error = failure('provider_credential_refused', said, true, status)
+    return {
+      error,
+      badCredential: true,
+      hold: { state: 'parked', untilMs: null, why: `its credential was refused (${status}): ${said.slice(0, 200)}` },
+    }
+  }
+  if (status === 429 || status === 529) return tooMuch(cause, status, said, nowMs, refusals)
+  if (status === 402) {
+    const untilMs = retryAt(cause.headers, nowMs) ?? nowMs + UNPAID_MS
+    return { error: failure('provider_over_quota', said, true, status), hold: { state: 'over_quota', untilMs, why: said.slice(0, 300) } }
+  }
+  if (status >= 500 || status === 408 || status === 409 || status === 425) return { error: failure('provider_failed', said, true, status) }
+  // It does not know the model: another provider may.
+  if (status === 404) return { error: failure('provider_lacks_model', said, true, status) }
+  // What is wrong with the request is wrong everywhere.
+  return { error: { code: 'provider_refused_request', message: said, layer: 'ingress', retryable: false, providerStatus: status } }
+}
+
+/** A failure that stands in the midst of an answer, or an answer that makes no sense. */
+export function failure(code: string, message: string, retryable: boolean, providerStatus?: number): JobError {
+  return { code, message, layer: 'provider', retryable, ...(providerStatus === undefined ? {} : { providerStatus }) }
+}
+
+function tooMuch(
+  cause: { headers?: Headers | undefined; code?: unknown; error?: unknown },
+  status: number,
+  said: string,
+  nowMs: number,
+  refusals: number,
+): Refusal {
+  const quota = /insufficient_quota|billing|credit/i.test(`${JSON.stringify(cause.code ?? '')} ${JSON.stringify(cause.error ?? '')}`)
+  const untilMs =
+    retryAt(cause.headers, nowMs) ?? nowMs + (quota ? UNPAID_MS : Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(refusals, 10)))
+  const state = quota ? 'over_quota' : 'cooling_down'
+  return {
+    error: failure(quota ? 'provider_over_quota' : 'provider_rate_limited', said, true, status),
+    hold: { state, untilMs, why: said.slice(0, 300) },
+  }
+}
+
+/** By `Retry-After`, in seconds or as a date, or by the vendors' own headers; null when nothing is said. */
+export function retryAt(headers: Headers | undefined, nowMs: number): number | null {
+  const value = headers?.get('retry-after-ms') ?? null
+  if (value !== null && Number(value) > 0) return nowMs + Number(value)
+  const after = headers?.get('retry-after') ?? null
+  if (after !== null) {
+    const seconds = Number(after)
+    const atMs = Number.isFinite(seconds) && after.trim() !== '' ? nowMs + Math.max(0, seconds) * 1000 : Date.parse(after)
+    if (Number.isFinite(atMs)) return Math.min(Math.max(atMs, nowMs + BACKOFF_MIN_MS), nowMs + LATEST_MS)
+  }
+  return usedUpUntil(headers, nowMs)
+}
+
+/** When a vendor's own limit, which its headers say is used up, is full again; null while there is something left. */
+export function usedUpUntil(headers: Headers | undefined, nowMs: number): number | null {
+  if (headers === undefined) return null
+  let untilMs: number | null = null
+  for (const [remaining, reset] of LIMIT_HEADERS) {
+    if (headers.get(remaining) !== '0') continue
+    const atMs = resetTime(headers.get(reset) ?? '', nowMs)
+    if (atMs !== null) untilMs = Math.max(untilMs ?? 0, Math.min(atMs, nowMs + LATEST_MS))
+  }
+  return untilMs
+}
+
+const LIMIT_HEADERS: [remaining: string, reset: string][] = [
+  ['x-ratelimit-remaining-requests', 'x-ratelimit-reset-requests'],
+  ['x-ratelimit-remaining-tokens', 'x-ratelimit-reset-tokens'],
+  ['anthropic-ratelimit-requests-remaining', 'anthropic-ratelimit-requests-reset'],
+  ['anthropic-ratelimit-tokens-remaining', 'anthropic-ratelimit-tokens-reset'],
+  ['anthropic-ratelimit-input-tokens-remaining', 'anthropic-ratelimit-input-tokens-reset'],
+  ['anthropic-ratelimit-output-tokens-remaining', 'anthropic-ratelimit-output-tokens-reset'],
+]
+
+/** `1h2m3.5s` or `20ms` as OpenAI writes it, or a time of day as Anthropic does. */
+function resetTime(text: string, nowMs: number): number | null {
+  if (/^(\d+(\.\d+)?(ms|h|m|s))+$/.test(text)) {
+    let ms = 0
+    for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|h|m|s)/g)) ms += Number(number) * (UNIT_MS[unit ?? ''] ?? 0)
+    return nowMs + ms
+  }
+  const atMs = Date.parse(text)
+  return Number.isFinite(atMs) ? atMs : null
+}
+
+const UNIT_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
+
+const MESSAGE_MAX = 1_000
+const BACKOFF_MS = 1_000
+const BACKOFF_MIN_MS = 100
+const BACKOFF_MAX_MS = 60_000
+// Somebody has to pay a bill first: looking every quarter of an hour is often enough.
+const UNPAID_MS = 900_000
+// A reset that lies further away is a mistake of the provider's clock.
+const LATEST_MS = 32 * 86_400_000
+
+function rootMessage(error: unknown): string {
+  let message = String(error)
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    const code = (cause as { code?: unknown }).code
+    message = typeof code === 'string' ? code : cause.message
+  }
+  return message.replace(/\.$/, '')
+}

@@ -1,0 +1,101 @@
+import Anthropic from '@anthropic-ai/sdk'
+import OpenAI from 'openai'
+import { ANTHROPIC_MAX_TOKENS, anthropicBody } from '../../proto/anthropic-wire-request.ts'
+import { AnthropicReader } from '../../proto/anthropic-wire-answer.ts'
+import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
+import { OPENAI_PATHS, openAiBody } from '../../proto/openai-wire-request.ts'
+import type { GenerationRequest } from '../../proto/request.ts'
+import type { WireEnd, WireFailure, WirePiece } from '../../proto/wire.ts'
+
+/** One cloud API: the only door to the vendors' packages, which know how each wants to be asked and refuses. */
+export interface Upstream {
+  /** The answer as it comes, after its head; any status of 400 and above rejects with the package's own error. */
+  ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<Response>
+  reader(): UpstreamReader
+  /** The names of its models. */
+  list(signal: AbortSignal): Promise<string[]>
+}
+
+export type UpstreamModel = { upstream: string; abilities: readonly string[] | null }
+export type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal }
+
+export type UpstreamReader = {
+  readonly end: WireEnd | null
+  readData(data: string): WirePiece | WireFailure | null
+  read(body: unknown): WirePiece | WireFailure | null
+}
+
+export function openUpstream(kind: 'openai' | 'anthropic', baseUrl: string, secret: string | null): Upstream {
+  return kind === 'openai' ? new OpenAiUpstream(baseUrl, secret) : new AnthropicUpstream(baseUrl, secret)
+}
+
+/** The scheduler decides about retries and about what is too slow; nothing is read from the coordinator's environment. */
+const PATIENT = { maxRetries: 0, timeout: 2_147_483_647 }
+
+class OpenAiUpstream implements Upstream {
+  readonly #client: OpenAI
+
+  constructor(baseURL: string, secret: string | null) {
+    const headers = secret === null ? { defaultHeaders: { authorization: null } } : {}
+    this.#client = new OpenAI({
+      ...PATIENT,
+      apiKey: secret ?? 'none',
+      baseURL,
+      organization: null,
+      project: null,
+      webhookSecret: null,
+      ...headers,
+    })
+  }
+
+  ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal }: AskOptions): Promise<Response> {
+    // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
+    const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
+    const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
+    const body = openAiBody(request, model.upstream, streams, { seedGiven, extended })
+    return this.#client.post(OPENAI_PATHS[request.prompt.kind], { body, signal, stream: streams }).asResponse()
+  }
+
+  reader(): UpstreamReader {
+    return new OpenAiReader()
+  }
+
+  async list(signal: AbortSignal): Promise<string[]> {
+    const { data } = await this.#client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
+    return data.map((model) => model.id)
+  }
+}
+
+class AnthropicUpstream implements Upstream {
+  readonly #client: Anthropic
+
+  constructor(baseUrl: string, secret: string | null) {
+    const headers = secret === null ? { defaultHeaders: { 'x-api-key': null } } : {}
+    // The package adds /v1 itself; people paste addresses with it and without.
+    this.#client = new Anthropic({
+      ...PATIENT,
+      apiKey: secret ?? 'none',
+      authToken: null,
+      baseURL: baseUrl.replace(/\/v1$/, ''),
+      ...headers,
+    })
+  }
+
+  ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<Response> {
+    const body = anthropicBody(request, model.upstream, stream, { maxTokens: ANTHROPIC_MAX_TOKENS })
+    return this.#client.post('/v1/messages', { body, signal, stream }).asResponse()
+  }
+
+  reader(): UpstreamReader {
+    return new AnthropicReader()
+  }
+
+  async list(signal: AbortSignal): Promise<string[]> {
+    const names: string[] = []
+    for await (const model of this.#client.models.list({ limit: 1_000 }, { signal, timeout: LIST_TIMEOUT_MS })) names.push(model.id)
+    return names
+  }
+}
+
+const OPEN_SERVERS_ONLY = new Set(['top_k', 'min_p', 'repeat_penalty', 'min_tokens', 'rerank'])
+const LIST_TIMEOUT_MS = 30_000

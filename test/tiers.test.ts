@@ -1,0 +1,211 @@
+import { expect, test } from 'vitest'
+import type { ModelOffer } from '../coordinator/core/fleet.ts'
+import type { AcceptedJob } from '../coordinator/core/inputs.ts'
+import type { JobError, JobId, Tier, WorkerId } from '../coordinator/core/job.ts'
+import { ANY_TIER, DEFAULT_PATIENCE, type Patience, pinnedTo } from '../coordinator/core/tiers.ts'
+import { offer, SchedulerWorld } from './support/simulation.ts'
+
+/** Which tier a job goes to, and when: every rule of patience on the bare scheduler, under a hand-driven clock. */
+
+const NO_QUOTA = { requestsPerMinute: null, tokensPerMinute: null }
+
+function cloud(world: SchedulerWorld, name = 'cloud', settings: { maxParallel?: number; models?: string[]; paid?: boolean; requests?: number } = {}): void {
+  const { maxParallel = 8, models = ['m'], paid = true, requests } = settings
+  const offers = models.map((model): ModelOffer => ({ ...offer(model, maxParallel, `${name}/${model}`), tier: 'cloud', abilities: ['tools'], startsOver: true, paid }))
+  for (const model of models) world.mostSlots.set(`${name}/${model}`, maxParallel)
+  world.apply({
+    kind: 'provider-set',
+    worker: name as WorkerId,
+    name,
+    offers,
+    terms: { maxParallel, firstTokenTimeoutMs: null, nextTokenTimeoutMs: null },
+    quota: requests === undefined ? NO_QUOTA : { requestsPerMinute: requests, tokensPerMinute: null },
+  })
+}
+
+function startedAt(world: SchedulerWorld, job: string): Tier | null {
+  const start = world.effects.findLast((effect) => effect.kind === 'start-attempt' && effect.job === job)
+  return start?.kind === 'start-attempt' ? start.tier : null
+}
+
+type Local = 'free' | 'busy' | 'away' | 'never_seen'
+type Rule = { policy: string; patience: Patience; local: Local; waits: number; goes: Tier | null }
+
+const AFTER_3: Patience = { gpu: 0, cli: 'never', cloud: 3_000 }
+const OFFLINE: Patience = { gpu: 0, cli: 'never', cloud: 'when_offline' }
+const NEVER: Patience = { gpu: 0, cli: 'never', cloud: 'never' }
+const AT_ONCE: Patience = { gpu: 0, cli: 'never', cloud: 0 }
+
+const RULES: Rule[] = [
+  { policy: 'default', patience: DEFAULT_PATIENCE, local: 'free', waits: 0, goes: 'gpu' },
+  { policy: 'default', patience: DEFAULT_PATIENCE, local: 'busy', waits: 29_000, goes: null },
+  { policy: 'default', patience: DEFAULT_PATIENCE, local: 'busy', waits: 31_000, goes: 'cloud' },
+  { policy: 'default', patience: DEFAULT_PATIENCE, local: 'never_seen', waits: 0, goes: 'cloud' },
+  { policy: 'default', patience: DEFAULT_PATIENCE, local: 'away', waits: 29_000, goes: null },
+  { policy: 'after 3 s', patience: AFTER_3, local: 'busy', waits: 2_000, goes: null },
+  { policy: 'after 3 s', patience: AFTER_3, local: 'busy', waits: 3_500, goes: 'cloud' },
+  { policy: 'after 3 s', patience: AFTER_3, local: 'free', waits: 0, goes: 'gpu' },
+  { policy: 'when offline', patience: OFFLINE, local: 'busy', waits: 600_000, goes: null },
+  { policy: 'when offline', patience: OFFLINE, local: 'away', waits: 0, goes: 'cloud' },
+  { policy: 'when offline', patience: OFFLINE, local: 'never_seen', waits: 0, goes: 'cloud' },
+  { policy: 'never', patience: NEVER, local: 'busy', waits: 600_000, goes: null },
+  { policy: 'never', patience: NEVER, local: 'away', waits: 600_000, goes: null },
+  { policy: 'at once', patience: AT_ONCE, local: 'busy', waits: 0, goes: 'cloud' },
+  { policy: 'at once', patience: AT_ONCE, local: 'free', waits: 0, goes: 'gpu' },
+  { policy: 'pinned to the cloud', patience: pinnedTo('cloud'), local: 'free', waits: 0, goes: 'cloud' },
+  { policy: 'pinned to gpu', patience: pinnedTo('gpu'), local: 'away', waits: 600_000, goes: null },
+]
+
+for (const { policy, patience, local, waits, goes } of RULES)
+  test(`${policy}, local model ${local.replace('_', ' ')}: after ${waits / 1000} s ${goes === null ? 'it waits' : `it runs on ${goes}`}`, () => {
+    const world = new SchedulerWorld()
+    if (local !== 'never_seen') world.connect('a', { m: 1 })
+    if (local === 'busy') world.enqueue('hog')
+    if (local === 'away') world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
+    cloud(world)
+    world.enqueue('job', { patience })
+    // The worker says that it is there; time passes in steps, as it does.
+    for (let passed = 0; passed < waits; passed += 1_000) {
+      if (local === 'busy') world.report('a', { m: 1 })
+      world.pass(Math.min(1_000, waits - passed))
+    }
+    expect(startedAt(world, 'job')).toBe(goes)
+    if (goes === null) expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)?.reason).toMatch(/all_slots_busy|no_provider_for_model|tier_not_open_yet/)
+  })
+
+test('a tier that opens later is the reason to wait, with its time, when nobody else could serve it', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
+  cloud(world)
+  world.enqueue('job', { patience: AFTER_3 })
+  expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)).toMatchObject({ reason: 'tier_not_open_yet', untilMs: world.nowMs + 3_000 })
+})
+
+test('a cloud that is added while a job waits opens to it as if it had been there', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.enqueue('hog')
+  world.enqueue('job', { patience: AFTER_3 })
+  world.pass(2_000)
+  cloud(world)
+  expect(startedAt(world, 'job')).toBeNull()
+  world.pass(1_200)
+  expect(startedAt(world, 'job')).toBe('cloud')
+})
+
+test('auto takes any model of the first tier that has a free slot', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { small: 1 })
+  cloud(world, 'cloud', { models: ['big'] })
+  world.enqueue('one', { model: 'auto', patience: AT_ONCE })
+  world.enqueue('two', { model: 'auto', patience: AT_ONCE })
+  expect([startedAt(world, 'one'), startedAt(world, 'two')]).toEqual(['gpu', 'cloud'])
+})
+
+test('a job goes only where everything it needs is there', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  cloud(world)
+  world.enqueue('tools', { needs: ['tools'], patience: ANY_TIER })
+  world.enqueue('logprobs', { needs: ['logprobs'], patience: ANY_TIER })
+  expect([startedAt(world, 'tools'), startedAt(world, 'logprobs')]).toEqual(['cloud', null])
+})
+
+test('max_parallel holds over all models of a provider', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 3, models: ['x', 'y'] })
+  for (const [index, model] of ['x', 'y', 'x', 'y', 'x'].entries()) world.enqueue(`j${index}`, { model, patience: ANY_TIER })
+  expect(world.startedOn('cloud')).toEqual(['j0', 'j1', 'j2'])
+  world.finish('j0')
+  expect(world.startedOn('cloud')).toEqual(['j0', 'j1', 'j2', 'j3'])
+})
+
+const BUSY: JobError = { code: 'provider_rate_limited', message: '429', layer: 'provider', retryable: true, providerStatus: 429 }
+
+test('429 parks the provider and not the job: no strike, no other attempt before its time', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('job', { patience: ANY_TIER })
+  for (let round = 1; round <= 5; round++) {
+    const hold = { state: 'cooling_down' as const, untilMs: world.nowMs + 4_000, why: 'asked too much' }
+    world.fail('job', BUSY, hold)
+    expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)).toMatchObject({ reason: 'cooling_down', untilMs: hold.untilMs })
+    world.pass(3_900)
+    expect(world.startedOn('cloud')).toHaveLength(round)
+    world.pass(300)
+    expect(world.startedOn('cloud')).toHaveLength(round + 1)
+  }
+  expect(world.kinds('job')).not.toContain('job-parked')
+})
+
+test('a limit per minute is kept to the call, and the wait says until when', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { requests: 2 })
+  for (const job of ['1', '2', '3']) world.enqueue(job, { patience: ANY_TIER })
+  expect(world.startedOn('cloud')).toEqual(['1', '2'])
+  world.finish('1')
+  world.finish('2')
+  expect(world.scheduler.waiting(world.nowMs, '3' as JobId)).toMatchObject({ reason: 'over_quota', untilMs: world.nowMs + 60_000 })
+  world.pass(60_100)
+  expect(world.startedOn('cloud')).toEqual(['1', '2', '3'])
+})
+
+test('an empty purse closes what is paid, and only that', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  cloud(world)
+  world.apply({ kind: 'purse-set', purse: 'team:blue', spentUntilMs: world.nowMs + 5_000 })
+  const blue: Partial<AcceptedJob> = { patience: AT_ONCE, purses: ['team:blue'] }
+  for (const job of ['local', 'waits']) world.enqueue(job, blue)
+  world.enqueue('others', { patience: AT_ONCE })
+  expect([startedAt(world, 'local'), startedAt(world, 'waits'), startedAt(world, 'others')]).toEqual(['gpu', null, 'cloud'])
+  world.pass(5_300)
+  expect(startedAt(world, 'waits')).toBe('cloud')
+})
+
+const CUT: JobError = { code: 'provider_cut_answer', message: 'cut', layer: 'provider', retryable: true }
+
+test('an answer that was cut begins anew where nobody has read it, and elsewhere ends as interrupted', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'one')
+  cloud(world, 'two')
+  world.enqueue('unread', { patience: ANY_TIER, restartable: true })
+  world.enqueue('read', { patience: ANY_TIER, restartable: false })
+  for (const job of ['unread', 'read']) {
+    world.progress(job, 3)
+    world.fail(job, CUT)
+  }
+  expect(world.kinds('unread')).toContain('discard-answer')
+  expect(world.live.has('unread' as JobId)).toBe(true)
+  expect(world.effects.find((effect) => effect.kind === 'job-failed')).toMatchObject({ job: 'read', error: { code: 'answer_interrupted', retryable: true } })
+})
+
+test('every start says why: the candidates, what spoke against each, and the rule', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.enqueue('hog')
+  cloud(world)
+  world.enqueue('job', { patience: AFTER_3 })
+  for (let passed = 0; passed < 4_000; passed += 1_000) {
+    world.report('a', { m: 1 })
+    world.pass(1_000)
+  }
+  const start = world.effects.findLast((effect) => effect.kind === 'start-attempt')
+  expect(start?.kind === 'start-attempt' && start.decision).toMatchObject({
+    rule: 'after_s/least_busy',
+    chosen: 'cloud',
+    candidates: [
+      { provider: 'a', tier: 'gpu', eligible: false, whyNot: 'all_slots_busy' },
+      { provider: 'cloud', tier: 'cloud', eligible: true, whyNot: null },
+    ],
+  })
+})
+
+test('jobs of different lines that want the same slots are served in the order they came', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 1, models: ['x', 'y'] })
+  for (const [index, model] of ['x', 'x', 'y', 'auto', 'x'].entries()) world.enqueue(`j${index}`, { model, patience: ANY_TIER })
+  for (let index = 0; index < 4; index++) world.finish(`j${index}`)
+  expect(world.startedOn('cloud')).toEqual(['j0', 'j1', 'j2', 'j3', 'j4'])
+})

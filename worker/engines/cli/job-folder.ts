@@ -1,0 +1,66 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { hostname, tmpdir } from 'node:os'
+import path from 'node:path'
+import { endTree } from './process-tree.ts'
+
+/**
+ * The private folder (mode 0700) of one job, gone with it:
+ *
+ *   work/   where the program runs, and its home unless the operator names one; empty at the start
+ *   tmp/    its temporary files: some leave whole prompts there when they fail
+ *   files/  what the adapter gives it to read
+ */
+export class JobFolder {
+  readonly root: string
+  readonly work: string
+  readonly tmp: string
+  readonly files: string
+
+  constructor() {
+    this.root = mkdtempSync(path.join(tmpdir(), `${PREFIX}${process.pid}-`))
+    this.work = path.join(this.root, 'work')
+    this.tmp = path.join(this.root, 'tmp')
+    this.files = path.join(this.root, 'files')
+    for (const folder of [this.work, this.tmp, this.files]) mkdirSync(folder)
+  }
+
+  write(folder: string, files: Record<string, string>): void {
+    for (const [name, content] of Object.entries(files)) {
+      const file = path.join(folder, name)
+      mkdirSync(path.dirname(file), { recursive: true })
+      writeFileSync(file, content)
+    }
+  }
+
+  remove(): void {
+    rmSync(this.root, { recursive: true, force: true, maxRetries: 5 })
+  }
+}
+
+const PREFIX = `holdfast-cli-${hostname()}-`
+
+/** By this the processes of a job are found, wherever they went. */
+export function markOf(tmp: string): string {
+  return `TMPDIR=${tmp}`
+}
+
+/** Ends the jobs of workers that were killed, and removes what they left. */
+export async function clearLeftovers(): Promise<void> {
+  const base = tmpdir()
+  for (const name of readdirSync(base)) {
+    const owner = name.startsWith(PREFIX) ? Number.parseInt(name.slice(PREFIX.length), 10) : undefined
+    if (owner === undefined || isAlive(owner)) continue
+    const root = path.join(base, name)
+    await endTree({ pid: undefined, mark: markOf(path.join(root, 'tmp')) }, 0)
+    rmSync(root, { recursive: true, force: true, maxRetries: 5 })
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}

@@ -1,0 +1,97 @@
+import { Ajv, type ValidateFunction } from 'ajv'
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import type { GenerationRequest, JsonSchema, Tool } from '../../../proto/request.ts'
+import type { GenerationFailure } from '../engine.ts'
+import { GrammarWriter, quoted, UnsupportedSchema } from './schema-grammar.ts'
+import type { CallForm } from './tool-calls.ts'
+
+/** What an answer is held to while it is generated, and what its finished text is judged by. */
+export type Constraint = {
+  /** GBNF; absent: the model is free. */
+  grammar?: string
+  /** Why a finished text is not what was asked for; undefined: it is. Absent: any text is. */
+  faultOf?: (text: string) => string | undefined
+}
+
+type Wish = Pick<GenerationRequest, 'format' | 'tools' | 'toolChoice' | 'parallelToolCalls'>
+
+/** Throws `UnsupportedSchema` where a schema asks for what cannot be honoured. */
+export function constraintOf(wish: Wish, form: CallForm): Constraint {
+  const { format, tools = [], toolChoice = 'auto' } = wish
+  if (mustCall(wish)) return { grammar: callGrammar(wish, form) }
+  if (format === undefined) return {}
+  const schema = format.kind === 'schema' ? format.schema : ANY_OBJECT
+  const writer = new GrammarWriter()
+  const text = `${LEADING_SPACE} ${writer.value(schema)}`
+  const mayCall = tools.length > 0 && toolChoice === 'auto'
+  const root = mayCall ? `${text} | ${calls(writer, tools, { ...form, bare: false }, wish.parallelToolCalls !== false)}` : text
+  return { grammar: writer.grammar(root), faultOf: judgeOf(schema) }
+}
+
+export function mustCall({ tools = [], toolChoice = 'auto' }: Wish): boolean {
+  return tools.length > 0 && toolChoice !== 'auto' && toolChoice !== 'none'
+}
+
+/** Refuses the request before anything is computed for it. */
+export function unsupportedSchema(error: UnsupportedSchema): GenerationFailure {
+  return { layer: 'ingress', code: 'unsupported_schema', message: error.message, retryable: false }
+}
+
+/** The answer ended by itself and is not what was asked for. */
+export function schemaMismatch(fault: string): GenerationFailure {
+  return { layer: 'model', code: 'schema_mismatch', message: `the model's answer does not fit its schema: ${fault}`, retryable: true }
+}
+
+/** OpenAI's JSON mode promises an object. */
+const ANY_OBJECT: JsonSchema = { type: 'object' }
+
+/** Templates of models that reason leave the line break after the reasoning to the model. */
+const LEADING_SPACE = '[\\n]{0,2}'
+
+function callGrammar({ tools = [], toolChoice, parallelToolCalls }: Wish, form: CallForm): string {
+  const named = typeof toolChoice === 'object' ? tools.filter(({ name }) => name === toolChoice.name) : tools
+  const writer = new GrammarWriter()
+  const several = parallelToolCalls !== false && typeof toolChoice !== 'object'
+  return writer.grammar(`${LEADING_SPACE} ${calls(writer, named, form, several)}`)
+}
+
+function calls(writer: GrammarWriter, tools: readonly Tool[], form: CallForm, several: boolean): string {
+  const call = writer.rule(tools.map((tool) => oneCall(writer, tool, form)).join(' | '))
+  const { open, close } = form
+  if (form.list) return `${quoted(`${open}[`)} ${call}${several ? ` ("," " "? ${call})*` : ''} "]"`
+  if (close === '') return `${quoted(open)}${form.bare ? '?' : ''} ${call}${several ? ` (";" " "? ${call})*` : ''}`
+  const wrapped = writer.rule(`${quoted(open)} "\\n"? ${call} "\\n"? ${quoted(close)}`)
+  return several ? `${wrapped} ("\\n"? ${wrapped})*` : wrapped
+}
+
+function oneCall(writer: GrammarWriter, { name, parameters }: Tool, { argumentsKey }: CallForm): string {
+  const value = writer.value(parameters === undefined || parameters === true ? ANY_OBJECT : parameters)
+  return `"{" ${quoted('"name"')} ":" " "? ${quoted(JSON.stringify(name))} "," " "? ${quoted(JSON.stringify(argumentsKey))} ":" " "? ${value} "}"`
+}
+
+function judgeOf(schema: JsonSchema): NonNullable<Constraint['faultOf']> {
+  const validate = validatorOf(schema)
+  return (text) => {
+    let value: unknown
+    try {
+      value = JSON.parse(text)
+    } catch (error) {
+      return (error as Error).message
+    }
+    if (validate(value)) return undefined
+    const [first] = validate.errors ?? []
+    return `${first?.instancePath || 'the value'} ${first?.message ?? 'is not valid'}`
+  }
+}
+
+/** A schema for an earlier draft says so, or writes its tuples in the earlier way. */
+function validatorOf(schema: JsonSchema): ValidateFunction {
+  const { $schema, ...rest } = typeof schema === 'object' ? schema : { $schema: undefined }
+  const early = /draft-0[4-7]/.test(String($schema)) || /"items":\[/.test(JSON.stringify(schema))
+  const options = { strict: false, validateFormats: false, logger: false } as const
+  try {
+    return (early ? new Ajv(options) : new Ajv2020(options)).compile(typeof schema === 'object' ? rest : schema)
+  } catch (error) {
+    throw new UnsupportedSchema('schema', `is not a valid JSON Schema: ${(error as Error).message.slice(0, 300)}`)
+  }
+}
