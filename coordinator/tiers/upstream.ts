@@ -70,7 +70,7 @@ class AnthropicUpstream implements Upstream {
   readonly #client: Anthropic
 
   constructor(baseUrl: string, secret: string | null) {
-    const headers = secret === null ? { defaultHeaders: { 'x-api-key': null } } : {}
+    const headers = secret === null ? { defaultHeaders: { 'x-api-key': null, authorization: null } } : {}
     // The package adds /v1 itself; people paste addresses with it and without.
     this.#client = new Anthropic({
       ...PATIENT,
@@ -83,7 +83,9 @@ class AnthropicUpstream implements Upstream {
 
   ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<Response> {
     const body = anthropicBody(request, model.upstream, stream, { maxTokens: ANTHROPIC_MAX_TOKENS })
-    return this.#client.post('/v1/messages', { body, signal, stream }).asResponse()
+    const betas = request.verbatim?.dialect === 'anthropic' ? (request.verbatim.betas ?? []) : []
+    const headers = betas.length === 0 ? {} : { 'anthropic-beta': betas.join(',') }
+    return this.#client.post('/v1/messages', { body, signal, stream, headers }).asResponse()
   }
 
   reader(): UpstreamReader {
