@@ -6,7 +6,7 @@ import { isJson, type Json } from './wire.ts'
 /** `maxTokens` is sent where the caller set none, because the dialect demands a number. */
 export type AnthropicUpstream = { maxTokens: number }
 
-export const ANTHROPIC_MAX_TOKENS = 4_096
+const ANTHROPIC_MAX_TOKENS = 4_096
 
 /** What the dialect has words for; a provider of it may claim no more, and less where its model cannot do it. */
 export const ANTHROPIC_ABILITIES: readonly Ability[] = [

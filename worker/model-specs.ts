@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { ABILITIES, type Ability } from '../proto/abilities.ts'
 import { SettingError } from '../proto/settings.ts'
 import type { ToolWish } from './engines/cli/adapter.ts'
 import type { Description } from './engines/cli/described.ts'
@@ -32,7 +33,7 @@ function setCliOption(spec: CliSpec, name: string, option: string, value: string
   else if (option === 'context') spec.contextTokens = whole(name, option, value, 16, 10_000_000)
   else if (option === 'command') spec.command = commandOf(name, value)
   else if (option === 'home') spec.home = absolute(name, option, value)
-  else if (option === 'env') spec.env = variables(name, value)
+  else if (option === 'env') spec.env = variables(name, option, value)
   else if (spec.kind === 'command') return setDescription(spec.description, name, option, value)
   else if (option === 'model') spec.model = notAnOption(name, option, value)
   else if (option === 'tools') spec.tools = toolsOf(spec.kind, name, value)
@@ -91,13 +92,16 @@ function absolute(name: string, option: string, value: string): string {
   return value
 }
 
-function variables(name: string, value: string): string[] {
+function variables(name: string, option: string, value: string, most = 100): string[] {
   const names = value.split(',')
+  if (names.length > most) throw wrong(`gives "${name}" ${option}=${value}, which names more than ${most}.`)
   for (const variable of names) {
-    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) throw wrong(`gives "${name}" env=${value}; "${variable}" is no name of a variable.`)
-    if (/^HOLDFAST_/i.test(variable)) throw wrong(`gives "${name}" env=${value}; ${variable} is Holdfast's own and goes to no program.`)
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable))
+      throw wrong(`gives "${name}" ${option}=${value}; "${variable}" is no name of a variable.`)
+    if (/^HOLDFAST_/i.test(variable))
+      throw wrong(`gives "${name}" ${option}=${value}; ${variable} is Holdfast's own and goes to no program.`)
     if (['HOME', 'TMPDIR'].includes(variable))
-      throw wrong(`gives "${name}" env=${value}; ${variable} is set for each job (HOME: option home=…).`)
+      throw wrong(`gives "${name}" ${option}=${value}; ${variable} is set for each job (HOME: option home=…).`)
   }
   return names
 }
@@ -119,11 +123,64 @@ function sources(kinds: readonly string[]): string {
   return kinds.map((kind) => `cli:${kind}`).join(', ')
 }
 
+export type OpenAiSpec = {
+  baseUrl: string
+  model?: string
+  keyEnv?: string
+  slots?: number
+  contextTokens?: number
+  having: Ability[]
+  without: Ability[]
+}
+
+/** `openai:http://host:port/v1#upstream-model` */
+export function parseOpenAiSpec(name: string, source: string, options: URLSearchParams): OpenAiSpec {
+  const spec: OpenAiSpec = { ...parseUpstream(name, source), having: [], without: [] }
+  for (const [option, value] of options) if (!setOpenAiOption(spec, name, option, value)) throw unknownOption(name, option, value)
+  return spec
+}
+
+function parseUpstream(name: string, source: string): { baseUrl: string; model?: string } {
+  const [address = '', ...rest] = source.slice('openai:'.length).split('#')
+  const model = rest.join('#')
+  const url = URL.canParse(address) ? new URL(address) : undefined
+  if (url === undefined || !['http:', 'https:'].includes(url.protocol) || url.username !== '' || url.password !== '')
+    throw wrong(
+      `gives "${name}" the source "${source}", which is not openai:http://host:port/v1#upstream-model (a key goes into key_env=NAME).`,
+    )
+  return { baseUrl: address.replace(/\/+$/, ''), ...(model === '' ? {} : { model: decodeURIComponent(model) }) }
+}
+
+function setOpenAiOption(spec: OpenAiSpec, name: string, option: string, value: string): boolean {
+  if (option === 'slots') spec.slots = whole(name, option, value, 1, 4_096)
+  else if (option === 'context') spec.contextTokens = whole(name, option, value, 16, 10_000_000)
+  else if (option === 'key_env') spec.keyEnv = variables(name, option, value, 1).join()
+  else if (option === 'images') addIf(spec.having, 'images', name, option, value)
+  else if (option === 'embedding') addIf(spec.having, 'embeddings', name, option, value)
+  else if (option === 'rerank') addIf(spec.having, 'rerank', name, option, value)
+  else if (option === 'without') spec.without = abilities(name, option, value)
+  else return false
+  return true
+}
+
+function addIf(having: Ability[], ability: Ability, name: string, option: string, value: string): void {
+  if (value === 'true') having.push(ability)
+  else if (value !== 'false') throw wrong(`gives "${name}" ${option}=${value}, which is neither true nor false.`)
+}
+
 export function whole(name: string, option: string, value: string, least: number, most: number): number {
   const number = Number(value)
   if (!Number.isInteger(number) || number < least || number > most || value.trim() === '')
     throw wrong(`gives "${name}" ${option}=${value}, which is not a whole number from ${least} to ${most}.`)
   return number
+}
+
+export function abilities(name: string, option: string, value: string): Ability[] {
+  return value.split(',').map((word) => {
+    const found = ABILITIES.find((ability) => ability === word)
+    if (found === undefined) throw wrong(`gives "${name}" the option "${option}=${value}"; abilities are ${ABILITIES.join(', ')}.`)
+    return found
+  })
 }
 
 export function unknownOption(name: string, option: string, value: string): SettingError {

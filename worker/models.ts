@@ -1,21 +1,31 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync, statSync } from 'node:fs'
 import path from 'node:path'
-import { ABILITIES, type Ability } from '../proto/abilities.ts'
+import type { Ability } from '../proto/abilities.ts'
 import type { Engine, StateListener } from './engines/engine.ts'
 import { openFakeEngine } from './engines/fake.ts'
 import { openCliEngine } from './engines/cli.ts'
-import { type CliSpec, parseCliSpec, unknownOption, whole, wrong } from './model-specs.ts'
+import { openOpenAiEngine } from './engines/openai.ts'
+import { abilities, type CliSpec, type OpenAiSpec, parseCliSpec, parseOpenAiSpec, unknownOption, whole, wrong } from './model-specs.ts'
 
 /** One entry of HOLDFAST_MODELS: `name=source[?option=value&…]`. */
 export type ModelSpec = {
   name: string
-  source: { kind: 'builtin' } | { kind: 'file'; path: string } | { kind: 'fake' } | { kind: 'cli'; cli: CliSpec }
+  source:
+    | { kind: 'builtin' }
+    | { kind: 'file'; path: string }
+    | { kind: 'fake' }
+    | { kind: 'cli'; cli: CliSpec }
+    | { kind: 'openai'; openai: OpenAiSpec }
   slots?: number
   contextTokens?: number
   threads?: number
   gpuLayers?: number
   sha256?: string
+  /** Absent: it generates text. `embedding=true` and `rerank=true` in HOLDFAST_MODELS. */
+  purpose?: 'embed' | 'rank'
+  /** Vectors may be cut short to the dimensions that a request names; absent: judged by the model's name. */
+  matryoshka?: boolean
   fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string; without?: Ability[] }
 }
 
@@ -38,6 +48,8 @@ export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog,
   if (spec.source.kind === 'fake') return { name: spec.name, kind: 'fake', engine: openFakeEngine(fakeOptions(spec), onState) }
   if (spec.source.kind === 'cli')
     return { name: spec.name, kind: 'cli', engine: openCliEngine({ name: spec.name, log, ...spec.source.cli }, onState) }
+  if (spec.source.kind === 'openai')
+    return { name: spec.name, kind: 'openai', engine: openOpenAiEngine({ name: spec.name, log, ...spec.source.openai }, onState) }
   const file = spec.source.kind === 'builtin' ? await builtinModel(dataDir, log) : spec.source.path
   if (!existsSync(file)) throw wrong(`: the file of model "${spec.name}" does not exist: ${file}`)
   const sha256 = await hashOf(file, log)
@@ -45,8 +57,8 @@ export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog,
     throw wrong(`: ${file} of model "${spec.name}" has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
   // Only hosts that serve a real model need node-llama-cpp installed.
   const { openLlamaEngine } = await import('./engines/llama.ts')
-  const { slots, contextTokens, threads, gpuLayers } = spec
-  const options = { name: spec.name, path: file, sha256, log, ...given({ slots, contextTokens, threads, gpuLayers }) }
+  const { slots, contextTokens, threads, gpuLayers, purpose, matryoshka } = spec
+  const options = { name: spec.name, path: file, sha256, log, ...given({ slots, contextTokens, threads, gpuLayers, purpose, matryoshka }) }
   return { name: spec.name, kind: 'llama', engine: openLlamaEngine(options, onState) }
 }
 
@@ -57,6 +69,7 @@ function parseModel(text: string): ModelSpec {
   const options = new URLSearchParams(query ?? '')
   const fake = { rate: 0, firstTokenMs: 0 }
   if (source.startsWith('cli:')) return { name, source: { kind: 'cli', cli: parseCliSpec(name, source, options) }, fake }
+  if (source.startsWith('openai:')) return { name, source: { kind: 'openai', openai: parseOpenAiSpec(name, source, options) }, fake }
   const spec: ModelSpec = { name, source: parseSource(name, source), fake }
   for (const [option, value] of options) setOption(spec, option, value)
   return spec
@@ -67,7 +80,7 @@ function parseSource(name: string, source: string): ModelSpec['source'] {
   if (source === 'fake:') return { kind: 'fake' }
   if (/^[a-z][a-z0-9+.-]*:/i.test(source))
     throw wrong(
-      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake:, cli: and paths of GGUF files.`,
+      `gives "${name}" the source "${source}", which this version cannot load. It knows builtin:tiny, fake:, cli:, openai: and paths of GGUF files.`,
     )
   if (!source.endsWith('.gguf')) throw wrong(`gives "${name}" the path "${source}", which does not end in .gguf.`)
   return { kind: 'file', path: path.resolve(source) }
@@ -80,21 +93,22 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'threads' && !fake) spec.threads = whole(spec.name, option, value, 1, 1_024)
   else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec.name, option, value, 0, 10_000)
   else if (option === 'sha256' && !fake && /^[0-9a-f]{64}$/i.test(value)) spec.sha256 = value
+  else if (option === 'embedding' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'embed')
+  else if (option === 'rerank' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'rank')
+  else if (option === 'matryoshka' && !fake && /^(true|false)$/.test(value)) spec.matryoshka = value === 'true'
   else if (option === 'rate' && fake) spec.fake.rate = whole(spec.name, option, value, 0, 1_000_000)
   else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec.name, option, value, 0, 3_600_000)
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
   else if (option === 'stall_on' && fake) spec.fake.stallOn = value
   else if (option === 'fail_on' && fake) spec.fake.failOn = value
-  else if (option === 'without' && fake) spec.fake.without = abilities(spec, value)
+  else if (option === 'without' && fake) spec.fake.without = abilities(spec.name, option, value)
   else throw unknownOption(spec.name, option, value)
 }
 
-function abilities(spec: ModelSpec, value: string): Ability[] {
-  return value.split(',').map((name) => {
-    const found = ABILITIES.find((ability) => ability === name)
-    if (found === undefined) throw wrong(`gives "${spec.name}" the option "without=${value}"; abilities are ${ABILITIES.join(', ')}.`)
-    return found
-  })
+function onePurpose(spec: ModelSpec, purpose: 'embed' | 'rank'): 'embed' | 'rank' {
+  if (spec.purpose !== undefined && spec.purpose !== purpose)
+    throw wrong(`gives "${spec.name}" both embedding and rerank: a model is served for one of them; name it twice for both.`)
+  return purpose
 }
 
 function fakeOptions(spec: ModelSpec): Parameters<typeof openFakeEngine>[0] {

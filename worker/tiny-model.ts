@@ -10,12 +10,12 @@ import { BEGIN, buildVocabulary, TURN_END, UNKNOWN, type Vocabulary } from './ti
  * to talk to. It knows one story by heart and opens it by what the prompt is about. The bytes are the same on
  * every host, so that workers on different hosts can continue each other's answers.
  */
-export function writeTinyModel(path: string): void {
+export function writeTinyModel(path: string, chatTemplate = CHAT_TEMPLATE): void {
   mkdirSync(dirname(path), { recursive: true })
   const unfinished = `${path}.${process.pid}.tmp`
   const file = openSync(unfinished, 'w')
   try {
-    writeSync(file, encodeTinyModel())
+    writeSync(file, encodeTinyModel(chatTemplate))
     fsyncSync(file)
   } finally {
     closeSync(file)
@@ -23,9 +23,10 @@ export function writeTinyModel(path: string): void {
   renameSync(unfinished, path)
 }
 
-export function encodeTinyModel(): Buffer {
+/** Another template makes another model of it, for trying what templates bring about. */
+export function encodeTinyModel(chatTemplate = CHAT_TEMPLATE): Buffer {
   const vocabulary = buildVocabulary()
-  return encodeGguf({ metadata: metadataOf(vocabulary), tensors: buildNetwork(vocabulary) })
+  return encodeGguf({ metadata: metadataOf(vocabulary, chatTemplate), tensors: buildNetwork(vocabulary) })
 }
 
 const CONTEXT_TOKENS = 8192
@@ -34,7 +35,7 @@ const CHAT_TEMPLATE =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-function metadataOf({ pieces, types, scores, idOf }: Vocabulary): Record<string, GgufValue> {
+function metadataOf({ pieces, types, scores, idOf }: Vocabulary, chatTemplate: string): Record<string, GgufValue> {
   return {
     'general.architecture': string('llama'),
     'general.name': string('Holdfast toy'),
@@ -61,7 +62,7 @@ function metadataOf({ pieces, types, scores, idOf }: Vocabulary): Record<string,
     'tokenizer.ggml.add_bos_token': { kind: 'bool', value: true },
     'tokenizer.ggml.add_eos_token': { kind: 'bool', value: false },
     'tokenizer.ggml.add_space_prefix': { kind: 'bool', value: true },
-    'tokenizer.chat_template': string(CHAT_TEMPLATE),
+    'tokenizer.chat_template': string(chatTemplate),
   }
 }
 

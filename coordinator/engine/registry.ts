@@ -1,3 +1,5 @@
+import { ANTHROPIC_ABILITIES } from '../../proto/anthropic-wire-request.ts'
+import { OPENAI_ABILITIES } from '../../proto/openai-wire-request.ts'
 import type { Hold, ModelOffer } from '../core/fleet.ts'
 import type { Tier, WorkerId } from '../core/job.ts'
 import { ANY_TIER, DEFAULT_PATIENCE, type Patience, pinnedTo, TIERS } from '../core/tiers.ts'
@@ -215,22 +217,6 @@ function offerOf(record: ProviderRecord, model: ProviderModel): ModelOffer {
 
 /** What the two APIs can honour, as they document it. A model that can less, or an open server that can more, says so. */
 const ABILITIES_OF: Record<ProviderRecord['kind'], string[]> = {
-  openai: [
-    'completions',
-    'embeddings',
-    'images',
-    'tools',
-    'tool_choice',
-    'parallel_tool_calls',
-    'json_object',
-    'json_schema',
-    'logprobs',
-    'reasoning_effort',
-    'seed',
-    'frequency_penalty',
-    'presence_penalty',
-    'logit_bias',
-    'openai_dialect',
-  ],
-  anthropic: ['images', 'tools', 'tool_choice', 'parallel_tool_calls', 'reasoning_max_tokens', 'top_k', 'anthropic_dialect'],
+  openai: [...OPENAI_ABILITIES],
+  anthropic: [...ANTHROPIC_ABILITIES],
 }

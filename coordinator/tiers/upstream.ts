@@ -1,6 +1,6 @@
 import Anthropic from '@anthropic-ai/sdk'
 import OpenAI from 'openai'
-import { ANTHROPIC_MAX_TOKENS, anthropicBody } from '../../proto/anthropic-wire-request.ts'
+import { anthropicBody } from '../../proto/anthropic-wire-request.ts'
 import { AnthropicReader } from '../../proto/anthropic-wire-answer.ts'
 import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
 import { OPENAI_PATHS, openAiBody } from '../../proto/openai-wire-request.ts'
@@ -82,10 +82,10 @@ class AnthropicUpstream implements Upstream {
   }
 
   ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<Response> {
-    const body = anthropicBody(request, model.upstream, stream, { maxTokens: ANTHROPIC_MAX_TOKENS })
-    const betas = request.verbatim?.dialect === 'anthropic' ? (request.verbatim.betas ?? []) : []
-    const headers = betas.length === 0 ? {} : { 'anthropic-beta': betas.join(',') }
-    return this.#client.post('/v1/messages', { body, signal, stream, headers }).asResponse()
+    const body = anthropicBody(request, model.upstream, stream)
+    const { betas = [] } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
+    const headers = betas.length === 0 ? {} : { headers: { 'anthropic-beta': betas.join(',') } }
+    return this.#client.post('/v1/messages', { body, signal, stream, ...headers }).asResponse()
   }
 
   reader(): UpstreamReader {

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Answer as GrownAnswer } from '../../proto/answer.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, GenerationEnd, GenerationFailure } from '../../worker/engines/engine.ts'
 import { type LlamaEngineOptions, openLlamaEngine } from '../../worker/engines/llama.ts'
@@ -61,7 +62,8 @@ export function chat(content: string): GenerationRequest['prompt'] {
   return { kind: 'chat', messages: [{ role: 'user', content }] }
 }
 
-export type Answer = { ids: number[]; text: string; end: GenerationEnd; cachedTokens: number }
+/** `whole` is all of it: reasoning, calls and log probabilities beside the text. */
+export type Answer = { ids: number[]; text: string; whole: GrownAnswer; end: GenerationEnd; cachedTokens: number }
 
 class GenerationFailed extends Error {
   readonly failure: GenerationFailure
@@ -78,7 +80,7 @@ export type Wish = Partial<Omit<GenerationRequest, 'prompt'>> & { continuation?:
 export function begin(engine: Engine, prompt: GenerationRequest['prompt'], wish: Wish = {}) {
   const { continuation = [], ...request } = wish
   const ids: number[] = []
-  let text = ''
+  const whole = new GrownAnswer()
   let cached = 0
   const end = Promise.withResolvers<Answer>()
   const accepted = Promise.withResolvers<void>()
@@ -88,12 +90,15 @@ export function begin(engine: Engine, prompt: GenerationRequest['prompt'], wish:
       cached = cachedTokens
       accepted.resolve()
     },
-    tokens: (more, piece) => {
+    tokens: (more, piece, delta) => {
       ids.push(...more)
-      text += piece
+      whole.append(piece, delta)
       first.resolve()
     },
-    finished: (finished) => end.resolve({ ids, text: text + finished.text, end: finished, cachedTokens: cached }),
+    finished: (finished) => {
+      whole.append(finished.text, finished.delta)
+      end.resolve({ ids, text: whole.text, whole, end: finished, cachedTokens: cached })
+    },
     failed: (failure) => end.reject(new GenerationFailed(failure)),
   })
   return { answer: end.promise, accepted: accepted.promise, firstToken: first.promise, cancel: () => generation.cancel() }

@@ -19,7 +19,7 @@ import {
 } from 'node-llama-cpp'
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import type { GenerationFailure } from './engine.ts'
-import { generationAbilities } from './llama/abilities.ts'
+import { expectedAbilities, generationAbilities } from './llama/abilities.ts'
 import { answerPlan, type ChatTraits, thinks } from './llama/answer-plan.ts'
 import { biasKeeper } from './llama/biases.ts'
 import { ChatTemplate, type ChatWish } from './llama/chat-template.ts'
@@ -34,6 +34,7 @@ import { ALTERNATIVES_MAX, scaled } from './llama/logprobs.ts'
 import { UnsupportedSchema } from './llama/schema-grammar.ts'
 import type { Choice, GrammarState, Sequence, TokenSource } from './llama/sequence.ts'
 import { CALL_FORMS } from './llama/tool-calls.ts'
+import { isKnownToShorten, type VectorModel, VectorQueue } from './llama/vectors.ts'
 import { bytesOfTokens, mostBytes } from './llama/vocabulary.ts'
 
 /**
@@ -66,6 +67,7 @@ function tell(message: FromProcess): void {
 
 async function serve(settings: ModelSettings): Promise<void> {
   folders.push(settings.prefixFolder)
+  if (settings.purpose !== 'generate') return serveVectors(await openVectorModel(settings, settings.purpose))
   const opened = await openModel(settings)
   const lockstep = new Lockstep({
     sequences: opened.sequences,
@@ -81,6 +83,18 @@ async function serve(settings: ModelSettings): Promise<void> {
   tell({ kind: 'ready', model: opened.facts })
   await lockstep.run()
 }
+
+/** Only its messages keep it alive from here on. */
+function serveVectors({ facts, model }: OpenedVectorModel): void {
+  const queue = new VectorQueue(model, (news) => tell({ kind: 'news', news }))
+  process.on('message', (message: ToProcess) => {
+    if (message.kind === 'start') queue.start(message.id, message.request, message.continuation.length > 0)
+    else if (message.kind === 'cancel') queue.cancel(message.id)
+  })
+  tell({ kind: 'ready', model: facts })
+}
+
+type OpenedVectorModel = { facts: OpenedModel['facts']; model: VectorModel }
 
 type OpenedModel = {
   facts: Extract<FromProcess, { kind: 'ready' }>['model']
@@ -117,7 +131,7 @@ function generationOrFailure(
   model: OpenedModel,
 ): Generation | GenerationFailure {
   try {
-    const plan = answerPlan(request, { ...model, prompt: tokens, reasoningBegun })
+    const plan = answerPlan(request, { ...model, prompt: tokens, reasoningBegun, contextTokens: model.facts.contextTokens })
     return new Generation(id, tokens, continuation, request, model.facts.contextTokens, model.vocabulary, plan)
   } catch (error) {
     if (error instanceof UnsupportedSchema) return unsupportedSchema(error)
@@ -161,18 +175,7 @@ const SLOTS_DEFAULT = 4
 const CONTEXT_TOKENS_DEFAULT = 4096
 
 async function openModel(settings: ModelSettings): Promise<OpenedModel> {
-  const sizeBytes = sizeOfModel(settings.path)
-  const gpu = settings.gpuLayers === 0 || !mayHaveGpu() ? false : 'auto'
-  const llama = await getLlama({
-    gpu,
-    build: 'never',
-    progressLogs: false,
-    maxThreads: 0,
-    logLevel: LlamaLogLevel.warn,
-    logger: logOfLlama,
-  })
-  const threads = settings.threads ?? (sizeBytes < SINGLE_THREAD_BYTES ? 1 : llama.cpuMathCores)
-  const model = await loadModel(llama, settings)
+  const { llama, model, threads, sizeBytes } = await openFile(settings)
   const contextTokens = settings.contextTokens ?? Math.min(CONTEXT_TOKENS_DEFAULT, model.trainContextSize)
   const context = await createContext(model, { slots: settings.slots ?? SLOTS_DEFAULT, contextTokens }, threads)
   const bytes = tokenBytes(model)
@@ -200,6 +203,67 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
     read: promptReader(model, template),
     makeGrammar: (grammar) => new ModelGrammar(llama, model, grammar),
     tokensOf: (text) => model.tokenize(text, true),
+  }
+}
+
+async function openFile(settings: ModelSettings): Promise<{ llama: Llama; model: LlamaModel; threads: number; sizeBytes: number }> {
+  const sizeBytes = sizeOfModel(settings.path)
+  const gpu = settings.gpuLayers === 0 || !mayHaveGpu() ? false : 'auto'
+  const llama = await getLlama({
+    gpu,
+    build: 'never',
+    progressLogs: false,
+    maxThreads: 0,
+    logLevel: LlamaLogLevel.warn,
+    logger: logOfLlama,
+  })
+  const threads = settings.threads ?? (sizeBytes < SINGLE_THREAD_BYTES ? 1 : llama.cpuMathCores)
+  return { llama, model: await loadModel(llama, settings), threads, sizeBytes }
+}
+
+/** A batch of its own for every input: models that look at a text from both ends cannot read it in parts. */
+async function openVectorModel(settings: ModelSettings, purpose: 'embed' | 'rank'): Promise<OpenedVectorModel> {
+  const { llama, model, threads, sizeBytes } = await openFile(settings)
+  const contextTokens = settings.contextTokens ?? Math.min(CONTEXT_TOKENS_DEFAULT, model.trainContextSize)
+  const sizes = { contextSize: contextTokens, batchSize: contextTokens, threads }
+  const vectors = purpose === 'embed' ? await embeddingModel(model, sizes, settings) : await rankingModel(model, sizes)
+  return {
+    facts: {
+      slots: settings.slots ?? SLOTS_DEFAULT,
+      contextTokens: vectors.contextTokens,
+      maxTokenBytes: 0,
+      sizeBytes,
+      detail: detailOf(llama, model, threads),
+      abilities: [...expectedAbilities(purpose)],
+    },
+    model: vectors,
+  }
+}
+
+type VectorSizes = { contextSize: number; batchSize: number; threads: number }
+
+async function embeddingModel(model: LlamaModel, sizes: VectorSizes, settings: ModelSettings): Promise<VectorModel> {
+  const context = await model.createEmbeddingContext(sizes)
+  const { general } = model.fileInfo.metadata
+  return {
+    purpose: 'embed',
+    contextTokens: sizes.contextSize,
+    dimensions: model.embeddingVectorSize,
+    shortens: settings.matryoshka ?? isKnownToShorten(`${general.name ?? ''} ${general.basename ?? ''}`),
+    lengthOf: (text) => context.calculateInputLength(text),
+    embed: async (text) => (await context.getEmbeddingFor(text)).vector,
+  }
+}
+
+async function rankingModel(model: LlamaModel, sizes: VectorSizes): Promise<VectorModel> {
+  const context = await model.createRankingContext(sizes)
+  return {
+    purpose: 'rank',
+    contextTokens: Math.min(sizes.contextSize, context.contextSize),
+    dimensions: 0,
+    shortens: false,
+    lengthOf: (query, document) => context.calculateInputLength(query, document),
+    rank: (query, document) => context.rank(query, document),
   }
 }
 

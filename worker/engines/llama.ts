@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
-import { expectedAbilities } from './llama/abilities.ts'
+import { expectedAbilities, type Purpose } from './llama/abilities.ts'
 import type { FromProcess, GenerationNews, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
 
 export type LlamaEngineOptions = {
@@ -23,6 +23,10 @@ export type LlamaEngineOptions = {
   threads?: number
   /** Absent: as many as fit. */
   gpuLayers?: number
+  /** What the model is served for; absent: generating text. */
+  purpose?: Purpose
+  /** For embeddings: vectors may be cut short; absent: judged by the model's name. */
+  matryoshka?: boolean
   log: EngineLog
 }
 
@@ -53,7 +57,7 @@ class LlamaEngine implements Engine {
   constructor(options: LlamaEngineOptions, onState: StateListener) {
     this.#options = options
     this.#onState = onState
-    const abilities = expectedAbilities('generate')
+    const abilities = expectedAbilities(options.purpose ?? 'generate')
     this.#state = { ...DOWN, phase: 'loading', detail: 'starting', sha256: options.sha256, sizeBytes: 0, restarts: 0, abilities }
     this.#spawn()
   }
@@ -258,15 +262,18 @@ function processEnvironment(from: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return { ...allowed, UV_THREADPOOL_SIZE: '1' }
 }
 
-function modelSettings({ path, slots, contextTokens, threads, gpuLayers }: LlamaEngineOptions, prefixFolder: string): ModelSettings {
+function modelSettings(options: LlamaEngineOptions, prefixFolder: string): ModelSettings {
+  const { path, purpose = 'generate', slots, contextTokens, threads, gpuLayers, matryoshka } = options
   return {
     path,
+    purpose,
     prefixFolder,
     prefixBytesMax: prefixBytesMax(prefixFolder),
     ...(slots === undefined ? {} : { slots }),
     ...(contextTokens === undefined ? {} : { contextTokens }),
     ...(threads === undefined ? {} : { threads }),
     ...(gpuLayers === undefined ? {} : { gpuLayers }),
+    ...(matryoshka === undefined ? {} : { matryoshka }),
   }
 }
 

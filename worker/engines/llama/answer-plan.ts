@@ -13,6 +13,7 @@ export type PlanParts = {
   traits: ChatTraits
   prompt: readonly number[]
   reasoningBegun: boolean
+  contextTokens: number
   makeGrammar: (grammar: string) => GrammarState
   tokensOf: (text: string) => number[]
 }
@@ -29,7 +30,7 @@ export function answerPlan(request: GenerationRequest, parts: PlanParts): Answer
   const chat = request.prompt.kind === 'chat'
   const { traits, prompt, reasoningBegun } = parts
   const tools = chat && request.toolChoice !== 'none' ? request.tools : undefined
-  const { grammar, faultOf } = constraintOf({ ...request, ...(tools === undefined ? { tools: [] } : {}) }, traits.callForm)
+  const { grammar, faultOf } = constraintOf({ ...request, tools: tools ?? [] }, traits.callForm, traits.reasoning !== undefined)
   const plan: AnswerPlan = {}
   if (grammar !== undefined) plan.grammar = parts.makeGrammar(grammar)
   if (faultOf !== undefined) plan.faultOf = faultOf
@@ -55,16 +56,19 @@ export function answerPlan(request: GenerationRequest, parts: PlanParts): Answer
 
 /**
  * Thinking is over at its cap: its end is dictated, and the answer begins. Where the answer is held by a grammar the
- * beginning is dictated too: the model must not have to think inside of the JSON.
+ * beginning is dictated too: the model must not have to think inside of the JSON. It may not end within its thought then,
+ * and half of the room is left for the answer.
  */
 function reasoningPlan(
-  { reasoning = {} }: GenerationRequest,
+  { reasoning = {}, maxTokens = Number.POSITIVE_INFINITY }: GenerationRequest,
   { open, close }: ReasoningMarks,
-  { reasoningBegun, tokensOf }: PlanParts,
+  { reasoningBegun, tokensOf, prompt, contextTokens }: PlanParts,
   held: boolean,
 ): NonNullable<AnswerPlan['reasoning']> {
   const opening = held && !reasoningBegun ? tokensOf(`${open}\n`) : []
-  return { maxTokens: reasoningCap(reasoning), opening, closing: tokensOf(`\n${close}\n\n`) }
+  const room = Math.min(maxTokens, contextTokens - prompt.length)
+  const most = held ? Math.min(reasoningCap(reasoning), Math.max(1, Math.floor(room / 2))) : reasoningCap(reasoning)
+  return { maxTokens: most, opening, closing: tokensOf(`\n${close}\n\n`), mayEnd: !held }
 }
 
 /** Tokens an effort may take. They double and double again: about a paragraph, a page, a few pages, and a chapter. */

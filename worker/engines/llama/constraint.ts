@@ -15,14 +15,15 @@ export type Constraint = {
 
 type Wish = Pick<GenerationRequest, 'format' | 'tools' | 'toolChoice' | 'parallelToolCalls'>
 
-/** Throws `UnsupportedSchema` where a schema asks for what cannot be honoured. */
-export function constraintOf(wish: Wish, form: CallForm): Constraint {
+/** `reasons`: the model may have thought before. Throws `UnsupportedSchema` where a schema asks for what cannot be honoured. */
+export function constraintOf(wish: Wish, form: CallForm, reasons: boolean): Constraint {
+  const before = reasons ? `${LEADING_SPACE} ` : ''
   const { format, tools = [], toolChoice = 'auto' } = wish
-  if (mustCall(wish)) return { grammar: callGrammar(wish, form) }
+  if (mustCall(wish)) return { grammar: callGrammar(wish, form, before) }
   if (format === undefined) return {}
   const schema = format.kind === 'schema' ? format.schema : ANY_OBJECT
   const writer = new GrammarWriter()
-  const text = `${LEADING_SPACE} ${writer.value(schema)}`
+  const text = `${before}${writer.value(schema)}`
   const mayCall = tools.length > 0 && toolChoice === 'auto'
   const root = mayCall ? `${text} | ${calls(writer, tools, { ...form, bare: false }, wish.parallelToolCalls !== false)}` : text
   return { grammar: writer.grammar(root), faultOf: judgeOf(schema) }
@@ -48,11 +49,11 @@ const ANY_OBJECT: JsonSchema = { type: 'object' }
 /** Templates of models that reason leave the line break after the reasoning to the model. */
 const LEADING_SPACE = '[\\n]{0,2}'
 
-function callGrammar({ tools = [], toolChoice, parallelToolCalls }: Wish, form: CallForm): string {
+function callGrammar({ tools = [], toolChoice, parallelToolCalls }: Wish, form: CallForm, before: string): string {
   const named = typeof toolChoice === 'object' ? tools.filter(({ name }) => name === toolChoice.name) : tools
   const writer = new GrammarWriter()
   const several = parallelToolCalls !== false && typeof toolChoice !== 'object'
-  return writer.grammar(`${LEADING_SPACE} ${calls(writer, named, form, several)}`)
+  return writer.grammar(`${before}${calls(writer, named, form, several)}`)
 }
 
 function calls(writer: GrammarWriter, tools: readonly Tool[], form: CallForm, several: boolean): string {

@@ -21,8 +21,8 @@ export type AnswerPlan = {
   faultOf?: (text: string) => string | undefined
   /** The answer ends with its first call. */
   oneCall?: boolean
-  /** Tokens that open and close reasoning, where it is dictated when it begins or ends. */
-  reasoning?: { maxTokens: number; opening: readonly number[]; closing: readonly number[] }
+  /** Tokens that open and close reasoning, where it is dictated when it begins or ends. `mayEnd`: the answer, within a thought. */
+  reasoning?: { maxTokens: number; opening: readonly number[]; closing: readonly number[]; mayEnd: boolean }
 }
 
 /**
@@ -105,7 +105,8 @@ export class Generation {
     }
     if (grammar !== undefined) choice.grammar = () => this.#grammarNow()
     if (reasoning !== undefined) choice.dictated = () => this.#dictated[0]
-    if (this.#minTokens > this.answer.length) choice.mustGoOn = () => this.answer.length < this.#minTokens
+    if (this.#minTokens > this.answer.length || reasoning?.mayEnd === false)
+      choice.mustGoOn = () => this.answer.length < this.#minTokens || (reasoning?.mayEnd === false && this.#reader.reasons)
     return choice
   }
 

@@ -2,6 +2,7 @@ import type { Ability } from '../../../proto/abilities.ts'
 import type { AnswerDelta } from '../../../proto/answer.ts'
 import type { GenerationRequest } from '../../../proto/request.ts'
 import type { GenerationEnd, GenerationFailure } from '../engine.ts'
+import type { Purpose } from './abilities.ts'
 
 /** What the worker tells a model process. `id` names a generation between these two; it is never used again. */
 export type ToProcess =
@@ -11,6 +12,9 @@ export type ToProcess =
 
 export type ModelSettings = {
   path: string
+  purpose: Purpose
+  /** The beginning of one of its vectors is a vector too; absent: judged by its name. */
+  matryoshka?: boolean
   slots?: number
   contextTokens?: number
   threads?: number

@@ -66,10 +66,11 @@ export class GrammarWriter {
     if ('const' in schema) return literalOf(schema.const)
     const choices = schema.anyOf ?? schema.oneOf
     if (Array.isArray(choices)) {
-      const { anyOf: _anyOf, oneOf: _oneOf, ...beside } = schema
-      return this.rule(
-        alternatives((choices as JsonSchema[]).map((choice) => this.#any(joined(beside, this.#resolved(choice)), depth + 1))),
+      const beside = besideChoices(schema)
+      const bodies = (choices as JsonSchema[]).map((choice) =>
+        this.#any(beside === undefined ? choice : joined(beside, this.#resolved(choice)), depth + 1),
       )
+      return this.rule(alternatives(bodies))
     }
     if (Array.isArray(schema.allOf)) {
       const { allOf, ...beside } = schema
@@ -218,7 +219,7 @@ function bounded(value: unknown): number | undefined {
 
 /** Few white spaces in a row: a model that likes them would never come to its answer. Numbers have as many digits as can be meant. */
 const SHARED = {
-  ws: '[ \\n]{0,1} [ ]{0,24}',
+  ws: '(" " | "\\n" [ ]{0,16})?',
   char: '[^"\\\\\\x7F\\x00-\\x1F] | "\\\\" (["\\\\bfnrt/] | "u" [0-9a-fA-F]{4})',
   string: '"\\"" char* "\\""',
   integer: '"-"? ("0" | [1-9] [0-9]{0,15})',
@@ -239,6 +240,25 @@ const FORMATS: Record<string, string> = {
   'date-time': `"\\"" ${DAY} "T" ${TIME} "\\""`,
   uuid: '"\\"" [0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12} "\\""',
 }
+
+/** What holds beside each of the choices; undefined: nothing, so that a choice that is a reference stays one. */
+function besideChoices({ anyOf: _anyOf, oneOf: _oneOf, ...schema }: SchemaObject): SchemaObject | undefined {
+  return Object.keys(schema).every((keyword) => NOTES.has(keyword)) ? undefined : schema
+}
+
+/** Keywords that say nothing about a value. */
+const NOTES = new Set([
+  'title',
+  'description',
+  'default',
+  'examples',
+  'discriminator',
+  '$defs',
+  'definitions',
+  '$schema',
+  '$id',
+  '$comment',
+])
 
 function alternatives(bodies: readonly string[]): string {
   if (bodies.length === 0) throw new UnsupportedSchema('enum', 'offers nothing to choose from')

@@ -1,0 +1,133 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { ABILITIES, type Ability, needsOf } from '../proto/abilities.ts'
+import type { GenerationRequest, Prompt } from '../proto/request.ts'
+import { writeTinyModel } from '../worker/tiny-model.ts'
+import { chat, complete, openTiny, type TinyEngine, type Wish } from './support/tiny-engine.ts'
+
+/** Every ability on every kind of model of the local engine: seen in what comes out, or not claimed. */
+
+const folder = mkdtempSync(join(tmpdir(), 'holdfast-abilities-'))
+const opened: TinyEngine[] = []
+
+afterAll(async () => {
+  await Promise.all(opened.map((engine) => engine.close()))
+  rmSync(folder, { recursive: true, force: true })
+})
+
+const THINKING =
+  "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}" +
+  "{{ '<|im_start|>assistant\n<think>\n' }}{# ends with </think> #}"
+
+const PROMPT = chat('What is the queue for?')
+const HOT = { temperature: 1.5, topK: 0, topP: 1, minP: 0 }
+const TOOL = { name: 'weather', parameters: { type: 'object', properties: { city: { enum: ['Bern'] } }, required: ['city'] } }
+const FLAG = { type: 'object', properties: { ok: { type: 'boolean' } }, required: ['ok'], additionalProperties: false }
+
+type Check = { prompt?: Prompt; wish?: Wish; seen: (engine: TinyEngine, ask: () => ReturnType<typeof complete>) => Promise<void> }
+
+/** Another answer than without the parameter. */
+function differs(wish: Wish, plain: Wish = {}): Check {
+  return {
+    wish: { ...plain, ...wish, sampling: { ...plain.sampling, ...wish.sampling } },
+    seen: async (engine, ask) => expect((await ask()).ids).not.toEqual((await complete(engine, PROMPT, plain)).ids),
+  }
+}
+
+/** Absent: no model of the local engine has it. */
+const CHECKS: Partial<Record<Ability, Check>> = {
+  completions: {
+    prompt: { kind: 'text', text: 'The queue' },
+    wish: { maxTokens: 5 },
+    seen: async (_engine, ask) => expect((await ask()).ids).toHaveLength(5),
+  },
+  embeddings: {
+    prompt: { kind: 'embed', inputs: ['a', 'b'] },
+    seen: async (_engine, ask) => expect(JSON.parse((await ask()).text)).toHaveLength(2),
+  },
+  tools: {
+    wish: { tools: [TOOL], maxTokens: 1 },
+    seen: async (engine, ask) => {
+      const plain = await complete(engine, PROMPT, { maxTokens: 1 })
+      expect((await ask()).end.promptTokens).toBeGreaterThan(plain.end.promptTokens)
+    },
+  },
+  tool_choice: {
+    wish: { tools: [TOOL], toolChoice: { name: 'weather' }, reasoning: { maxTokens: 0 } },
+    seen: async (_engine, ask) =>
+      expect(await ask()).toMatchObject({ end: { reason: 'tool_calls' }, whole: { toolCalls: [{ name: 'weather' }] } }),
+  },
+  parallel_tool_calls: {
+    wish: { tools: [TOOL], toolChoice: 'required', parallelToolCalls: false },
+    seen: async (_engine, ask) => expect((await ask()).whole.toolCalls).toHaveLength(1),
+  },
+  json_object: {
+    wish: { format: { kind: 'json' }, maxTokens: 40, reasoning: { maxTokens: 0 } },
+    seen: async (_engine, ask) => expect((await ask()).text).toMatch(/^\s*\{/),
+  },
+  json_schema: {
+    wish: { format: { kind: 'schema', name: 'flag', schema: FLAG, strict: true }, sampling: HOT },
+    seen: async (_engine, ask) => expect(typeof JSON.parse((await ask()).text).ok).toBe('boolean'),
+  },
+  logprobs: {
+    wish: { logprobs: 3, maxTokens: 4, reasoning: { maxTokens: 0 } },
+    seen: async (_engine, ask) => expect((await ask()).whole.logprobs.map((one) => one.top_logprobs.length)).toEqual([3, 3, 3, 3]),
+  },
+  reasoning_effort: {
+    wish: { reasoning: { effort: 'none' }, maxTokens: 20 },
+    seen: async (engine, ask) => {
+      expect((await complete(engine, PROMPT, { maxTokens: 20 })).whole.reasoning).not.toBe('')
+      expect((await ask()).whole.reasoning).toBe('')
+    },
+  },
+  reasoning_max_tokens: {
+    wish: { reasoning: { maxTokens: 4 }, maxTokens: 60 },
+    seen: async (_engine, ask) => expect((await ask()).text).not.toBe(''),
+  },
+  min_tokens: {
+    wish: { minTokens: 400, maxTokens: 700 },
+    seen: async (_engine, ask) => expect((await ask()).ids.length).toBeGreaterThanOrEqual(400),
+  },
+  seed: differs({ seed: 77, maxTokens: 60 }, { seed: 78, sampling: HOT, maxTokens: 60 }),
+  top_k: differs({ sampling: { topK: 1 }, maxTokens: 60 }, { sampling: HOT, maxTokens: 60 }),
+  min_p: differs({ sampling: { minP: 1 }, maxTokens: 60 }, { sampling: HOT, maxTokens: 60 }),
+  repeat_penalty: differs({ sampling: { repeatPenalty: 1.8 }, maxTokens: 200 }, { sampling: { temperature: 0 }, maxTokens: 200 }),
+  frequency_penalty: differs({ sampling: { frequencyPenalty: 2 }, maxTokens: 200 }, { sampling: { temperature: 0 }, maxTokens: 200 }),
+  presence_penalty: differs({ sampling: { presencePenalty: 2 }, maxTokens: 200 }, { sampling: { temperature: 0 }, maxTokens: 200 }),
+  logit_bias: differs({ sampling: { logitBias: { 300: 100 } }, maxTokens: 3 }, { sampling: { temperature: 0 }, maxTokens: 3 }),
+}
+
+const KINDS: [kind: string, open: () => Promise<TinyEngine>, lacks: readonly Ability[]][] = [
+  ['that generates', () => openTiny(), ['embeddings', 'rerank', 'reasoning_effort', 'reasoning_max_tokens']],
+  ['that reasons', openThinker, ['embeddings', 'rerank']],
+  ['that embeds', () => openTiny({ purpose: 'embed' }), ABILITIES.filter((ability) => ability !== 'embeddings')],
+]
+
+async function openThinker(): Promise<TinyEngine> {
+  const path = join(folder, 'thinker.gguf')
+  writeTinyModel(path, THINKING)
+  return openTiny({ path })
+}
+
+describe.each(KINDS)('a model %s', (_kind, open, lacks) => {
+  let engine: Promise<TinyEngine> | undefined
+
+  async function theEngine(): Promise<TinyEngine> {
+    engine ??= open().then((one) => (opened.push(one), one))
+    return engine
+  }
+
+  test.each(ABILITIES)('honours %s, or does not claim it', async (ability) => {
+    const model = await theEngine()
+    const check = CHECKS[ability]
+    const claimed = model.state().abilities.includes(ability)
+    expect(claimed).toBe(check !== undefined && !lacks.includes(ability))
+    if (!claimed || check === undefined) return
+    const { prompt = PROMPT, wish = {} } = check
+    const request: GenerationRequest = { prompt, stop: [], sampling: {}, seed: 1, ...wish }
+    expect(needsOf(request, wish.seed !== undefined)).toContain(ability)
+    await check.seen(model, () => complete(model, prompt, wish))
+  })
+})

@@ -1,0 +1,171 @@
+import { createHash } from 'node:crypto'
+import type { Ability } from '../../proto/abilities.ts'
+import type { GenerationRequest } from '../../proto/request.ts'
+import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
+import { Exchange } from './openai/exchange.ts'
+import { ABILITIES_OF, probe, type ServerFacts, type Upstream } from './openai/server.ts'
+
+export type OpenAiEngineOptions = {
+  name: string
+  baseUrl: string
+  /** The server's name of the model; absent: the only one that it has. */
+  model?: string
+  /** Name of the variable of the worker's environment that holds the server's key. */
+  keyEnv?: string
+  /** Absent: what the server says, or 8. */
+  slots?: number
+  contextTokens?: number
+  /** Abilities that the operator vouches for, and such as the server does not have. */
+  having: readonly Ability[]
+  without: readonly Ability[]
+  log: Record<'info' | 'warn', (message: string) => void>
+}
+
+/**
+ * Serves a model that another server runs: vLLM, SGLang, TensorRT-LLM, llama-server, Ollama, or a gateway to many of them.
+ *
+ *   loading ──it answers, and has the model──▶ ready ──no connection, or two polls in vain──▶ down ──backoff──▶ ready …
+ *
+ * What runs is judged by its own connection; the poll notices what happens while nothing runs.
+ */
+export function openOpenAiEngine(options: OpenAiEngineOptions, onState: StateListener): Engine {
+  return new OpenAiEngine(options, onState, process.env)
+}
+
+class OpenAiEngine implements Engine {
+  readonly #options: OpenAiEngineOptions
+  readonly #onState: StateListener
+  readonly #upstream: Upstream
+  readonly #running = new Set<Exchange>()
+  readonly #abort = new AbortController()
+  readonly #missingKey: boolean
+  #phase: EngineState['phase'] = 'loading'
+  #detail = 'asking the server'
+  #facts: ServerFacts | undefined
+  #failures = 0
+  #timer: NodeJS.Timeout | undefined
+  #asking: Promise<void> | undefined
+  #closed = false
+
+  constructor(options: OpenAiEngineOptions, onState: StateListener, worker: NodeJS.ProcessEnv) {
+    this.#options = options
+    this.#onState = onState
+    const key = options.keyEnv === undefined ? undefined : worker[options.keyEnv]
+    this.#missingKey = options.keyEnv !== undefined && (key === undefined || key === '')
+    const { baseUrl, model } = options
+    this.#upstream = { baseUrl, ...(model === undefined ? {} : { model }), ...(key === undefined || key === '' ? {} : { key }) }
+    if (this.#missingKey) {
+      this.#phase = 'down'
+      this.#detail = `its option key_env names ${options.keyEnv}, which the worker's environment does not have; set it and start the worker again`
+    } else this.#ask()
+  }
+
+  state(): EngineState {
+    const { name, model = '', slots, contextTokens, having, without } = this.#options
+    const facts = this.#facts
+    const known = facts?.abilities ?? ABILITIES_OF.other
+    const abilities = [...new Set([...known, ...having])].filter((ability) => !without.includes(ability))
+    return {
+      phase: this.#phase,
+      detail: this.#detail,
+      slots: this.#phase === 'ready' ? (slots ?? facts?.slots ?? DEFAULT_SLOTS) : 0,
+      contextTokens: contextTokens ?? facts?.contextTokens ?? 0,
+      maxTokenBytes: 0,
+      sha256: createHash('sha256')
+        .update(JSON.stringify(['openai', model === '' ? (facts?.model ?? name) : model]))
+        .digest('hex'),
+      sizeBytes: 0,
+      restarts: 0,
+      abilities,
+      startsOver: true,
+    }
+  }
+
+  generate(_key: string, request: GenerationRequest, _continuation: readonly number[], sink: GenerationSink): Generation {
+    const facts = this.#facts
+    if (this.#phase !== 'ready' || facts === undefined) {
+      const message = `the model ${this.#options.name} is ${this.#phase}: ${this.#detail}`
+      queueMicrotask(() => sink.failed({ layer: 'provider', code: 'model_not_ready', message, retryable: true }))
+      return { cancel: () => {} }
+    }
+    const exchange = new Exchange(this.#upstream, facts, request, sink, {
+      ended: (failure) => {
+        this.#running.delete(exchange)
+        this.#learn(failure)
+      },
+    })
+    this.#running.add(exchange)
+    return exchange
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#phase = 'down'
+    this.#detail = 'closed'
+    clearTimeout(this.#timer)
+    this.#abort.abort()
+    const message = `the worker closed the model ${this.#options.name}`
+    for (const exchange of this.#running) exchange.fail({ layer: 'provider', code: 'engine_closed', message, retryable: true })
+    await this.#asking
+  }
+
+  #learn(failure: GenerationFailure | undefined): void {
+    if (this.#closed) return
+    if (failure === undefined) this.#failures = 0
+    // Nobody is there: nothing may come until somebody is.
+    else if (failure.code === 'upstream_unreachable' || failure.code === 'upstream_not_authenticated') {
+      this.#change('down', failure.message)
+      this.#later(FIRST_WAIT_MS)
+    }
+    // It may be dying, or may serve something else by now; the poll knows.
+    else if (failure.layer === 'provider') this.#ask()
+  }
+
+  /** One question at a time; its answer sets the time of the next. */
+  #ask(): void {
+    if (this.#closed || this.#missingKey || this.#asking !== undefined) return
+    clearTimeout(this.#timer)
+    this.#asking = probe(this.#upstream, this.#abort.signal).then((found) => {
+      this.#asking = undefined
+      if (this.#closed) return
+      if (found.kind === 'serves') {
+        this.#failures = 0
+        this.#serves(found.facts)
+      } else {
+        this.#failures += 1
+        // A server under load may miss one question.
+        const isPatient = found.kind === 'unreachable' && this.#phase === 'ready' && this.#failures < POLLS_MISSED_MAX
+        if (!isPatient) this.#change(found.kind === 'loading' ? 'loading' : 'down', found.why)
+      }
+      this.#later(found.kind === 'serves' ? POLL_EVERY_MS : Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(this.#failures, 10)))
+    })
+  }
+
+  #serves(facts: ServerFacts): void {
+    const { name, baseUrl, log } = this.#options
+    const changed = JSON.stringify(facts) !== JSON.stringify(this.#facts)
+    this.#facts = facts
+    if (changed) log.info(`model ${name} is served by ${baseUrl} as ${facts.model}`)
+    this.#change('ready', `${facts.model} at ${baseUrl}`, changed)
+  }
+
+  #change(phase: EngineState['phase'], detail: string, changed = false): void {
+    if (phase === this.#phase && detail === this.#detail && !changed) return
+    if (phase === 'down' && this.#phase !== 'down') this.#options.log.warn(`model ${this.#options.name} is down: ${detail}`)
+    this.#phase = phase
+    this.#detail = detail
+    this.#onState()
+  }
+
+  #later(waitMs: number): void {
+    if (this.#closed) return
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#ask(), waitMs).unref()
+  }
+}
+
+const DEFAULT_SLOTS = 8
+const POLL_EVERY_MS = 10_000
+const POLLS_MISSED_MAX = 2
+const FIRST_WAIT_MS = 500
+const LONGEST_WAIT_MS = 30_000

@@ -1,0 +1,74 @@
+import { isJson, upstreamError, type WireFailure } from '../../../proto/wire.ts'
+import type { GenerationFailure } from '../engine.ts'
+import { parsed, reasonOf, type Upstream } from './server.ts'
+
+/** No connection, or one that broke before the end of the answer. */
+export function failureOfCall({ baseUrl }: Upstream, error: unknown, connected: boolean): GenerationFailure {
+  const why = reasonOf(error)
+  return connected
+    ? { layer: 'provider', code: 'upstream_cut', message: `The stream of ${baseUrl} broke off: ${why}.`, retryable: true }
+    : { layer: 'provider', code: 'upstream_unreachable', message: `${baseUrl} cannot be reached: ${why}.`, retryable: true }
+}
+
+/** The server said inside its answer that it failed, or said what cannot be understood. */
+export function failureOfWire(upstream: Upstream, { code, message, retryable, providerStatus }: WireFailure): GenerationFailure {
+  const layer = providerStatus !== undefined && isCallersFault(providerStatus) ? 'ingress' : 'provider'
+  const known = providerStatus === undefined ? {} : { providerStatus }
+  return { layer, code, message: redacted(upstream, message), retryable, ...known }
+}
+
+/** The server refused the request before any answer. */
+export function failureOfStatus(
+  upstream: Upstream,
+  status: number,
+  body: string,
+  retryAfter: string | undefined,
+  nowMs: number,
+): GenerationFailure {
+  const message = redacted(upstream, `${upstream.baseUrl} answers with status ${status}: ${saidIn(body)}`)
+  const provider = { layer: 'provider', message, providerStatus: status } as const
+  if (status === 401 || status === 403)
+    return {
+      ...provider,
+      code: 'upstream_not_authenticated',
+      message: `${message} Set option key_env=NAME to the variable that holds its key.`,
+      retryable: false,
+    }
+  if (status === 429) return { ...provider, code: 'rate_limited', retryable: true, retryAtMs: retryTime(retryAfter, nowMs) }
+  // What it served a moment ago is gone: the engine looks again, and somebody else may serve it meanwhile.
+  if (status === 404) return { ...provider, code: 'upstream_not_found', retryable: true }
+  if (!isCallersFault(status)) return { ...provider, code: 'upstream_error', retryable: true }
+  const code = TOO_LONG.test(message) ? 'context_length_exceeded' : 'upstream_refused'
+  return { layer: 'ingress', code, message, retryable: false, providerStatus: status }
+}
+
+const TOO_LONG = /context[ _](length|size|window)|maximum context|too many tokens|prompt is too long/i
+
+function isCallersFault(status: number): boolean {
+  return status >= 400 && status < 500 && ![401, 403, 404, 408, 429].includes(status)
+}
+
+function saidIn(body: string): string {
+  const json = parsed(body)
+  if (isJson(json)) return upstreamError(json.error ?? json.detail ?? json).message
+  const text = body.trim().slice(0, TEXT_LENGTH_MAX)
+  return text === '' ? 'it says no more.' : text
+}
+
+const TEXT_LENGTH_MAX = 1_000
+
+/** Some servers repeat the key that they refuse. */
+function redacted({ key }: Upstream, message: string): string {
+  return key === undefined ? message : message.replaceAll(key, '[key]')
+}
+
+/** Seconds or a date; what is not told is tried again soon. */
+function retryTime(retryAfter: string | undefined, nowMs: number): number {
+  const seconds = Number(retryAfter)
+  if (retryAfter !== undefined && seconds >= 0) return nowMs + Math.min(seconds, RETRY_WITHIN_S) * 1000
+  const date = Date.parse(retryAfter ?? '')
+  return date > nowMs && date < nowMs + RETRY_WITHIN_S * 1000 ? date : nowMs + RETRY_UNTOLD_MS
+}
+
+const RETRY_WITHIN_S = 24 * 3600
+const RETRY_UNTOLD_MS = 1_000
