@@ -231,6 +231,16 @@ test.each<[string, Record<string, unknown>, string, RegExp]>([
   })
 })
 
+test('what only the dialect itself can honour is refused where nobody speaks it, and what changes nothing is not', async () => {
+  const document = { type: 'document' as const, source: { type: 'text' as const, media_type: 'text/plain' as const, data: 'x' } }
+  const refused = await failure(client.messages.create({ ...ask, messages: [{ role: 'user', content: [document] }] }))
+  expect(refused).toMatchObject({ status: 400, type: 'invalid_request_error' })
+  expect(refused.error).toMatchObject({ error: { code: 'unsupported_parameter' } })
+  const marked = { type: 'text' as const, text: 'hello there', cache_control: { type: 'ephemeral' as const } }
+  const plain = await client.messages.create(ask)
+  expect(textOf(await client.messages.create({ ...ask, messages: [{ role: 'user', content: [marked] }] }))).toBe(textOf(plain))
+})
+
 test('an engine that fails gives an error that names the job, plain and in a stream', async () => {
   const boom = { ...ask, model: 'failing', messages: [{ role: 'user' as const, content: 'BOOM' }] }
   const plain = await failure(client.messages.create(boom))

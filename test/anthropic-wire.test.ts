@@ -11,7 +11,7 @@ import type { Dispatcher } from '../coordinator/engine/dispatcher.ts'
 import { LiveJob } from '../coordinator/engine/live-job.ts'
 import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
 import { anthropicBody } from '../proto/anthropic-wire-request.ts'
-import { Answer } from '../proto/answer.ts'
+import { Answer, type FinishReason } from '../proto/answer.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import { type End, ends, type Growth, growths, requests } from './support/anthropic-arbitraries.ts'
@@ -286,6 +286,17 @@ describe('an answer', () => {
         expect(open).toBe(-1)
       }),
     )
+  })
+
+  test.each<[FinishReason, string | null, string]>([
+    ['stop', null, 'end_turn'],
+    ['stop', 'END', 'stop_sequence'],
+    ['length', null, 'max_tokens'],
+    ['tool_calls', null, 'tool_use'],
+    ['content_filter', null, 'refusal'],
+  ])('that ended by %s (%s) says %s', (finishReason, stopSequence, said) => {
+    const body = messageBody(liveJob({ finishReason, stopSequence }))
+    expect(body).toMatchObject({ stop_reason: said, stop_sequence: stopSequence })
   })
 
   test('with what only the dialect knows comes through in its place', () => {

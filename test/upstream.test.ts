@@ -4,6 +4,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
 import { Answer } from '../proto/answer.ts'
 import { OpenAiReader } from '../proto/openai-wire-answer.ts'
+import { openUpstream } from '../coordinator/tiers/upstream.ts'
+import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import type { WireFailure } from '../proto/wire.ts'
 import { Upstream } from './support/upstream.ts'
@@ -122,6 +124,37 @@ describe('Anthropic', () => {
   test('counts tokens and lists models', async () => {
     expect(await anthropic.messages.countTokens({ model: 'm', messages })).toEqual({ input_tokens: 11 })
     expect((await anthropic.models.list()).data.map(({ id }) => id)).toEqual(['small', 'large'])
+  })
+
+  test('gets the body and the betas of a caller that speaks its dialect', async () => {
+    const body = { model: 'mine', max_tokens: 5, messages, container: 'c' }
+    const prompt = { kind: 'chat' as const, messages }
+    const request: GenerationRequest = {
+      prompt,
+      stop: [],
+      sampling: {},
+      seed: 1,
+      verbatim: { dialect: 'anthropic', body, betas: ['a-1', 'b-2'] },
+    }
+    const cloud = openUpstream('anthropic', `${upstream.url}/v1`, 'secret')
+    const before = upstream.calls.length
+    await cloud.ask(
+      request,
+      { upstream: 'large', abilities: null },
+      { stream: false, seedGiven: false, signal: AbortSignal.timeout(10_000) },
+    )
+    expect(await upstream.call(before)).toMatchObject({
+      body: { ...body, model: 'large', stream: false },
+      headers: { 'anthropic-beta': 'a-1,b-2', authorization: 'Bearer secret' },
+    })
+    const keyless = openUpstream('anthropic', upstream.url, null)
+    await keyless.ask(
+      request,
+      { upstream: 'large', abilities: null },
+      { stream: false, seedGiven: false, signal: AbortSignal.timeout(10_000) },
+    )
+    const { headers } = await upstream.call(before + 1)
+    expect([headers.authorization, headers['x-api-key']]).toEqual([undefined, undefined])
   })
 
   test('refuses in its own words, and tells its quota', async () => {

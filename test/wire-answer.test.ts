@@ -197,6 +197,9 @@ test('a chunk that only looks like the ones before is read whole', () => {
   expect(reader.readData('{"choices":[{"delta":{"content":"b\\"},"finish_reason":null}]}')).toMatchObject({ kind: 'failure' })
   expect(reader.readData('{"choices":[{"delta":{"content":"b"},"finish_reason":"length"}]}')).toEqual(piece('b'))
   expect(reader.end?.finishReason).toBe('length')
+  const other = new OpenAiReader()
+  expect(other.readData('{"choices":[{"delta":{"content":"a"},"index":0}]}')).toEqual(piece('a'))
+  expect(other.readData('{"choices":[{"delta":{"content":"b"},"index":1}]}')).toBeNull()
 })
 
 describe('an Anthropic stream', () => {

@@ -70,7 +70,7 @@ class AnthropicUpstream implements Upstream {
   readonly #client: Anthropic
 
   constructor(baseUrl: string, secret: string | null) {
-    const headers = secret === null ? { defaultHeaders: { 'x-api-key': null } } : {}
+    const headers = secret === null ? { defaultHeaders: { 'x-api-key': null, authorization: null } } : {}
     // The package adds /v1 itself; people paste addresses with it and without.
     this.#client = new Anthropic({
       ...PATIENT,

@@ -1,3 +1,5 @@
+import { DIALECT_MUTANTS } from './dialect-list.ts'
+
 /** A planted bug: what it would do to a user, where it goes, and the tests that must turn red. */
 export type Mutant = { bug: string; file: string; find: string; replace: string; tests: string[]; only?: string }
 
@@ -619,4 +621,5 @@ export const MUTANTS: Mutant[] = [
     replace: 'job.attempt + 1',
     tests: ['simulation'],
   },
+  ...DIALECT_MUTANTS,
 ]

@@ -1,0 +1,103 @@
+import type { Mutant } from './list.ts'
+
+/** Planted in what speaks to upstreams, and in the Anthropic dialect at the door. */
+export const DIALECT_MUTANTS: Mutant[] = [
+  {
+    bug: 'upstream: the beginning of a line that comes in two packets is lost',
+    file: 'proto/sse.ts',
+    find: '[...this.#held, bytes.subarray(0, end)]',
+    replace: '[bytes.subarray(0, end)]',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'upstream: a line that is held is written over',
+    file: 'proto/sse.ts',
+    find: 'new Uint8Array(bytes.subarray(end))',
+    replace: 'bytes.subarray(end)',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'upstream: a stream without end grows in memory',
+    file: 'proto/sse.ts',
+    find: '> this.#boundBytes) return [this.#tooLong()]',
+    replace: '> Infinity) return [this.#tooLong()]',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'upstream: a chunk that only looks like the ones before is misread',
+    file: 'proto/openai-wire-template.ts',
+    find: 'data.slice(end) !== this.#after',
+    replace: 'false',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'upstream: an Anthropic stream that was cut counts as finished',
+    file: 'proto/anthropic-wire-answer.ts',
+    find: '!this.#stopped || this.#finishReason === null',
+    replace: 'this.#finishReason === null',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'upstream: calls that all have the index 0 become one',
+    file: 'proto/openai-wire-answer.ts',
+    find: 'id === undefined || this.#calls[known]?.id === id ? known : -1',
+    replace: 'known',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'upstream: cached tokens are paid twice',
+    file: 'coordinator/api/anthropic-answer.ts',
+    find: 'Math.max(0, (promptTokens ?? 0) - (cachedTokens ?? 0))',
+    replace: 'promptTokens ?? 0',
+    tests: ['anthropic-wire'],
+  },
+  {
+    bug: 'upstream: thinking goes back without its signature',
+    file: 'proto/anthropic-wire-request.ts',
+    find: "block.signature !== ''",
+    replace: "block.signature === ''",
+    tests: ['wire-request', 'anthropic-wire'],
+  },
+  {
+    bug: 'upstream: a failed tool is shown as one that worked',
+    file: 'proto/openai-wire-request.ts',
+    find: 'message.isError === true ? `Error: ${text}` : text',
+    replace: 'text',
+    tests: ['wire-request'],
+  },
+  {
+    bug: 'Anthropic: a document is dropped and a local model asked without it',
+    file: 'coordinator/api/anthropic-messages.ts',
+    find: '  untranslated.changes(at)\n}\n',
+    replace: '  untranslated.keep()\n}\n',
+    tests: ['anthropic-wire'],
+  },
+  {
+    bug: 'Anthropic: a call without its result is accepted',
+    file: 'coordinator/api/anthropic-messages.ts',
+    find: "if (role !== 'user' && this.#called.size > 0)",
+    replace: 'if (this.#called.size < 0)',
+    tests: ['anthropic-dialect'],
+  },
+  {
+    bug: 'Anthropic: the stop sequence is not named',
+    file: 'coordinator/api/anthropic-answer.ts',
+    find: "stopSequence === null ? 'end_turn' : 'stop_sequence'",
+    replace: "'end_turn'",
+    tests: ['anthropic-wire'],
+  },
+  {
+    bug: 'Anthropic: the signature of thinking is lost in a stream',
+    file: 'coordinator/api/anthropic-stream.ts',
+    find: "this.#signatureDue = block.signature !== ''",
+    replace: 'this.#signatureDue = false',
+    tests: ['anthropic-wire'],
+  },
+  {
+    bug: 'Anthropic: errors come in the dialect of another',
+    file: 'coordinator/api/server.ts',
+    find: "if (dialect === 'anthropic') return anthropicError(fault, request.id)\n",
+    replace: '',
+    tests: ['anthropic-dialect'],
+  },
+]
