@@ -22,15 +22,27 @@ describe.skipIf(!existsSync(model))('a real model', () => {
       additionalProperties: false,
     }
     const prompt = chat('What is the capital of France? Answer as JSON with city and country.')
-    const { text, end } = await complete(engine, prompt, { format: { kind: 'schema', name: 'capital', schema, strict: true }, maxTokens: 100 })
+    const { text, end } = await complete(engine, prompt, {
+      format: { kind: 'schema', name: 'capital', schema, strict: true },
+      maxTokens: 100,
+    })
     expect(end.reason).toBe('stop')
     expect(JSON.parse(text)).toMatchObject({ city: expect.stringContaining('Paris'), country: expect.stringMatching(/france/i) })
   })
 
   test('calls the function that it must call', async () => {
-    const parameters = { type: 'object', properties: { city: { type: 'string', maxLength: 20 } }, required: ['city'], additionalProperties: false }
+    const parameters = {
+      type: 'object',
+      properties: { city: { type: 'string', maxLength: 20 } },
+      required: ['city'],
+      additionalProperties: false,
+    }
     const tools = [{ name: 'weather', description: 'Tells the weather of a city', parameters }]
-    const { whole, end } = await complete(engine, chat('What is the weather in Paris?'), { tools, toolChoice: { name: 'weather' }, maxTokens: 100 })
+    const { whole, end } = await complete(engine, chat('What is the weather in Paris?'), {
+      tools,
+      toolChoice: { name: 'weather' },
+      maxTokens: 100,
+    })
     expect(end.reason).toBe('tool_calls')
     expect(JSON.parse(whole.toolCalls[0]!.arguments)).toEqual({ city: expect.stringContaining('Paris') })
   })

@@ -7,7 +7,7 @@ import type { GrammarState } from './sequence.ts'
 import type { CallForm } from './tool-calls.ts'
 
 /** What the model's template says about how it writes. */
-export type ChatTraits = { callForm: CallForm; reasoning?: ReasoningMarks | undefined }
+type ChatTraits = { callForm: CallForm; reasoning?: ReasoningMarks | undefined }
 
 export type PlanParts = {
   traits: ChatTraits

@@ -1,3 +1,4 @@
+import assert from 'node:assert'
 import { Ajv, type ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import type { GenerationRequest, JsonSchema, Tool } from '../../../proto/request.ts'
@@ -51,6 +52,7 @@ const LEADING_SPACE = '[\\n]{0,2}'
 
 function callGrammar({ tools = [], toolChoice, parallelToolCalls }: Wish, form: CallForm, before: string): string {
   const named = typeof toolChoice === 'object' ? tools.filter(({ name }) => name === toolChoice.name) : tools
+  assert(named.length > 0, 'the function that must be called is one of the tools')
   const writer = new GrammarWriter()
   const several = parallelToolCalls !== false && typeof toolChoice !== 'object'
   return writer.grammar(`${before}${calls(writer, named, form, several)}`)
