@@ -72,6 +72,22 @@ function oneCall(writer: GrammarWriter, { name, parameters }: Tool, { argumentsK
   return `"{" ${quoted('"name"')} ":" " "? ${quoted(JSON.stringify(name))} "," " "? ${quoted(JSON.stringify(argumentsKey))} ":" " "? ${value} "}"`
 }
 
+/** Why a call's arguments are not what its tool promised to be given; only tools that are strict are judged. */
+export function callJudge(tools: readonly Tool[]): ((name: string, given: string) => string | undefined) | undefined {
+  const judges = new Map<string, NonNullable<Constraint['faultOf']>>()
+  for (const { name, parameters, strict } of tools) {
+    if (strict !== true || parameters === undefined) continue
+    // Refuses what cannot be judged either.
+    new GrammarWriter().value(parameters)
+    judges.set(name, judgeOf(parameters))
+  }
+  if (judges.size === 0) return undefined
+  return (name, given) => {
+    const fault = judges.get(name)?.(given)
+    return fault === undefined ? undefined : `the arguments for ${name}: ${fault}`
+  }
+}
+
 function judgeOf(schema: JsonSchema): NonNullable<Constraint['faultOf']> {
   const validate = validatorOf(schema)
   return (text) => {
