@@ -3,7 +3,7 @@ import { Answer } from '../proto/answer.ts'
 import type { ChatMessage, Tool } from '../proto/request.ts'
 import { ChatTemplate, type RenderedChat } from '../worker/engines/llama/chat-template.ts'
 import { CALL_FORMS, type CallForm, ToolCallParser } from '../worker/engines/llama/tool-calls.ts'
-import { chat, complete, failureOf, openTiny, type TinyEngine } from './support/tiny-engine.ts'
+import { chat, complete, failureOf, openTiny, type TinyEngine, type Wish } from './support/tiny-engine.ts'
 
 const CITY = { type: 'object', properties: { city: { enum: ['Bern', 'Oslo'] } }, required: ['city'], additionalProperties: false }
 const WEATHER: Tool = { name: 'weather', description: 'Weather of a city', parameters: CITY }
@@ -205,6 +205,15 @@ describe('a model with tools', () => {
     })
     if (end.reason === 'tool_calls') expect(['Bern', 'Oslo']).toContain(JSON.parse(whole.toolCalls[0]!.arguments).city)
     else expect(typeof JSON.parse(whole.text).rain).toBe('boolean')
+  })
+
+  test('fails when the arguments of a strict tool are not what it promised to be given', async () => {
+    const parameters = { type: 'object', properties: { size: { type: 'integer', minimum: 1e18 } }, required: ['size'] }
+    const wish = (strict: boolean): Wish => ({ tools: [{ name: 'grow', parameters, strict }], toolChoice: { name: 'grow' } })
+    expect((await complete(engine, prompt, wish(false))).end.reason).toBe('tool_calls')
+    const failure = await failureOf(complete(engine, prompt, wish(true)))
+    expect(failure).toMatchObject({ code: 'schema_mismatch', retryable: true })
+    expect(failure.message).toContain('the arguments for grow: /size must be >=')
   })
 
   test('refuses tools whose arguments cannot be held to their schema', async () => {

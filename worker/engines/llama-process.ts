@@ -1,4 +1,4 @@
-import { existsSync, rmSync, statSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import {
   type ChatHistoryItem,
   getLlama,
@@ -17,21 +17,19 @@ import {
   type Token,
   TokenBias,
 } from 'node-llama-cpp'
-import { type GenerationRequest, textsOf } from '../../proto/request.ts'
-import type { GenerationFailure } from './engine.ts'
+import { textsOf } from '../../proto/request.ts'
 import { expectedAbilities, generationAbilities } from './llama/abilities.ts'
-import { answerPlan, type ChatTraits, thinks } from './llama/answer-plan.ts'
-import { biasKeeper } from './llama/biases.ts'
+import { thinks } from './llama/answer-plan.ts'
+import { biasKeeper, latestTokens } from './llama/biases.ts'
 import { ChatTemplate, type ChatWish } from './llama/chat-template.ts'
-import { unsupportedSchema } from './llama/constraint.ts'
 import { describedTools, type PlainMessage } from './llama/described-tools.ts'
-import { Generation, type Vocabulary } from './llama/generation.ts'
+import { mayHaveGpu, sizeOfModel, smallerContext } from './llama/fit.ts'
+import { type PromptReader, type ReadyModel, takeIn } from './llama/intake.ts'
 import { Lockstep } from './llama/lockstep.ts'
 import { BATCH_TOKENS } from './llama/pace.ts'
 import { PrefixStore } from './llama/prefixes.ts'
-import type { FromProcess, LogLevel, ModelSettings, ToProcess } from './llama/protocol.ts'
-import { ALTERNATIVES_MAX, scaled } from './llama/logprobs.ts'
-import { UnsupportedSchema } from './llama/schema-grammar.ts'
+import type { FromProcess, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
+import { addProbabilities } from './llama/native-probabilities.ts'
 import type { Choice, GrammarState, Sequence, TokenSource } from './llama/sequence.ts'
 import { CALL_FORMS } from './llama/tool-calls.ts'
 import { isKnownToShorten, type VectorModel, VectorQueue } from './llama/vectors.ts'
@@ -94,78 +92,14 @@ function serveVectors({ facts, model }: OpenedVectorModel): void {
   tell({ kind: 'ready', model: facts })
 }
 
-type OpenedVectorModel = { facts: OpenedModel['facts']; model: VectorModel }
+type OpenedVectorModel = { facts: ModelFacts; model: VectorModel }
 
-type OpenedModel = {
-  facts: Extract<FromProcess, { kind: 'ready' }>['model']
-  sequences: readonly Sequence[]
-  vocabulary: Vocabulary
-  traits: ChatTraits
-  /** The tokens of a prompt; throws where the model's chat template refuses the messages. */
-  read: PromptReader
-  makeGrammar: (grammar: string) => GrammarState
-  tokensOf: (text: string) => number[]
-}
-
-type PromptReader = (request: GenerationRequest) => { tokens: number[]; reasoningBegun: boolean }
+type OpenedModel = ReadyModel & { sequences: readonly Sequence[] }
 
 function start(message: Extract<ToProcess, { kind: 'start' }>, model: OpenedModel, lockstep: Lockstep): void {
-  const { id, request } = message
-  const { contextTokens, maxTokenBytes } = model.facts
-  const refuse = (failed: GenerationFailure): void => tell({ kind: 'news', news: [{ id, failed }] })
-  if (request.prompt.kind === 'embed' || request.prompt.kind === 'rank') return refuse(notGenerating(request.prompt.kind))
-  const fewest = Math.ceil(promptBytes(request) / maxTokenBytes)
-  // Cutting a book into tokens takes seconds in which nobody's next token would come.
-  if (fewest >= contextTokens) return refuse(tooLong(`at least ${fewest}`, contextTokens))
-  const prompt = promptOrFailure(request, model)
-  if ('code' in prompt) return refuse(prompt)
-  if (prompt.tokens.length >= contextTokens) return refuse(tooLong(`${prompt.tokens.length}`, contextTokens))
-  const generation = generationOrFailure(message, prompt, model)
-  if ('code' in generation) refuse(generation)
-  else lockstep.start(generation)
-}
-
-function generationOrFailure(
-  { id, request, continuation }: Extract<ToProcess, { kind: 'start' }>,
-  { tokens, reasoningBegun }: ReturnType<PromptReader>,
-  model: OpenedModel,
-): Generation | GenerationFailure {
-  try {
-    const plan = answerPlan(request, { ...model, prompt: tokens, reasoningBegun, contextTokens: model.facts.contextTokens })
-    return new Generation(id, tokens, continuation, request, model.facts.contextTokens, model.vocabulary, plan)
-  } catch (error) {
-    if (error instanceof UnsupportedSchema) return unsupportedSchema(error)
-    const message = `the answer cannot be held to its schema or tools: ${(error as Error).message}`
-    return { layer: 'model', code: 'grammar_failed', message, retryable: false }
-  }
-}
-
-function notGenerating(kind: 'embed' | 'rank'): GenerationFailure {
-  const [wish, option] = kind === 'embed' ? ['embed', 'embedding=true'] : ['rank', 'rerank=true']
-  const message = `this model generates text and does not ${wish}: name a model that is served with ${option}`
-  return { layer: 'ingress', code: 'wrong_kind_of_model', message, retryable: false }
-}
-
-function promptBytes({ prompt, tools }: GenerationRequest): number {
-  return textsOf(prompt).reduce((bytes, text) => bytes + Buffer.byteLength(text), tools === undefined ? 0 : JSON.stringify(tools).length)
-}
-
-function tooLong(promptTokens: string, contextTokens: number): GenerationFailure {
-  const message =
-    `the prompt has ${promptTokens} tokens and the model's context holds ${contextTokens}, the answer included: ` +
-    'shorten the prompt or serve the model with a larger context'
-  return { layer: 'ingress', code: 'context_length_exceeded', message, retryable: false }
-}
-
-function promptOrFailure(request: GenerationRequest, model: OpenedModel): ReturnType<PromptReader> | GenerationFailure {
-  try {
-    const prompt = model.read(request)
-    if (prompt.tokens.length > 0) return prompt
-    return { layer: 'ingress', code: 'empty_prompt', message: 'the prompt has no tokens: send some text', retryable: false }
-  } catch (error) {
-    const message = `the model's chat template refuses these messages: ${(error as Error).message}`
-    return { layer: 'ingress', code: 'chat_template_refused', message, retryable: false }
-  }
+  const taken = takeIn(message, model)
+  if ('code' in taken) tell({ kind: 'news', news: [{ id: message.id, failed: taken }] })
+  else lockstep.start(taken)
 }
 
 /** Below this a second thread costs more than it computes (the built-in model with 4 threads on 2 cores: 4 tokens/s instead of 2,500). */
@@ -267,20 +201,6 @@ async function rankingModel(model: LlamaModel, sizes: VectorSizes): Promise<Vect
   }
 }
 
-/** Trying a GPU that is not there takes a second of every start, and of every restart after a crash. */
-function mayHaveGpu(): boolean {
-  return process.platform !== 'linux' || GPU_DEVICES.some((device) => existsSync(device))
-}
-
-/** NVIDIA, AMD's compute driver, any graphics driver (Vulkan), and Windows' subsystem for Linux. */
-const GPU_DEVICES = ['/dev/nvidiactl', '/dev/kfd', '/dev/dri', '/dev/dxg']
-
-function sizeOfModel(path: string): number {
-  const size = statSync(path, { throwIfNoEntry: false })?.size
-  if (size === undefined) throw new Error(`there is no model file ${path}: put it there, or correct the model's path`)
-  return size
-}
-
 async function loadModel(llama: Llama, { path, gpuLayers, slots, contextTokens }: ModelSettings): Promise<LlamaModel> {
   const cells = contextTokens === undefined ? undefined : contextTokens * (slots ?? SLOTS_DEFAULT)
   const fitting = cells === undefined ? ('auto' as const) : { fitContext: { contextSize: cells } }
@@ -328,20 +248,6 @@ async function createContext(model: LlamaModel, wish: { slots: number; contextTo
     tell({ kind: 'log', level: 'warn', message })
     return createContext(model, less, threads)
   }
-}
-
-const CONTEXT_TOKENS_MIN = 512
-
-function smallerContext({
-  slots,
-  contextTokens,
-}: {
-  slots: number
-  contextTokens: number
-}): { slots: number; contextTokens: number } | undefined {
-  if (slots > 1) return { slots: Math.ceil(slots / 2), contextTokens }
-  if (contextTokens > CONTEXT_TOKENS_MIN) return { slots, contextTokens: Math.max(CONTEXT_TOKENS_MIN, Math.floor(contextTokens / 2)) }
-  return undefined
 }
 
 function detailOf(llama: Llama, model: LlamaModel, threads: number): string {
@@ -507,9 +413,6 @@ class ModelSequence implements Sequence {
   }
 }
 
-/** How many of the latest tokens `repeatPenalty` looks at, the prompt's included, as in llama.cpp. */
-const REPEAT_PENALTY_TOKENS = 64
-
 /** What the caller leaves open is chosen as llama.cpp's own programs choose it. */
 function evaluateOptions(choice: Choice, model: LlamaModel): SequenceEvaluateOptions {
   const { temperature = 0.8, topK = 40, topP = 0.95, minP = 0.05, repeatPenalty = 1 } = choice.sampling
@@ -547,53 +450,3 @@ function endTokens(model: LlamaModel): number[] {
   }
   return tokens
 }
-
-function latestTokens({ prompt, answer }: Choice): number[] {
-  const fromAnswer = answer.slice(-REPEAT_PENALTY_TOKENS)
-  const fromPrompt = fromAnswer.length < REPEAT_PENALTY_TOKENS ? prompt.slice(fromAnswer.length - REPEAT_PENALTY_TOKENS) : []
-  return [...fromPrompt, ...fromAnswer]
-}
-
-type SampleToken = (
-  logits: number,
-  sampler: unknown,
-  probabilities?: boolean,
-  confidence?: boolean,
-) => Promise<[number, number[]?, number?]>
-
-/**
- * node-llama-cpp tells probabilities after temperature, penalties, grammar and the rest have changed them; asked about is
- * what the model thought. So a question for them is answered by samplers that change nothing, beside the one that chooses.
- * Where the library is built differently the model has no log probabilities; true: it has.
- */
-function addProbabilities(llama: Llama, model: LlamaModel, context: LlamaContext): boolean {
-  const native = Reflect.get(context, '_ctx') as { sampleToken?: SampleToken } | undefined
-  const Sampler = (Reflect.get(llama, '_bindings') as { AddonSampler?: NativeSamplerClass } | undefined)?.AddonSampler
-  const { sampleToken } = native ?? {}
-  if (native === undefined || sampleToken === undefined || Sampler === undefined) return false
-  const sampler = (config: Record<string, number>): unknown => {
-    const made = new Sampler(Reflect.get(model, '_model'))
-    made.applyConfig(config)
-    return made
-  }
-  const greedy = sampler({ temperature: 0 })
-  const likeliest = sampler({ temperature: 1, topK: LIKELIEST_TOKENS, seed: 0 })
-  const sampled: SampleToken = async (logits, chooser, wantsProbabilities, wantsConfidence) => {
-    if (wantsProbabilities !== true) return sampleToken.call(native, logits, chooser, wantsProbabilities, wantsConfidence)
-    const chosen = (await sampleToken.call(native, logits, chooser)) as unknown as number
-    const [, , firstProbability = 1] = await sampleToken.call(native, logits, greedy, false, true)
-    const [, ratios = []] = await sampleToken.call(native, logits, likeliest, true, false)
-    const probabilities = scaled(ratios, firstProbability)
-    if (probabilities.has(chosen)) return [chosen, [...probabilities].flat()]
-    // Something unlikely was chosen or forced: only then the whole vocabulary is carried over.
-    const [, all = []] = await sampleToken.call(native, logits, greedy, true, false)
-    return [chosen, all]
-  }
-  Object.defineProperty(native, 'sampleToken', { value: sampled })
-  return true
-}
-
-type NativeSamplerClass = new (model: unknown) => { applyConfig(config: Record<string, number>): void }
-
-/** More than may be asked for, so that nearly every chosen token is among them. */
-const LIKELIEST_TOKENS = 2 * ALTERNATIVES_MAX

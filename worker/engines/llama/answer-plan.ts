@@ -1,13 +1,13 @@
 import type { GenerationRequest, Reasoning } from '../../../proto/request.ts'
 import { callIds } from './answer-reader.ts'
 import type { ReasoningMarks } from './chat-template.ts'
-import { constraintOf, mustCall } from './constraint.ts'
+import { callJudge, constraintOf, mustCall } from './constraint.ts'
 import type { AnswerPlan } from './generation.ts'
 import type { GrammarState } from './sequence.ts'
 import type { CallForm } from './tool-calls.ts'
 
 /** What the model's template says about how it writes. */
-export type ChatTraits = { callForm: CallForm; reasoning?: ReasoningMarks | undefined }
+type ChatTraits = { callForm: CallForm; reasoning?: ReasoningMarks | undefined }
 
 export type PlanParts = {
   traits: ChatTraits
@@ -34,6 +34,8 @@ export function answerPlan(request: GenerationRequest, parts: PlanParts): Answer
   const plan: AnswerPlan = {}
   if (grammar !== undefined) plan.grammar = parts.makeGrammar(grammar)
   if (faultOf !== undefined) plan.faultOf = faultOf
+  const faultOfCall = callJudge(tools ?? [])
+  if (faultOfCall !== undefined) plan.faultOfCall = faultOfCall
   const reasoning = chat ? traits.reasoning : undefined
   const calls =
     tools === undefined || tools.length === 0

@@ -30,6 +30,7 @@ export class AnswerReader {
   readonly #calls: ToolCallParser | undefined
   readonly #reasoning: ReasoningSplitter | undefined
   #text = ''
+  readonly #called: { name: string; arguments: string }[] = []
 
   constructor(options: ReaderOptions) {
     this.#stops = new StopMatcher(options.stops)
@@ -58,6 +59,11 @@ export class AnswerReader {
 
   get callsEnded(): number {
     return this.#calls?.ended ?? 0
+  }
+
+  /** All calls so far. */
+  get called(): readonly { name: string; arguments: string }[] {
+    return this.#called
   }
 
   /** All text so far. */
@@ -102,6 +108,10 @@ export class AnswerReader {
   #release({ reasoning, text, calls }: Split, armed: boolean): Released {
     const released = this.#stops.feed(text, armed)
     this.#text += released
+    for (const { index, name, arguments: grown = '' } of calls) {
+      const call = (this.#called[index] ??= { name: name ?? '', arguments: '' })
+      call.arguments += grown
+    }
     if (reasoning === '' && calls.length === 0) return { text: released }
     return { text: released, delta: { ...(reasoning === '' ? {} : { reasoning }), ...(calls.length === 0 ? {} : { toolCalls: calls }) } }
   }

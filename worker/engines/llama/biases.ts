@@ -46,3 +46,13 @@ export function biasKeeper(choice: Choice, table: Map<number, number>, endTokens
 
 /** More than any model's logits differ by, and far below what a float cannot hold. */
 const DICTATES = 1e6
+
+/** How many of the latest tokens `repeatPenalty` looks at, the prompt's included, as in llama.cpp. */
+const REPEAT_PENALTY_TOKENS = 64
+
+/** What `repeatPenalty` is about. */
+export function latestTokens({ prompt, answer }: Choice): number[] {
+  const fromAnswer = answer.slice(-REPEAT_PENALTY_TOKENS)
+  const fromPrompt = fromAnswer.length < REPEAT_PENALTY_TOKENS ? prompt.slice(fromAnswer.length - REPEAT_PENALTY_TOKENS) : []
+  return [...fromPrompt, ...fromAnswer]
+}

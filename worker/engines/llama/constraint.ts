@@ -1,3 +1,4 @@
+import assert from 'node:assert'
 import { Ajv, type ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import type { GenerationRequest, JsonSchema, Tool } from '../../../proto/request.ts'
@@ -51,6 +52,7 @@ const LEADING_SPACE = '[\\n]{0,2}'
 
 function callGrammar({ tools = [], toolChoice, parallelToolCalls }: Wish, form: CallForm, before: string): string {
   const named = typeof toolChoice === 'object' ? tools.filter(({ name }) => name === toolChoice.name) : tools
+  assert(named.length > 0, 'the function that must be called is one of the tools')
   const writer = new GrammarWriter()
   const several = parallelToolCalls !== false && typeof toolChoice !== 'object'
   return writer.grammar(`${before}${calls(writer, named, form, several)}`)
@@ -68,6 +70,22 @@ function calls(writer: GrammarWriter, tools: readonly Tool[], form: CallForm, se
 function oneCall(writer: GrammarWriter, { name, parameters }: Tool, { argumentsKey }: CallForm): string {
   const value = writer.value(parameters === undefined || parameters === true ? ANY_OBJECT : parameters)
   return `"{" ${quoted('"name"')} ":" " "? ${quoted(JSON.stringify(name))} "," " "? ${quoted(JSON.stringify(argumentsKey))} ":" " "? ${value} "}"`
+}
+
+/** Why a call's arguments are not what its tool promised to be given; only tools that are strict are judged. */
+export function callJudge(tools: readonly Tool[]): ((name: string, given: string) => string | undefined) | undefined {
+  const judges = new Map<string, NonNullable<Constraint['faultOf']>>()
+  for (const { name, parameters, strict } of tools) {
+    if (strict !== true || parameters === undefined) continue
+    // Refuses what cannot be judged either.
+    new GrammarWriter().value(parameters)
+    judges.set(name, judgeOf(parameters))
+  }
+  if (judges.size === 0) return undefined
+  return (name, given) => {
+    const fault = judges.get(name)?.(given)
+    return fault === undefined ? undefined : `the arguments for ${name}: ${fault}`
+  }
 }
 
 function judgeOf(schema: JsonSchema): NonNullable<Constraint['faultOf']> {

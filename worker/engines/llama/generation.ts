@@ -19,6 +19,7 @@ export type AnswerPlan = {
   reader?: Omit<ReaderOptions, 'stops'>
   grammar?: GrammarState
   faultOf?: (text: string) => string | undefined
+  faultOfCall?: (name: string, given: string) => string | undefined
   /** The answer ends with its first call. */
   oneCall?: boolean
   /** Tokens that open and close reasoning, where it is dictated when it begins or ends. `mayEnd`: the answer, within a thought. */
@@ -176,8 +177,7 @@ export class Generation {
     const stopSequence = this.#reader.stopped
     const released = reason === 'cancelled' ? { text: '' } : this.#reader.end()
     const called = this.#reader.callsBegun > 0
-    // A stop string cuts JSON too; the caller asked for that, and trying again would cut it again.
-    const fault = reason === 'stop' && !called && stopSequence === undefined ? this.#plan.faultOf?.(this.#reader.text) : undefined
+    const fault = reason === 'stop' ? this.#fault() : undefined
     if (fault !== undefined) return { failed: schemaMismatch(fault) }
     const finished: GenerationEnd = {
       reason: reason === 'stop' && called ? 'tool_calls' : reason,
@@ -190,6 +190,15 @@ export class Generation {
       ...(this.#plan.reader?.reasoning === undefined ? {} : { reasoningTokens: this.#reasoningTokens }),
     }
     return { finished }
+  }
+
+  /** Why the answer that ended by itself is not what was asked for. */
+  #fault(): string | undefined {
+    const { faultOf, faultOfCall } = this.#plan
+    const { called, stopped, text } = this.#reader
+    if (called.length > 0) return called.map((call) => faultOfCall?.(call.name, call.arguments)).find((fault) => fault !== undefined)
+    // A stop string cuts JSON too; the caller asked for that, and trying again would cut it again.
+    return stopped === undefined ? faultOf?.(text) : undefined
   }
 }
 
