@@ -41,7 +41,7 @@ export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wi
   refuseClosed(terms, policy, caller, wishes)
   const needs = needsOf(parsed.generation, parsed.seed !== null)
   if (parsed.onlyDialect !== undefined) needs.push(`${parsed.onlyDialect}_dialect`)
-  refuseUnable(parts, needs, offers, wishes, parsed.model)
+  refuseUnable(parts, needs, offers, wishes, parsed)
   return { model, policy, terms, needs, offers }
 }
 
@@ -64,7 +64,10 @@ function refuseClosed({ patience }: Terms, policy: string | null, caller: Caller
 }
 
 /** Never accepted and ignored: what nobody who offers the model can honour is refused by the name of the parameter. */
-function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], wishes: Wishes, model: string): void {
+function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], wishes: Wishes, parsed: ParsedRequest): void {
+  const wordless = needs.includes('embeddings') || needs.includes('rerank') ? [] : offers.filter((offer) => !speaks(offer.abilities))
+  if (wordless.length > 0 && wordless.length === offers.length)
+    throw badRequest('unsupported_parameter', `The model "${parsed.model.slice(0, 100)}" makes vectors or scores, not answers.`, 'model')
   if (needs.length === 0) return
   const inTier = offers.filter((offer) => wishes.pinnedTier === null || (offer.tier ?? 'gpu') === wishes.pinnedTier)
   const provider =
@@ -73,10 +76,11 @@ function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], w
   // Of an offer of an older version it is not known yet what it can.
   if (asked.length === 0 || asked.some((offer) => offer.abilities === undefined || isAble(needs, offer.abilities))) return
   const missing = needs.find((need) => !asked.some((offer) => isAble([need], offer.abilities))) ?? needs.at(-1)
-  const param = PARAMETER_OF[missing ?? ''] ?? missing ?? 'model'
+  const dialect = missing === 'openai_dialect' || missing === 'anthropic_dialect'
+  const param = (dialect ? parsed.onlyDialectFor : PARAMETER_OF[missing ?? '']) ?? missing ?? 'model'
   throw badRequest(
     'unsupported_parameter',
-    `${param} is not supported by the model "${model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
+    `${param} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
     param,
   )
 }
@@ -89,6 +93,4 @@ const PARAMETER_OF: Record<string, string> = {
   completions: 'model',
   embeddings: 'model',
   rerank: 'model',
-  openai_dialect: 'model',
-  anthropic_dialect: 'model',
 }

@@ -135,6 +135,8 @@ function couldRun(key: RouteKey, worker: FleetWorker, model: string): boolean {
   if (key.provider !== null && key.provider !== worker.name) return false
   const { offer } = worker.models.get(model) ?? {}
   if (key.sha256 !== null && offer?.sha256 !== key.sha256) return false
+  // A model that only embeds or ranks has no words for anything else.
+  if (!speaks(offer?.abilities) && !key.needs.includes('embeddings') && !key.needs.includes('rerank')) return false
   return isAble(key.needs, offer?.abilities)
 }
 
