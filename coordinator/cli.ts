@@ -23,7 +23,7 @@ const COMMANDS: Record<string, Command> = {
     run: async () => (await import('../worker/main.ts')).runWorker(process.env, version()),
   },
   jobs: reading(
-    'Lists jobs, shows one, cancels one, or releases a parked one: jobs [<id> | cancel <id> | release <id>] [--status S] [--model M] [--limit N].',
+    'Lists jobs, shows one, says why one went where it went, cancels one, or releases a parked one: jobs [<id> | decision <id> | cancel <id> | release <id>] [--status S] [--model M] [--limit N].',
     'npx holdfast jobs --status queued',
   ),
   batches: reading('Lists batches, shows one, or cancels one: batches [<id> | cancel <id>].', 'npx holdfast batches'),
@@ -32,8 +32,24 @@ const COMMANDS: Record<string, Command> = {
     'npx holdfast teams create research --weight 2 --max-parallel 8',
   ),
   keys: reading(
-    'Lists keys, shows one, makes one for a team, or revokes one: keys [<id> | create --name N --team T [--expires-at TIME] | revoke <id>].',
+    'Lists keys, shows one, makes one for a team, a user or a worker, or revokes one: keys [<id> | create --name N (--team T | --user EMAIL | --worker) [--expires-at TIME] | revoke <id>].',
     'npx holdfast keys create --name web-app --team research',
+  ),
+  providers: reading(
+    'Lists providers of every tier with state and reason, shows one, or archives a cloud one: providers [<name> | archive <name> | create --from FILE].',
+    'npx holdfast providers create --from openai.json',
+  ),
+  policies: reading(
+    'Lists policies of patience, shows one, makes one from a JSON file, or archives one: policies [<name> | create --from FILE | archive <name>].',
+    'npx holdfast policies create --from thrifty.json',
+  ),
+  credentials: reading(
+    'Lists credentials, makes one, rotates or revokes one, or changes the master key; a secret is read from a file or, with "-", from standard input: credentials [<name> | create --name N --from FILE | rotate <name> --from FILE | revoke <name> | rotate-master-key].',
+    'printenv OPENAI_API_KEY | npx holdfast credentials create --name openai --from -',
+  ),
+  users: reading(
+    'Lists users, shows one, makes one from a JSON file, or archives one: users [<email> | create --from FILE | archive <email>].',
+    'npx holdfast users create --from ann.json',
   ),
   workers: reading('Lists workers with their models, slots and state.', 'npx holdfast workers --json'),
   models: reading('Lists the models that can be asked for.', 'npx holdfast models'),

@@ -40,6 +40,9 @@ function parse(args: string[]) {
         weight: { type: 'string' },
         'max-parallel': { type: 'string' },
         'expires-at': { type: 'string' },
+        user: { type: 'string' },
+        worker: { type: 'boolean', default: false },
+        from: { type: 'string' },
       },
     })
   } catch (error) {
@@ -57,6 +60,8 @@ function plan(command: string, positionals: string[], values: Options): Plan {
     if (second === undefined) throw usageError(`jobs ${first} needs the id of a job.`)
     return { method: 'POST', target: `/api/jobs/${encodeURIComponent(second)}/${first}`, show: showOne }
   }
+  if (command === 'jobs' && first === 'decision')
+    return { method: 'GET', target: `/api/jobs/${named(second, 'jobs decision')}/decision`, show: showOne }
   if (command === 'jobs' && first !== undefined) return { method: 'GET', target: `/api/jobs/${encodeURIComponent(first)}`, show: showOne }
   if (command === 'jobs')
     return {
@@ -73,6 +78,9 @@ function plan(command: string, positionals: string[], values: Options): Plan {
   if (command === 'keys') return planKeys(positionals, values, query('limit', 'cursor'))
   if (command === 'teams') return planTeams(positionals, values, query('limit', 'cursor'))
   if (command === 'batches') return planBatches(positionals, query('limit', 'cursor'))
+  if (command === 'credentials') return planCredentials(positionals, values, query('limit', 'cursor'))
+  const columns = Object.hasOwn(DEFINED, command) ? DEFINED[command] : undefined
+  if (columns !== undefined) return planDefined(command, columns, positionals, values)
   if (command === 'workers') return { method: 'GET', target: '/api/workers', show: showWorkers }
   if (command === 'models') return { method: 'GET', target: '/v1/models', show: table('id') }
   return { method: 'GET', target: '/api/health', show: showOne }
@@ -80,11 +88,16 @@ function plan(command: string, positionals: string[], values: Options): Plan {
 
 function planKeys([verb, id]: string[], values: Options, page: string): Plan {
   if (verb === 'create') {
-    if (values.name === undefined || values.team === undefined) throw usageError('keys create needs --name and --team.')
+    const holders = [values.team, values.user, values.worker ? 'worker' : undefined].filter((holder) => holder !== undefined)
+    if (values.name === undefined || holders.length !== 1)
+      throw usageError('keys create needs --name and one of --team, --user and --worker.')
     const body = {
       name: values.name,
-      kind: 'team',
-      team: values.team,
+      ...(values.team !== undefined
+        ? { kind: 'team', team: values.team }
+        : values.user !== undefined
+          ? { kind: 'personal', user: values.user }
+          : { kind: 'worker' }),
       ...(values['expires-at'] === undefined ? {} : { expires_at: values['expires-at'] }),
     }
     return { method: 'POST', target: '/api/keys', body, show: showOne }
@@ -92,6 +105,56 @@ function planKeys([verb, id]: string[], values: Options, page: string): Plan {
   if (verb === 'revoke') return { method: 'POST', target: `/api/keys/${named(id, 'keys revoke')}/revoke`, show: showOne }
   if (verb !== undefined) return { method: 'GET', target: `/api/keys/${encodeURIComponent(verb)}`, show: showOne }
   return { method: 'GET', target: `/api/keys${page}`, show: table('id', 'name', 'kind', 'team', 'ends_with', 'created_at', 'revoked_at') }
+}
+
+/** What is made from a file, with the columns of its list. */
+const DEFINED: Record<string, string[]> = {
+  providers: ['name', 'tier', 'state', 'reason', 'until', 'busy', 'max_parallel'],
+  policies: ['name', 'tiers', 'spend_micros_per_day', 'spent_micros_today'],
+  users: ['email', 'name', 'role', 'teams'],
+}
+
+function planDefined(noun: string, columns: string[], [verb, name]: string[], values: Options): Plan {
+  const target = `/api/${noun}`
+  if (verb === 'create') return { method: 'POST', target, body: definitionFrom(values.from, `${noun} create`), show: showOne }
+  if (verb === 'archive') return { method: 'DELETE', target: `${target}/${named(name, `${noun} archive`)}`, show: showOne }
+  if (verb !== undefined) return { method: 'GET', target: `${target}/${encodeURIComponent(verb)}`, show: showOne }
+  return { method: 'GET', target, show: table(...columns) }
+}
+
+function planCredentials([verb, name]: string[], values: Options, page: string): Plan {
+  const target = '/api/credentials'
+  if (verb === 'rotate-master-key') return { method: 'POST', target: `${target}/rotate_master_key`, body: {}, show: showOne }
+  if (verb === 'create') {
+    if (values.name === undefined) throw usageError('credentials create needs --name.')
+    return { method: 'POST', target, body: { name: values.name, secret: textFrom(values.from, 'credentials create') }, show: showOne }
+  }
+  if (verb === 'rotate') {
+    const body = { secret: textFrom(values.from, 'credentials rotate') }
+    return { method: 'POST', target: `${target}/${named(name, 'credentials rotate')}/rotate`, body, show: showOne }
+  }
+  if (verb === 'revoke') return { method: 'POST', target: `${target}/${named(name, 'credentials revoke')}/revoke`, show: showOne }
+  if (verb !== undefined) return { method: 'GET', target: `${target}/${encodeURIComponent(verb)}`, show: showOne }
+  return { method: 'GET', target: `${target}${page}`, show: table('name', 'version', 'created_at', 'rotated_at', 'revoked_at') }
+}
+
+/** A secret on a command line would stand in the list of processes and in the shell's history. */
+function textFrom(file: string | undefined, what: string): string {
+  if (file === undefined) throw usageError(`${what} needs --from with a file, or - for standard input.`)
+  try {
+    return readFileSync(file === '-' ? 0 : file, 'utf8').trim()
+  } catch (cause) {
+    throw new Fault('unreadable_file', `${file} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}.`, { cause })
+  }
+}
+
+function definitionFrom(file: string | undefined, what: string): Row {
+  const content = textFrom(file, what)
+  try {
+    return JSON.parse(content) as Row
+  } catch (cause) {
+    throw new Fault('invalid_json', `${file === '-' ? 'Standard input' : file} is not valid JSON.`, { cause })
+  }
 }
 
 function planTeams([verb, name]: string[], values: Options, page: string): Plan {

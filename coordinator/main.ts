@@ -36,7 +36,7 @@ import { ensurePartitions, migrate } from './store/migrate.ts'
 import { allTeams } from './store/teams.ts'
 import { listWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
-import { Vault } from './vault.ts'
+import { MasterKey } from './master-key.ts'
 import { timingSafeEqual } from 'node:crypto'
 
 /**
@@ -96,7 +96,8 @@ async function startCoordinator(
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
 
   const outbound = new Outbound(config.allowedCidrs)
-  const vault = new Vault(secretFrom(config.masterKey, config.dataDir, 'master.key', 'hf_master_').value)
+  const masterKey = await MasterKey.open(config.masterKey, config.dataDir, db)
+  const { vault } = masterKey
 
   const scheduler = new Scheduler(rulesFrom(config))
   let metrics: Metrics | undefined
@@ -187,13 +188,12 @@ async function startCoordinator(
   const purses = new Purses({
     db,
     now: () => clock.now(),
+    onThreshold: (purse, ratio, window) => addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio, window }),
     onEmpty: (purse, untilMs) => {
       dispatcher.setPurse(purse, untilMs)
       const provider = purse.startsWith('provider:') ? registry.findProvider(purse.slice('provider:'.length)) : undefined
       if (provider !== undefined)
         dispatcher.holdProvider(provider.id, untilMs === null ? null : { state: 'over_quota', untilMs, why: 'its spend limit is reached' })
-      if (untilMs !== null)
-        addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio: 1, until: new Date(untilMs).toISOString() })
     },
   })
   const registry = new Registry({ db, dispatcher, cloud, vault, isLimited: (purse) => purses.isLimited(purse) })
@@ -271,6 +271,7 @@ async function startCoordinator(
     stored: () => writer.drained(),
     reloadKeys,
     reload,
+    rotateMasterKey: (given) => masterKey.rotate(db, given),
     registry,
     purses,
     cloud,

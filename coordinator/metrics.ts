@@ -1,6 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { JobRecord } from './core/job.ts'
 import type { Scheduler } from './core/scheduler.ts'
+import { stateOf } from './core/provider-state.ts'
 import type { FleetFacts } from './fleet-facts.ts'
 
 /**
@@ -11,6 +12,7 @@ export class Metrics {
   readonly #registry = new Registry()
   readonly #finished = this.#counter('jobs_finished_total', 'Jobs that ended, parked ones included.', ['status', 'model', 'tier'])
   readonly #tokens = this.#counter('tokens_total', 'Tokens of succeeded jobs, prompt (in) and answer (out).', ['direction', 'model'])
+  readonly #cost = this.#counter('cost_micros_total', 'Paid for jobs that ended, in millionths of a dollar.', ['provider', 'model', 'team'])
   readonly #stale = this.#counter('stale_reports_total', 'Reports of workers about attempts nobody listens to any more.', [])
   readonly #refusedKeys = this.#counter('keys_refused_total', 'Requests with a missing or wrong key.', [])
   readonly #queueWait = this.#histogram('queue_wait_seconds', 'From acceptance to the first attempt.', ['model'], WAIT_BUCKETS)
@@ -45,6 +47,7 @@ export class Metrics {
     collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
     this.#fleetGauges(scheduler, facts, now)
     this.#queueGauges(scheduler, now)
+    this.#providerGauges(scheduler, now)
   }
 
   get contentType(): string {
@@ -67,6 +70,8 @@ export class Metrics {
     const { model, status } = record
     const tier = record.tier ?? 'none'
     this.#finished.inc({ status, model, tier })
+    if (record.costMicros > 0)
+      this.#cost.inc({ provider: record.workerName ?? 'none', model: record.servedModel ?? model, team: record.team }, record.costMicros)
     if (status !== 'succeeded') return
     const completion = record.completionTokens ?? 0
     this.#tokens.inc({ direction: 'in', model }, record.promptTokens ?? 0)
@@ -101,8 +106,24 @@ export class Metrics {
       for (const { model, reason, count } of scheduler.waitingByReason(now())) gauge.inc({ model, reason }, count)
     })
     this.#gauge('jobs_running', 'Attempts that hold a slot.', ['model', 'tier'], (gauge) => {
-      for (const worker of scheduler.workers)
-        for (const model of worker.models.keys()) gauge.inc({ model, tier: 'gpu' }, worker.busy(model))
+      for (const provider of scheduler.providers)
+        for (const [model, { offer }] of provider.models) gauge.inc({ model, tier: offer.tier ?? 'gpu' }, provider.busy(model))
+    })
+  }
+
+  #providerGauges(scheduler: Scheduler, now: () => number): void {
+    this.#gauge('provider_state', '1 for the state that the provider is in.', ['provider', 'tier', 'state'], (gauge) => {
+      for (const provider of scheduler.providers) {
+        const [first] = provider.models.values()
+        const { state } = stateOf(provider, now())
+        gauge.set({ provider: provider.name, tier: first?.offer.tier ?? (provider.cloud === null ? 'gpu' : 'cloud'), state }, 1)
+      }
+    })
+    this.#gauge('provider_quota_remaining_ratio', 'What is left of the tighter limit per minute.', ['provider'], (gauge) => {
+      for (const provider of scheduler.providers) {
+        const ratio = provider.quota?.remaining(now()) ?? null
+        if (ratio !== null) gauge.set({ provider: provider.name }, ratio)
+      }
     })
   }
 

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { Fault, notFound } from '../core/fault.ts'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
 import {
   type CredentialRecord,
@@ -44,6 +44,28 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
     return reply.code(201).send(credentialView(made))
   })
 
+  app.post('/api/credentials/rotate_master_key', async (request) => {
+    if (request.caller.role !== 'owner') throw new Fault('forbidden', 'Only an owner can change the master key.', { status: 403 })
+    const fields = fieldsOf(request.body ?? {}, ['master_key'])
+    const given = text(fields, 'master_key', 1_024)
+    if (given !== null && given.length < MASTER_KEY_LEAST)
+      throw badRequest('invalid_type', `master_key must have at least ${MASTER_KEY_LEAST} characters.`, 'master_key')
+    const { secrets, key } = await parts.rotateMasterKey(given)
+    await recorded(
+      parts.db,
+      async () => secrets,
+      () => parts.newEvent('credential.rotated', request.caller.actor, { credential: 'master key', secrets }),
+    )
+    return {
+      secrets,
+      master_key: key,
+      next:
+        key === null
+          ? 'The new key lies in master.key of the data directory.'
+          : 'Set HOLDFAST_MASTER_KEY to this key before the next start; it is not shown again.',
+    }
+  })
+
   app.post<ById>('/api/credentials/:id/rotate', async (request) => {
     const { id, name } = await getCredential(parts, request)
     const fields = fieldsOf(request.body, ['secret'])
@@ -70,6 +92,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
 }
 
 const SECRET_MAX = 16_384
+const MASTER_KEY_LEAST = 16
 
 async function getCredential(parts: ApiParts, request: FastifyRequest<ById>): Promise<CredentialRecord> {
   requireAdmin(request.caller)

@@ -39,6 +39,8 @@ export type ApiParts = {
   reloadKeys(): Promise<void>
   /** Reads keys, teams, policies and providers anew, after a change here or by another coordinator. */
   reload(): Promise<void>
+  /** `key` is told only where a setting holds the old one. */
+  rotateMasterKey(given: string | null): Promise<{ secrets: number; key: string | null }>
   registry: Registry
   purses: Purses
   cloud: CloudTier

@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { FleetWorker } from '../core/fleet.ts'
+import { stateOf } from '../core/provider-state.ts'
 import { newId } from '../ids.ts'
 import { findCredential } from '../store/credentials.ts'
 import { recorded } from '../store/events.ts'
@@ -279,25 +280,6 @@ function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, u
     next_token_timeout_s: record.nextTokenTimeoutMs === null ? null : record.nextTokenTimeoutMs / 1000,
     created_at: rfc3339(record.createdMs),
   }
-}
-
-export function stateOf(provider: FleetWorker, nowMs: number): { state: string; reason: string | null; untilMs: number | null } {
-  if (provider.state === 'suspect' || provider.state === 'offline') return { state: 'offline', reason: 'no heartbeat', untilMs: null }
-  if (provider.state === 'draining') return { state: 'draining', reason: null, untilMs: null }
-  const models = [...provider.models.keys()]
-  const holds = models.map((model) => provider.holding(model, nowMs))
-  const [hold] = provider.hold === null ? holds : [provider.hold]
-  if (hold !== null && hold !== undefined && (provider.hold !== null || holds.every((other) => other !== null)))
-    return { state: hold.state, reason: hold.why, untilMs: hold.untilMs }
-  const cooling = models.map((model) => provider.cooling(model, nowMs))
-  if (models.length > 0 && cooling.every((untilMs) => untilMs !== null))
-    return {
-      state: 'cooling_down',
-      reason: 'it failed several times in a row',
-      untilMs: Math.min(...cooling.map((untilMs) => untilMs ?? nowMs)),
-    }
-  const full = models.length > 0 && models.every((model) => provider.free(model, nowMs) === 0)
-  return { state: full ? 'busy' : 'online', reason: full ? 'all its slots are taken' : null, untilMs: null }
 }
 
 function eventDetails(provider: ProviderRecord): Record<string, unknown> {

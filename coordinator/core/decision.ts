@@ -14,7 +14,7 @@ export type Decision = {
   waitedMs: number
 }
 
-export type Candidate = { provider: string; tier: Tier; model: string; eligible: boolean; whyNot: string | null }
+type Candidate = { provider: string; tier: Tier; model: string; eligible: boolean; whyNot: string | null }
 
 export type Question = {
   key: RouteKey

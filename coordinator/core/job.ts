@@ -51,7 +51,7 @@ export type Waiting = {
 }
 
 /** As proto/answer.ts has it. */
-export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled'
+type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled'
 
 export function isFinal(status: JobStatus): boolean {
   return status === 'succeeded' || status === 'failed' || status === 'cancelled'
@@ -59,7 +59,7 @@ export function isFinal(status: JobStatus): boolean {
 
 export type Tier = 'gpu' | 'cli' | 'cloud'
 
-export type JobType = 'chat' | 'completion' | 'embedding' | 'rerank'
+type JobType = 'chat' | 'completion' | 'embedding' | 'rerank'
 
 /** A job's row. In memory while the job is live, where it is the newest truth; times in milliseconds of PostgreSQL's clock. */
 export type JobRecord = {

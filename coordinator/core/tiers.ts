@@ -27,7 +27,7 @@ export const ANY_TIER: Patience = { gpu: 0, cli: 0, cloud: 0 }
  *   f  for the case that is offline: open while no provider of an earlier tier is there
  *   c  closed
  */
-export type Standing = 'o' | 'e' | 'f' | 'c'
+type Standing = 'o' | 'e' | 'f' | 'c'
 
 /** The standings of all tiers; a tier that nobody offers the model in is closed, which keeps most jobs on one route. */
 export function standings(patience: Patience, waitedMs: number, offering: ReadonlySet<Tier>): string {

@@ -12,6 +12,8 @@ export class Purses {
   readonly #spent = new Map<string, { dayMicros: number; monthMicros: number }>()
   readonly #reserved = new Map<string, number>()
   readonly #told = new Map<string, number>()
+  /** The highest share of a limit that was told of, by account and window. */
+  readonly #thresholds = new Map<string, number>()
   #day = 0
 
   constructor(parts: PursesParts) {
@@ -60,6 +62,7 @@ export class Purses {
     for (const purse of purses) {
       this.#reserved.set(purse, Math.max(0, (this.#reserved.get(purse) ?? 0) - reservedMicros))
       this.#add(purse, paidMicros, paidMicros)
+      this.#warn(purse)
       this.#judge(purse)
     }
   }
@@ -84,6 +87,25 @@ export class Purses {
       this.#day = dayMs
     }
     for (const purse of new Set([...this.#limits.keys(), ...this.#told.keys()])) this.#judge(purse)
+  }
+
+  /** Says once per window that so much of a limit is spent. */
+  #warn(purse: string): void {
+    const limit = this.#limits.get(purse)
+    const spent = this.#spent.get(purse)
+    if (limit === undefined || spent === undefined) return
+    for (const [window, most, micros] of [
+      ['day', limit.perDay, spent.dayMicros],
+      ['month', limit.perMonth, spent.monthMicros],
+    ] as const) {
+      if (most === null || most === 0) continue
+      const reached = THRESHOLDS.findLast((ratio) => micros >= ratio * most) ?? 0
+      const name = `${purse} ${window}`
+      const before = this.#thresholds.get(name) ?? 0
+      if (reached === before) continue
+      this.#thresholds.set(name, reached)
+      if (reached > before) this.#parts.onThreshold(purse, reached, window)
+    }
   }
 
   #judge(purse: string): void {
@@ -129,10 +151,13 @@ export function namesOf(job: { team: string; policy: string | null; key: string 
 type PursesParts = {
   db: Db
   now(): number
+  /** So much of what the account may spend in a window is spent. */
+  onThreshold(purse: string, ratio: number, window: 'day' | 'month'): void
   /** `untilMs` null: there is money again. */
   onEmpty(purse: string, untilMs: number | null): void
 }
 
+const THRESHOLDS = [0.5, 0.8, 0.95, 1]
 const DAY_MS = 86_400_000
 
 function startOfDay(ms: number): number {

@@ -10,7 +10,7 @@ export interface WorkerLink {
   drop(worker: WorkerId): void
 }
 
-export type AttemptStart = {
+type AttemptStart = {
   job: JobId
   attempt: number
   model: string

@@ -61,6 +61,14 @@ export async function revokeCredential(query: Query, id: string): Promise<Creden
   return row === undefined ? undefined : parseCredential(row)
 }
 
+/** Some sealed secret; undefined while there is none. */
+export async function anySealed(db: Db): Promise<Buffer | undefined> {
+  const row = await db.maybeOne(
+    `(select sealed from credentials limit 1) union all (select webhook_secret from teams where webhook_secret is not null limit 1) limit 1`,
+  )
+  return row === undefined ? undefined : (row.sealed as Buffer)
+}
+
 /** Every sealed secret, with the means to write it back sealed anew: for a new master key. All of them or none. */
 export async function resealAll(db: Db, reseal: (sealed: Buffer) => Buffer): Promise<number> {
   return db.transaction(async (query) => {

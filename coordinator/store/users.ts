@@ -15,10 +15,6 @@ export async function listUsers(db: Db, filter: { before: string | null; limit: 
   return rows.map(parseUser)
 }
 
-export async function activeUsers(db: Db): Promise<UserRecord[]> {
-  return (await db.query('select * from users where archived_at is null')).map(parseUser)
-}
-
 export async function findUser(db: Db, idOrEmail: string): Promise<UserRecord | undefined> {
   const row = await db.maybeOne('select * from users where archived_at is null and (id::text = $1 or lower(email) = lower($1))', [
     idOrEmail,

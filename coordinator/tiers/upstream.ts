@@ -16,8 +16,8 @@ export interface Upstream {
   list(signal: AbortSignal): Promise<string[]>
 }
 
-export type UpstreamModel = { upstream: string; abilities: readonly string[] | null }
-export type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal }
+type UpstreamModel = { upstream: string; abilities: readonly string[] | null }
+type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal }
 
 export type UpstreamReader = {
   readonly end: WireEnd | null
