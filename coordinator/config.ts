@@ -13,6 +13,8 @@ export type CoordinatorConfig = {
   masterKey: string | undefined
   redisUrl: string | undefined
   allowedCidrs: string[]
+  /** A file of providers, policies, credentials and aliases. */
+  definitions: string | undefined
   queueLimit: number
   heartbeatIntervalMs: number
   deadAfterMs: number
@@ -36,6 +38,7 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     masterKey: settings.secret('HOLDFAST_MASTER_KEY'),
     redisUrl: settings.optional('REDIS_URL'),
     allowedCidrs: cidrs(settings),
+    definitions: settings.optional('HOLDFAST_DEFINITIONS'),
     queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 0, 10_000_000),
     heartbeatIntervalMs: settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600),
     deadAfterMs: settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000),

@@ -20,6 +20,7 @@ import { namesOf, Purses, type SpendLimits } from './engine/purses.ts'
 import { Registry } from './engine/registry.ts'
 import { Timers } from './engine/timers.ts'
 import { CloudTier } from './tiers/cloud.ts'
+import { applyDefinitions } from './definitions.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
 import { WorkerSessions } from './link.ts'
@@ -309,6 +310,14 @@ async function startCoordinator(
     closing,
   )
   const app = buildServer(parts)
+  if (config.definitions !== undefined) {
+    const authorization = `Bearer ${adminKey.value}`
+    const done = await applyDefinitions(config.definitions, process.env, async (method, url, body) => {
+      const answer = await app.inject({ method, url, headers: { authorization }, payload: body })
+      return { status: answer.statusCode, body: answer.json<Record<string, unknown>>() }
+    })
+    log.info(`As ${config.definitions} says: ${done.join(', ')}.`)
+  }
   const url = await app.listen({ host: config.host, port: config.httpPort }).catch((cause: unknown) => {
     throw portFault(cause, 'HOLDFAST_HTTP_PORT', config.httpPort)
   })

@@ -11,7 +11,7 @@ import {
 } from '../store/credentials.ts'
 import { recorded } from '../store/events.ts'
 import { requireAdmin } from './auth.ts'
-import { fieldsOf, named, required, text } from './body.ts'
+import { boolean, fieldsOf, named, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
@@ -67,9 +67,14 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
   })
 
   app.post<ById>('/api/credentials/:id/rotate', async (request) => {
-    const { id, name } = await getCredential(parts, request)
-    const fields = fieldsOf(request.body, ['secret'])
-    const sealed = parts.vault.seal(required(text(fields, 'secret', SECRET_MAX), 'secret'))
+    const known = await getCredential(parts, request)
+    const { id, name } = known
+    const fields = fieldsOf(request.body, ['secret', 'if_changed'])
+    const secret = required(text(fields, 'secret', SECRET_MAX), 'secret')
+    // Without this the same secret counts as a new one: whoever paid a bill wants the provider to be tried again.
+    if (boolean(fields, 'if_changed') === true && known.revokedMs === null && parts.vault.open(known.sealed) === secret)
+      return credentialView(known)
+    const sealed = parts.vault.seal(secret)
     const rotated = await recorded(
       parts.db,
       (query) => rotateCredential(query, id, sealed),

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { Tier } from '../core/job.ts'
@@ -45,6 +46,7 @@ export function registerPolicies(app: FastifyInstance, parts: ApiParts): void {
       tiers: fields.tiers === undefined ? known.tiers : readTiers(fields.tiers),
       spendMicrosPerDay: fields.spend_micros_per_day === undefined ? known.spendMicrosPerDay : spendLimit(fields, 'spend_micros_per_day'),
     }
+    if (isDeepStrictEqual(settings, { tiers: known.tiers, spendMicrosPerDay: known.spendMicrosPerDay })) return policyView(parts, known)
     const policy = await recorded(
       parts.db,
       (query) => changePolicy(query, known.id, settings),

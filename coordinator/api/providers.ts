@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { FleetWorker } from '../core/fleet.ts'
@@ -58,6 +59,8 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
   app.patch<ById>('/api/providers/:id', async (request) => {
     const known = await getProvider(parts, request)
     const settings = await readSettings(parts, fieldsOf(request.body, SETTINGS), known)
+    const same = Object.entries(settings).every(([name, value]) => isDeepStrictEqual(value, known[name as keyof ProviderSettings]))
+    if (same) return viewOf(parts, known)
     const changed = await recorded(
       parts.db,
       (query) => changeProvider(query, known.id, settings),

@@ -1,4 +1,5 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { parse as parseYaml } from 'yaml'
 import { badRequest, Fault } from '../core/fault.ts'
 import { type Caller, requireScope } from './auth.ts'
 import { registerAnthropic } from './anthropic.ts'
@@ -57,6 +58,15 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     const path = request.url.split('?')[0]?.slice(0, 200) ?? ''
     return answerError(new Fault('not_found', `There is no ${request.method} ${path} here.`, { status: 404 }), request, reply, parts)
   })
+  app.addContentTypeParser(['application/yaml', 'application/x-yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
+    try {
+      done(null, parseYaml(String(body), { maxAliasCount: YAML_ALIASES_MAX }))
+    } catch (cause) {
+      done(
+        badRequest('invalid_yaml', `The body is not valid YAML: ${cause instanceof Error ? cause.message.split('\n')[0] : String(cause)}`),
+      )
+    }
+  })
   registerHealth(app, parts)
   registerOpenAi(app, parts)
   registerAnthropic(app, parts)
@@ -87,6 +97,8 @@ function admit(parts: ApiParts, request: FastifyRequest): void {
 /** What makes jobs and handles one's own; every other change is an admin's. */
 const INFERENCE = /^\/(v1|api\/(jobs|batches))(\/|$)/
 
+// A few lines of YAML can stand for gigabytes otherwise.
+const YAML_ALIASES_MAX = 100
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const HEADER_LIMIT_BYTES = 16 * 1024
 /** What makes something by a key only once; reading and changing twice is harmless anyway. */
