@@ -1,4 +1,5 @@
 import { DIALECT_MUTANTS } from './dialect-list.ts'
+import { TIER_MUTANTS } from './tier-list.ts'
 
 /** A planted bug: what it would do to a user, where it goes, and the tests that must turn red. */
 export type Mutant = { bug: string; file: string; find: string; replace: string; tests: string[]; only?: string }
@@ -28,8 +29,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a worker is given one job more than it has slots',
     file: 'coordinator/core/fleet.ts',
-    find: 'entry.offer.slots - this.busy(model))',
-    replace: 'entry.offer.slots - this.busy(model) + 1)',
+    find: 'entry.offer.slots - this.busy(model) :',
+    replace: 'entry.offer.slots - this.busy(model) + 1 :',
     tests: ['scheduler', 'simulation'],
   },
   {
@@ -77,7 +78,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'an answer goes on with another model file',
     file: 'coordinator/core/scheduler.ts',
-    find: 'job.sha256 = job.worker?.models.get(job.model)?.offer.sha256 ?? null',
+    find: 'job.sha256 = job.worker?.models.get(job.served)?.offer.sha256 ?? null',
     replace: 'job.sha256 = null',
     tests: ['scheduler'],
   },
@@ -105,8 +106,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'one free slot of several is filled and the rest stay idle',
     file: 'coordinator/core/scheduler.ts',
-    find: 'worker: choice.worker.id, rule: choice.rule })\n',
-    replace: 'worker: choice.worker.id, rule: choice.rule })\n      return\n',
+    find: 'else this.#start(nowMs, job, choice)',
+    replace: 'else return this.#start(nowMs, job, choice)',
     tests: ['simulation'],
   },
   {
@@ -270,8 +271,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a stop string reaches the client in two halves',
     file: 'worker/engines/text.ts',
-    find: 'const releasable = match ?? text.length - heldBackLength(text, this.#stops)',
-    replace: 'const releasable = match ?? text.length',
+    find: 'const releasable = match?.start ?? text.length - heldBackLength(text, this.#stops)',
+    replace: 'const releasable = match?.start ?? text.length',
     tests: ['text', 'fake-engine'],
   },
   {
@@ -318,9 +319,9 @@ export const MUTANTS: Mutant[] = [
   },
   {
     bug: 'a job waits longer than its caller allows',
-    file: 'coordinator/core/scheduler.ts',
-    find: 'next !== undefined && next.atMs <= nowMs',
-    replace: 'next !== undefined && next.atMs * 1_000 <= nowMs',
+    file: 'coordinator/core/waits.ts',
+    find: 'first !== undefined && first.atMs <= nowMs',
+    replace: 'first !== undefined && first.atMs * 1_000 <= nowMs',
     tests: ['sharing'],
   },
   {
@@ -374,13 +375,6 @@ export const MUTANTS: Mutant[] = [
     tests: ['idempotency'],
   },
   {
-    bug: 'two requests at once with one idempotency key make two jobs',
-    file: 'coordinator/api/idempotency.ts',
-    find: '  others.set(name, { hash: claim.hash, accepted })\n',
-    replace: '',
-    tests: ['idempotency'],
-  },
-  {
     bug: 'a caller that leaves takes the job from another that shares it',
     file: 'coordinator/api/openai-choices.ts',
     find: 'live.callers <= 0 && ',
@@ -413,8 +407,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a revoked key works until the next start',
     file: 'coordinator/api/keys.ts',
-    find: "    await parts.reloadKeys()\n    parts.addEvent('key.revoked'",
-    replace: "    parts.addEvent('key.revoked'",
+    find: '    await parts.reloadKeys()\n    return keyView(await getKey(parts, id))',
+    replace: '    return keyView(await getKey(parts, id))',
     tests: ['teams'],
   },
   {
@@ -463,15 +457,15 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'the end of an answer brings its last text twice',
     file: 'coordinator/engine/dispatcher.ts',
-    find: "if (end.text !== '') live.append([], end.text)",
-    replace: "if (end.text !== '') live.append([], end.text + end.text)",
+    find: 'live.append([], end.text, end.deltas)',
+    replace: 'live.append([], end.text + end.text, end.deltas)',
     tests: ['simulation'],
   },
   {
     bug: 'the next attempt begins the answer anew',
     file: 'coordinator/engine/dispatcher.ts',
-    find: 'request: live.request, continuation: live.tokenIds }',
-    replace: 'request: live.request, continuation: [] }',
+    find: 'const { request, tokenIds: continuation, streamed: stream } = live',
+    replace: 'const { request, streamed: stream } = live\n      const continuation: number[] = []',
     tests: ['simulation'],
   },
   {
@@ -622,4 +616,5 @@ export const MUTANTS: Mutant[] = [
     tests: ['simulation'],
   },
   ...DIALECT_MUTANTS,
+  ...TIER_MUTANTS,
 ]
