@@ -47,7 +47,7 @@ export class Metrics {
     collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
     this.#fleetGauges(scheduler, facts, now)
     this.#queueGauges(scheduler, now)
-    this.#providerGauges(scheduler, now)
+    this.#providerGauges(scheduler, facts, now)
   }
 
   get contentType(): string {
@@ -111,7 +111,7 @@ export class Metrics {
     })
   }
 
-  #providerGauges(scheduler: Scheduler, now: () => number): void {
+  #providerGauges(scheduler: Scheduler, facts: FleetFacts, now: () => number): void {
     this.#gauge('provider_state', '1 for the state that the provider is in.', ['provider', 'tier', 'state'], (gauge) => {
       for (const provider of scheduler.providers) {
         const [first] = provider.models.values()
@@ -123,6 +123,11 @@ export class Metrics {
       for (const provider of scheduler.providers) {
         const ratio = provider.quota?.remaining(now()) ?? null
         if (ratio !== null) gauge.set({ provider: provider.name }, ratio)
+      }
+      // A subscription's windows, as a worker's command-line agent tells them: the tightest of its models.
+      for (const worker of scheduler.workers) {
+        const told = (facts.find(worker.id)?.models ?? []).filter((model) => model.hasQuota)
+        if (told.length > 0) gauge.set({ provider: worker.name }, Math.min(...told.map((model) => model.quotaRatio)))
       }
     })
   }

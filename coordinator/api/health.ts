@@ -1,4 +1,5 @@
 import type { FastifyInstance } from 'fastify'
+import { stateOf } from '../core/provider-state.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
@@ -12,6 +13,7 @@ import type { Outbound } from '../engine/outbound.ts'
 import type { Vault } from '../vault.ts'
 import type { Keyring } from './auth.ts'
 import type { PendingKeys } from './idempotency.ts'
+import { rfc3339 } from './paging.ts'
 
 /** What the routes work with; `main` puts it together. */
 export type ApiParts = {
@@ -107,6 +109,13 @@ function problemsOf(parts: ApiParts): string[] {
   const why = parts.notReady()
   if (why !== null) problems.push(why)
   const served = new Set<string>()
+  for (const provider of parts.scheduler.providers) {
+    if (provider.cloud === null) continue
+    const { state, reason, untilMs } = stateOf(provider, parts.now())
+    if (state !== 'online' && state !== 'busy')
+      problems.push(`provider ${provider.name} is ${state}${untilMs === null ? '' : ` until ${rfc3339(untilMs)}`}: ${reason}`)
+    for (const model of provider.models.keys()) served.add(model)
+  }
   for (const worker of parts.scheduler.workers) {
     if (worker.state !== 'online') problems.push(`worker ${worker.name} is ${worker.state}`)
     for (const { offer } of worker.models.values()) {
@@ -116,6 +125,6 @@ function problemsOf(parts: ApiParts): string[] {
   }
   for (const { model, reason, count } of parts.scheduler.waitingByReason(parts.now()))
     if (reason === 'no_provider_for_model') problems.push(`${count} job(s) wait for ${model}, which nobody serves now`)
-  if (served.size === 0) problems.push('no worker serves any model')
+  if (served.size === 0) problems.push('nobody serves any model')
   return problems
 }

@@ -1,6 +1,6 @@
-import type { FleetWorker } from './fleet.ts'
+import type { FleetModel, FleetWorker } from './fleet.ts'
 import type { Tier } from './job.ts'
-import { choosePlace, eligiblePlaces, type Fleet, isAble, type RouteKey, tierOf } from './routing.ts'
+import { AUTO, type Choice, choosePlace, eligiblePlaces, type Fleet, isAble, type Place, type RouteKey, tierOf } from './routing.ts'
 import { type Opening, type Patience, TIERS } from './tiers.ts'
 
 /** Why an attempt went where it went, or why a job still waits: stored with the job's events, and read by people. */
@@ -25,29 +25,39 @@ export type Question = {
   prefix: readonly string[]
 }
 
-/** Every provider of the model with why the job cannot start there now; null where it could. */
+/** What would be chosen now, with every provider of the model and why the job cannot start there; null where it could. */
 export function decide(nowMs: number, question: Question, fleet: Fleet): Decision {
-  const { key, patience, waitedMs } = question
-  const eligible = eligiblePlaces(key, fleet)
+  const eligible = eligiblePlaces(question.key, fleet)
   const free = eligible.filter(({ worker, model }) => worker.free(model, nowMs) > 0)
   const choice = question.teamFull || question.delayed ? undefined : choosePlace(free, question.prefix)
-  const found: Candidate[] = []
+  return explain(nowMs, question, fleet, eligible, choice)
+}
+
+/** The same for a choice that was made among the eligible places. */
+export function explain(nowMs: number, question: Question, fleet: Fleet, eligible: readonly Place[], choice: Choice | undefined): Decision {
+  const { key, patience, waitedMs } = question
+  const able = new Set(eligible.map(({ worker, model }) => worker.models.get(model)))
+  const candidates: Candidate[] = []
   let more = 0
   for (const worker of fleet.workers())
-    for (const { offer } of worker.models.values()) {
-      if (key.model !== 'auto' && offer.name !== key.model) continue
-      if (found.length >= CANDIDATES_MAX) {
+    for (const entry of key.model === AUTO ? worker.models.values() : named(worker, key.model)) {
+      if (candidates.length >= CANDIDATES_MAX) {
         more += 1
         continue
       }
-      const tier = offer.tier ?? 'gpu'
+      const { offer } = entry
       const chosen = choice?.worker === worker && choice.model === offer.name
-      const able = eligible.some((place) => place.worker === worker && place.model === offer.name)
-      const whyNot = chosen ? null : whyNotHere(nowMs, question, worker, offer.name, able, choice !== undefined, fleet)
-      found.push({ provider: worker.name, tier, model: offer.name, eligible: able && whyNot !== 'all_slots_busy', whyNot })
+      const whyNot = chosen ? null : whyNotHere(nowMs, question, worker, offer.name, able.has(entry), choice !== undefined, fleet)
+      const eligibleHere = able.has(entry) && whyNot !== 'all_slots_busy'
+      candidates.push({ provider: worker.name, tier: offer.tier ?? 'gpu', model: offer.name, eligible: eligibleHere, whyNot })
     }
   const rule = choice === undefined ? 'waiting' : `${openingName(patience[tierOf(choice)])}/${choice.rule}`
-  return { rule, chosen: choice?.worker.name ?? null, candidates: found, more, waitedMs: Math.round(waitedMs) }
+  return { rule, chosen: choice?.worker.name ?? null, candidates, more, waitedMs: Math.round(waitedMs) }
+}
+
+function named(worker: FleetWorker, model: string): FleetModel[] {
+  const entry = worker.models.get(model)
+  return entry === undefined ? [] : [entry]
 }
 
 const CANDIDATES_MAX = 32

@@ -12,13 +12,13 @@ import {
 } from './attempt-errors.ts'
 import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
-import { decide, type Decision, offeringTiers } from './decision.ts'
+import { decide, type Decision, explain, offeringTiers, type Question } from './decision.ts'
 import { FleetWorker, type Hold, type ModelOffer, type WorkerState } from './fleet.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { earliest, type Flow, Line, type Team } from './line.ts'
 import { Quota } from './quota.ts'
-import { AUTO, choosePlace, eligiblePlaces, type Fleet, type Place, type Route, tierOf } from './routing.ts'
+import { AUTO, type Choice, choosePlace, eligiblePlaces, type Fleet, type Place, type Route, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob } from './scheduled-job.ts'
 import { sameTiers } from './tiers.ts'
 import { Waits } from './waits.ts'
@@ -174,7 +174,7 @@ export class Scheduler {
   deliberation(nowMs: number, id: JobId): Decision | undefined {
     this.#nowMs = nowMs
     const job = this.#jobs.get(id)
-    return job === undefined || job.phase === 'running' ? undefined : this.#decide(nowMs, job)
+    return job === undefined || job.phase === 'running' ? undefined : decide(nowMs, this.#questionOf(nowMs, job), this.#fleet)
   }
 
   /** How many wait, by model and reason; costs one look per flow, not per job. */
@@ -623,15 +623,16 @@ export class Scheduler {
     const closed = new Set<Route<Flow<ScheduledJob>>>()
     for (let job = earliest(lines, closed); job !== undefined; job = earliest(lines, closed)) {
       const { route } = job.flow as Flow<ScheduledJob>
-      const free = eligiblePlaces(route.key, this.#fleet).filter(({ worker, model }) => worker.free(model, nowMs) > 0)
+      const eligible = eligiblePlaces(route.key, this.#fleet)
+      const free = eligible.filter(({ worker, model }) => worker.free(model, nowMs) > 0)
       const choice = choosePlace(free, job.prefix)
       if (choice === undefined) closed.add(route)
-      else this.#start(nowMs, job, choice)
+      else this.#start(nowMs, job, choice, eligible)
     }
   }
 
-  #start(nowMs: number, job: ScheduledJob, place: Place): void {
-    const decision = this.#decide(nowMs, job)
+  #start(nowMs: number, job: ScheduledJob, place: Choice, eligible: readonly Place[]): void {
+    const decision = explain(nowMs, this.#questionOf(nowMs, job), this.#fleet, eligible, place)
     const line = this.#lineOf(job.model)
     line.remove(job)
     line.charge(job, job.team)
@@ -641,10 +642,9 @@ export class Scheduler {
     this.#emit({ kind: 'start-attempt', job: job.id, attempt: job.attempt, worker: worker.id, model, tier: tierOf(place), decision })
   }
 
-  #decide(nowMs: number, job: ScheduledJob): Decision {
-    const { patience, prefix } = job
+  #questionOf(nowMs: number, job: ScheduledJob): Question {
     const waitedMs = job.waitedMs + nowMs - job.waitingSinceMs
-    return decide(nowMs, { key: job, patience, prefix, waitedMs, teamFull: job.team.full, delayed: job.phase === 'delayed' }, this.#fleet)
+    return { key: job, patience: job.patience, prefix: job.prefix, waitedMs, teamFull: job.team.full, delayed: job.phase === 'delayed' }
   }
 
   #run(nowMs: number, job: ScheduledJob, { worker, model }: Place): void {

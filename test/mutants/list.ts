@@ -106,8 +106,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'one free slot of several is filled and the rest stay idle',
     file: 'coordinator/core/scheduler.ts',
-    find: 'else this.#start(nowMs, job, choice)',
-    replace: 'else return this.#start(nowMs, job, choice)',
+    find: 'else this.#start(nowMs, job, choice, eligible)',
+    replace: 'else return this.#start(nowMs, job, choice, eligible)',
     tests: ['simulation'],
   },
   {
