@@ -141,13 +141,14 @@ async function startCoordinator(
     reports: {
       attemptGrew: (provider, growth) => dispatcher.attemptGrew(provider, growth),
       attemptFinished: (provider, end) => dispatcher.attemptFinished(provider, end),
+      attemptCost: (report, micros) => dispatcher.attemptCost(report, micros),
       attemptFailed: (provider, report, error, hold) => dispatcher.attemptFailed(provider, report, error, hold),
       attemptRefused: (provider, report) => dispatcher.attemptRefused(provider, report),
       holdProvider: (provider, hold) => dispatcher.holdProvider(provider, hold),
     },
-    spending: {
-      reserve: (provider, job, micros) => purses.reserve(pursesOf(provider, job), micros),
-      settle: (provider, job, reserved, paid) => purses.settle(pursesOf(provider, job), reserved, paid),
+    reserve: (provider, job, micros) => {
+      const names = pursesOf(provider, job)
+      return purses.reserve(names, micros) ? (paid) => purses.settle(names, micros, paid) : null
     },
     onBadCredential: (provider) => registry.markParked(provider),
     now: () => clock.now(),
@@ -189,9 +190,6 @@ async function startCoordinator(
     now: () => clock.now(),
     onEmpty: (purse, untilMs) => {
       dispatcher.setPurse(purse, untilMs)
-      const provider = purse.startsWith('provider:') ? registry.findProvider(purse.slice('provider:'.length)) : undefined
-      if (provider !== undefined)
-        dispatcher.holdProvider(provider.id, untilMs === null ? null : { state: 'over_quota', untilMs, why: 'its spend limit is reached' })
       if (untilMs !== null)
         addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio: 1, until: new Date(untilMs).toISOString() })
     },

@@ -26,7 +26,7 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
     }
   }
   if (status === 429 || status === 529) return tooMuch(cause, status, said, nowMs, refusals)
-  if (status === 402) {
+  if (status === 402 || (status === 400 && UNPAID.test(cause.message))) {
     const untilMs = retryAt(cause.headers, nowMs) ?? nowMs + UNPAID_MS
     return { error: failure('provider_over_quota', said, true, status), hold: { state: 'over_quota', untilMs, why: said.slice(0, 300) } }
   }
@@ -43,13 +43,14 @@ export function failure(code: string, message: string, retryable: boolean, provi
 }
 
 function tooMuch(
-  cause: { headers?: Headers | undefined; code?: unknown; error?: unknown },
+  cause: { headers?: Headers | undefined; code?: unknown; type?: unknown },
   status: number,
   said: string,
   nowMs: number,
   refusals: number,
 ): Refusal {
-  const quota = /insufficient_quota|billing|credit/i.test(`${JSON.stringify(cause.code ?? '')} ${JSON.stringify(cause.error ?? '')}`)
+  // By what it calls the refusal and not by its words: every message about a rate names the page for billing.
+  const quota = /insufficient_quota|billing|credit/i.test(`${String(cause.code)} ${String(cause.type)}`)
   const untilMs =
     retryAt(cause.headers, nowMs) ?? nowMs + (quota ? UNPAID_MS : Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(refusals, 10)))
   const state = quota ? 'over_quota' : 'cooling_down'
@@ -103,6 +104,9 @@ function resetTime(text: string, nowMs: number): number | null {
   const atMs = Date.parse(text)
   return Number.isFinite(atMs) ? atMs : null
 }
+
+// One vendor answers a request that nobody has paid for with 400.
+const UNPAID = /credit balance is too low/i
 
 const UNIT_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
 

@@ -21,6 +21,8 @@ export type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSig
 
 export type UpstreamReader = {
   readonly end: WireEnd | null
+  /** It has said its last word. */
+  readonly done: boolean
   readData(data: string): WirePiece | WireFailure | null
   read(body: unknown): WirePiece | WireFailure | null
 }
