@@ -90,6 +90,8 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/api/jobs/:id/release', async (request) => {
     requireOperator(request.caller)
     const id = jobId(request.params.id)
+    // One that was parked a moment ago is on its way to its row, and is taken up from there.
+    if (parts.dispatcher.find(id)?.record.status === 'parked') await parts.stored()
     const record = await getRecord(parts, request.caller, id)
     if (record.status !== 'parked')
       throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })

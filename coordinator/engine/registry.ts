@@ -134,7 +134,7 @@ export class Registry {
     const { secret, hold } = this.#unseal(record, credential)
     this.#providers.set(record.id, { record, version, parked: hold !== null })
     const isTimed = record.firstTokenTimeoutMs !== null || record.nextTokenTimeoutMs !== null
-    const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed }
+    const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed, isUsable: hold === null }
     this.#parts.cloud.configure(access, (models) => this.#discovered(record.id, models))
     // What it listed before stays until it lists anew: a rotated credential is no reason to have no models for a moment.
     this.#offer(record, record.models ?? this.#parts.cloud.discovered(record.id))

@@ -8,7 +8,7 @@ import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { vectorsOf } from './embeddings.ts'
 import { costOf, estimatedCost, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
-import { failure, type Refusal, refusalOf, usedUpUntil } from './upstream-errors.ts'
+import { BrokenOff, failure, type Refusal, refusalOf, usedUpUntil } from './upstream-errors.ts'
 
 /**
  * The cloud tier: each running attempt is one call to a provider. It speaks to the dispatcher as workers do; what it has
@@ -39,7 +39,7 @@ export class CloudTier {
       discovery: undefined,
     }
     this.#providers.set(access.id, provider)
-    provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
+    if (access.isUsable) provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
   }
 
   remove(id: WorkerId): void {
@@ -137,7 +137,7 @@ export class CloudTier {
     } catch (cause) {
       if (isAnswered && !call.abort.signal.aborted) this.#bill(call)
       else call.pay(0)
-      this.#refused(id, provider, call, cause)
+      this.#refused(id, provider, call, isAnswered ? new BrokenOff(cause) : cause)
     }
   }
 
@@ -279,6 +279,8 @@ export type CloudAccess = {
   models: CloudModel[]
   /** How long it may be silent is limited by a setting of its own. */
   isTimed: boolean
+  /** False: it has no secret to be asked with. */
+  isUsable: boolean
 }
 
 export type CloudStart = { job: JobId; attempt: number; model: string; request: string; stream: boolean; seedGiven: boolean }

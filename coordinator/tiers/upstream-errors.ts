@@ -13,6 +13,16 @@ export type Refusal = { error: JobError; hold?: Hold; badCredential?: boolean }
 export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refusal {
   if (cause instanceof OpenAiConnectionError || cause instanceof AnthropicConnectionError)
     return { error: failure('provider_unreachable', `The provider could not be reached: ${rootMessage(cause)}.`, true) }
+  if (cause instanceof BrokenOff)
+    return cause.cause instanceof SyntaxError
+      ? { error: failure('upstream_malformed', `The provider's answer is not JSON: ${rootMessage(cause)}.`, true) }
+      : {
+          error: failure(
+            'provider_cut_answer',
+            `The connection to the provider broke before its answer had ended: ${rootMessage(cause)}.`,
+            true,
+          ),
+        }
   if (!(cause instanceof OpenAiError) && !(cause instanceof AnthropicError))
     return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
   const status = Number(cause.status ?? 0)
@@ -35,6 +45,13 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
   if (status === 404) return { error: failure('provider_lacks_model', said, true, status) }
   // What is wrong with the request is wrong everywhere.
   return { error: { code: 'provider_refused_request', message: said, layer: 'ingress', retryable: false, providerStatus: status } }
+}
+
+/** What went wrong after the head of an answer had come. */
+export class BrokenOff extends Error {
+  constructor(cause: unknown) {
+    super('The answer broke off.', { cause })
+  }
 }
 
 /** A failure that stands in the midst of an answer, or an answer that makes no sense. */
