@@ -143,13 +143,14 @@ async function startCoordinator(
     reports: {
       attemptGrew: (provider, growth) => dispatcher.attemptGrew(provider, growth),
       attemptFinished: (provider, end) => dispatcher.attemptFinished(provider, end),
+      attemptCost: (report, micros) => dispatcher.attemptCost(report, micros),
       attemptFailed: (provider, report, error, hold) => dispatcher.attemptFailed(provider, report, error, hold),
       attemptRefused: (provider, report) => dispatcher.attemptRefused(provider, report),
       holdProvider: (provider, hold) => dispatcher.holdProvider(provider, hold),
     },
-    spending: {
-      reserve: (provider, job, micros) => purses.reserve(pursesOf(provider, job), micros),
-      settle: (provider, job, reserved, paid) => purses.settle(pursesOf(provider, job), reserved, paid),
+    reserve: (provider, job, micros) => {
+      const names = pursesOf(provider, job)
+      return purses.reserve(names, micros) ? (paid) => purses.settle(names, micros, paid) : null
     },
     onBadCredential: (provider) => registry.markParked(provider),
     now: () => clock.now(),
@@ -192,9 +193,6 @@ async function startCoordinator(
     onThreshold: (purse, ratio, window) => addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio, window }),
     onEmpty: (purse, untilMs) => {
       dispatcher.setPurse(purse, untilMs)
-      const provider = purse.startsWith('provider:') ? registry.findProvider(purse.slice('provider:'.length)) : undefined
-      if (provider !== undefined)
-        dispatcher.holdProvider(provider.id, untilMs === null ? null : { state: 'over_quota', untilMs, why: 'its spend limit is reached' })
     },
   })
   const registry = new Registry({ db, dispatcher, cloud, vault, isLimited: (purse) => purses.isLimited(purse) })

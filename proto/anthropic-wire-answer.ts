@@ -36,6 +36,11 @@ export class AnthropicReader {
   #stopped = false
 
   /** Null until the upstream has said its last word. */
+  /** The upstream has said its last word. */
+  get done(): boolean {
+    return this.#stopped
+  }
+
   get end(): WireEnd | null {
     if (!this.#stopped || this.#finishReason === null) return null
     const stopSequence = this.#stopSequence

@@ -73,10 +73,10 @@ export function usageOf(live: LiveJob): Record<string, unknown> {
 
 /** The error body of the Anthropic dialect, with Holdfast's own members beside the dialect's. */
 export function anthropicError(fault: Fault, requestId: string): Record<string, unknown> {
-  const { code, message, param, layer, retryable, job } = fault
+  const { code, message, param, layer, retryable, providerStatus, job } = fault
   return {
     type: 'error',
-    error: { type: typeOf(fault.status), message, code, param, layer, retryable, provider_status: null, job },
+    error: { type: typeOf(fault.status), message, code, param, layer, retryable, provider_status: providerStatus, job },
     request_id: requestId,
   }
 }

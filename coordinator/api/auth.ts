@@ -141,6 +141,11 @@ export function requireOperator(caller: Caller): void {
   if (caller.role !== 'operator') requireAdmin(caller)
 }
 
+/** Whose jobs, batches and events of every team are to be seen: an operator cannot handle what is hidden. */
+export function seesAllTeams(caller: Caller): boolean {
+  return caller.admin || caller.role === 'operator'
+}
+
 /** Throws a Fault with status 403 unless the key has the scope and its holder's role allows it. */
 export function requireScope(caller: Caller, scope: Scope): void {
   if (caller.scopes !== null && !caller.scopes.includes(scope))

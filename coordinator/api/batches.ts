@@ -14,7 +14,7 @@ import {
   type ResultRow,
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
-import type { Caller } from './auth.ts'
+import { type Caller, seesAllTeams } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -95,7 +95,7 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
 /** What another team's is is not there. */
 export async function getBatch(parts: ApiParts, caller: Caller, id: string): Promise<BatchRecord> {
   const batch = isUuid(id) ? await findBatch(parts.db, id) : undefined
-  if (batch === undefined || (!caller.admin && batch.team !== caller.team)) throw notFound(`There is no batch ${id.slice(0, 100)}.`)
+  if (batch === undefined || (!seesAllTeams(caller) && batch.team !== caller.team)) throw notFound(`There is no batch ${id.slice(0, 100)}.`)
   return batch
 }
 

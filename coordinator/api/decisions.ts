@@ -10,6 +10,7 @@ import { rfc3339 } from './paging.ts'
  */
 export async function readDecision(parts: ApiParts, record: JobRecord): Promise<Record<string, unknown>> {
   if (parts.dispatcher.find(record.id) !== undefined) await parts.stored()
+  const head = { job: record.id, policy: record.policy ?? 'default', pinned: { tier: record.pinnedTier, provider: record.pinnedProvider } }
   const events = await listEvents(parts.db, {
     severity: null,
     type: null,
@@ -23,10 +24,10 @@ export async function readDecision(parts: ApiParts, record: JobRecord): Promise<
     .filter(({ type, details }) => (type === 'job.started' || type === 'job.accepted') && details.attempt !== undefined)
     .map(({ atMs, details: { type: _type, model: _model, batch: _batch, ...decision } }) => ({ at: rfc3339(atMs), ...decision }))
   const present = parts.scheduler.deliberation(parts.now(), record.id)
-  if (present !== undefined) return { job: record.id, ...decisionDetails(present), history: made.toReversed() }
+  if (present !== undefined) return { ...head, ...decisionDetails(present), history: made.toReversed() }
   const [last, ...earlier] = made
-  if (last === undefined) return { job: record.id, rule: 'never_started', chosen: null, candidates: [], waited_ms: null, history: [] }
-  return { job: record.id, ...last, history: earlier.toReversed() }
+  if (last === undefined) return { ...head, rule: 'never_started', chosen: null, candidates: [], waited_ms: null, history: [] }
+  return { ...head, ...last, history: earlier.toReversed() }
 }
 
 // Attempts of one job end at thirty; each leaves a few events.

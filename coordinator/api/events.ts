@@ -5,6 +5,7 @@ import type { Severity } from '../core/event.ts'
 import type { JobId } from '../core/job.ts'
 import { listEvents, type StoredEvent } from '../store/events.ts'
 import { findJob } from '../store/jobs.ts'
+import { seesAllTeams } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { page, readCursor, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
 
@@ -17,7 +18,7 @@ export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
       type: query.type ?? null,
       job: uuidOf('job', query.job),
       traceId: uuidOf('trace_id', query.trace_id),
-      team: request.caller.admin ? null : request.caller.team,
+      team: seesAllTeams(request.caller) ? null : request.caller.team,
       before: readCursor(query.cursor),
       limit: limit + 1,
     }

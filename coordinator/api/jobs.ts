@@ -8,7 +8,7 @@ import { newId } from '../ids.ts'
 import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
 import { findTeam } from '../store/teams.ts'
-import { type Caller, requireOperator } from './auth.ts'
+import { type Caller, requireOperator, seesAllTeams } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded } from './idempotency.ts'
@@ -26,15 +26,16 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['limit', 'cursor', 'status', 'model', 'team'])
     const limit = readLimit(query.limit)
     const status = readOneOf('status', query.status, STATUSES)
-    const { admin, team } = request.caller
-    const filter = { status, model: query.model ?? null, team: admin ? (query.team ?? null) : team }
+    const { team } = request.caller
+    const all = seesAllTeams(request.caller)
+    const filter = { status, model: query.model ?? null, team: all ? (query.team ?? null) : team }
     const stored = await listJobs(parts.db, { ...filter, before: readCursor(query.cursor), limit: limit + 1 })
     const records = stored
       .map((record) => parts.dispatcher.find(record.id)?.record ?? record)
       .filter((record) => status === null || record.status === status)
     const attempts = await attemptsOf(parts, records)
     const view = (record: JobRecord): unknown => jobView(record, attempts.get(record.id) ?? [], parts.dispatcher.waiting(record.id))
-    return page(records, limit, view, { teams: admin ? 'all' : [team] })
+    return page(records, limit, view, { teams: all ? 'all' : [team] })
   })
 
   app.post('/api/jobs', async (request, reply) => {
@@ -89,6 +90,8 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/api/jobs/:id/release', async (request) => {
     requireOperator(request.caller)
     const id = jobId(request.params.id)
+    // One that was parked a moment ago is on its way to its row, and is taken up from there.
+    if (parts.dispatcher.find(id)?.record.status === 'parked') await parts.stored()
     const record = await getRecord(parts, request.caller, id)
     if (record.status !== 'parked')
       throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
@@ -150,7 +153,7 @@ function noSuchJob(id: string): Error {
 /** Memory first: it is newer than PostgreSQL while a job lives. What is another team's is not there. */
 async function getRecord(parts: ApiParts, caller: Caller, id: JobId): Promise<JobRecord> {
   const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
-  if (record === undefined || (!caller.admin && record.team !== caller.team)) throw noSuchJob(id)
+  if (record === undefined || (!seesAllTeams(caller) && record.team !== caller.team)) throw noSuchJob(id)
   return record
 }
 

@@ -8,7 +8,7 @@ import { sha256 } from '../secrets.ts'
 import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults, type ResultRow } from '../store/batches.ts'
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
-import type { Caller } from './auth.ts'
+import { type Caller, seesAllTeams } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
 import { cancelBatch, getBatch, inRow, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
@@ -177,7 +177,7 @@ function outputLine({ record, output }: ResultRow): Record<string, unknown> {
 
 async function getFile(parts: ApiParts, caller: Caller, id: string): Promise<FileRecord> {
   const file = await findFile(parts.db, uuidOf(id, 'file-'))
-  if (file === undefined || (!caller.admin && file.team !== caller.team)) throw notFound(`There is no file ${id.slice(0, 100)}.`)
+  if (file === undefined || (!seesAllTeams(caller) && file.team !== caller.team)) throw notFound(`There is no file ${id.slice(0, 100)}.`)
   return file
 }
 

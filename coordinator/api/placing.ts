@@ -1,6 +1,7 @@
 import { type Ability, needsOf } from '../../proto/abilities.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
+import type { Tier } from '../core/job.ts'
 import { AUTO, isAble, speaks } from '../core/routing.ts'
 import { TIERS } from '../core/tiers.ts'
 import type { Terms } from '../engine/new-job.ts'
@@ -38,7 +39,7 @@ export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wi
   const policy = parts.registry.policyOf(wishes.policy, caller.team)
   const { pinnedTier, pinnedProvider } = wishes
   const terms = parts.registry.termsOf({ policy, team: caller.team, pinnedTier, pinnedProvider, key: caller.key, tiers: caller.tiers })
-  refuseClosed(terms, policy, caller, wishes)
+  refuseClosed(parts, terms, model, policy, caller, wishes)
   const needs = needsOf(parsed.generation, parsed.seed !== null)
   if (parsed.onlyDialect !== undefined) needs.push(`${parsed.onlyDialect}_dialect`)
   refuseUnable(parts, needs, offers, wishes, parsed)
@@ -53,14 +54,34 @@ function offersOf(parts: ApiParts, model: string): ModelOffer[] {
 }
 
 /** A pin to what its policy or key never opens would wait for ever. */
-function refuseClosed({ patience }: Terms, policy: string | null, caller: Caller, { pinnedTier }: Wishes): void {
-  if (TIERS.some((tier) => patience[tier] !== 'never')) return
-  const by = caller.tiers === null || policy !== null ? `the policy "${policy ?? 'default'}"` : `the key "${caller.name}"`
-  throw new Fault('tier_never_opens', `The tier ${pinnedTier ?? 'asked for'} is closed by ${by}: the job could never run.`, {
+function refuseClosed(
+  parts: ApiParts,
+  { patience }: Terms,
+  model: string,
+  policy: string | null,
+  caller: Caller,
+  { pinnedTier, pinnedProvider }: Wishes,
+): void {
+  const wanted = pinnedProvider === null ? TIERS : tiersOf(parts, pinnedProvider, model)
+  if (wanted.some((tier) => patience[tier] !== 'never')) return
+  const tier = pinnedTier ?? wanted.join(', ')
+  const byKey = caller.tiers !== null && !wanted.some((name) => caller.tiers?.includes(name) && (pinnedTier ?? name) === name)
+  const pins = pinnedTier !== null && pinnedProvider !== null && !wanted.includes(pinnedTier)
+  const by = pins ? `the pin to "${pinnedProvider}"` : byKey ? `the key "${caller.name}"` : `the policy "${policy ?? 'default'}"`
+  throw new Fault('tier_never_opens', `The tier ${tier} is closed by ${by}: the job could never run.`, {
     status: 403,
     layer: 'routing',
-    param: pinnedTier === null ? 'x-holdfast-policy' : 'x-holdfast-tier',
+    param: pinnedTier !== null ? 'x-holdfast-tier' : pinnedProvider !== null ? 'x-holdfast-provider' : 'x-holdfast-policy',
   })
+}
+
+/** Where a provider offers the model; every tier while it does not say. */
+function tiersOf(parts: ApiParts, name: string, model: string): readonly Tier[] {
+  const provider = [...parts.scheduler.providers].find((one) => one.name === name)
+  const tiers = [...(provider?.models.values() ?? [])]
+    .filter(({ offer }) => model === AUTO || offer.name === model)
+    .map(({ offer }) => offer.tier ?? 'gpu')
+  return tiers.length === 0 ? TIERS : TIERS.filter((tier) => tiers.includes(tier))
 }
 
 /** Never accepted and ignored: what nobody who offers the model can honour is refused by the name of the parameter. */
@@ -76,8 +97,8 @@ function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], w
   // Of an offer of an older version it is not known yet what it can.
   if (asked.length === 0 || asked.some((offer) => offer.abilities === undefined || isAble(needs, offer.abilities))) return
   const missing = needs.find((need) => !asked.some((offer) => isAble([need], offer.abilities))) ?? needs.at(-1)
-  const dialect = missing === 'openai_dialect' || missing === 'anthropic_dialect'
-  const param = (dialect ? parsed.onlyDialectFor : PARAMETER_OF[missing ?? '']) ?? missing ?? 'model'
+  const isDialect = missing === 'openai_dialect' || missing === 'anthropic_dialect'
+  const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? PARAMETER_OF[missing ?? ''] ?? missing ?? 'model'
   throw badRequest(
     'unsupported_parameter',
     `${param} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,

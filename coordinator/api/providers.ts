@@ -83,6 +83,8 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
 }
 
 const SETTINGS = ['kind', 'base_url', 'credential', 'models', 'max_parallel', 'limits', 'first_token_timeout_s', 'next_token_timeout_s']
+/** Null takes every limit away. */
+const NO_LIMITS = { requests_per_minute: null, tokens_per_minute: null, spend_micros_per_day: null, spend_micros_per_month: null }
 const LIMITS = ['requests_per_minute', 'tokens_per_minute', 'spend_micros_per_day', 'spend_micros_per_month']
 
 function refuseTier(fields: Body): void {
@@ -106,11 +108,11 @@ async function readSettings(parts: ApiParts, fields: Body, known: ProviderRecord
   const given = <T>(name: string, read: () => T | null, was: T | null, otherwise: T | null): T | null =>
     fields[name] === undefined ? (known === null ? otherwise : was) : read()
   const credential = given('credential', () => text(fields, 'credential', 64), known?.credential ?? null, null)
-  const limits = fields.limits === undefined ? null : fieldsOf(fields.limits, LIMITS)
+  const limits = fields.limits === undefined ? {} : fieldsOf(fields.limits ?? NO_LIMITS, LIMITS)
   const limit = (name: string, read: () => number | null, was: number | null | undefined): number | null =>
-    limits === null ? (was ?? null) : read()
+    limits[name] === undefined ? (was ?? null) : read()
   const most = Number.MAX_SAFE_INTEGER
-  return {
+  const settings: ProviderSettings = {
     kind: required(
       given('kind', () => oneOf(fields, 'kind', ['openai', 'anthropic']), known?.kind ?? null, null),
       'kind',
@@ -122,22 +124,10 @@ async function readSettings(parts: ApiParts, fields: Body, known: ProviderRecord
     credential: credential === null ? null : await credentialName(parts, credential),
     models: given('models', () => readModels(fields.models), known?.models ?? null, null),
     maxParallel: given('max_parallel', () => integer(fields, 'max_parallel', 1, 100_000), known?.maxParallel ?? null, 16) ?? 16,
-    requestsPerMinute: limit(
-      'requests_per_minute',
-      () => integer(limits ?? {}, 'requests_per_minute', 1, 10_000_000),
-      known?.requestsPerMinute,
-    ),
-    tokensPerMinute: limit('tokens_per_minute', () => integer(limits ?? {}, 'tokens_per_minute', 1, 2_000_000_000), known?.tokensPerMinute),
-    spendMicrosPerDay: limit(
-      'spend_micros_per_day',
-      () => integer(limits ?? {}, 'spend_micros_per_day', 0, most),
-      known?.spendMicrosPerDay,
-    ),
-    spendMicrosPerMonth: limit(
-      'spend_micros_per_month',
-      () => spendLimit(limits ?? {}, 'spend_micros_per_month'),
-      known?.spendMicrosPerMonth,
-    ),
+    requestsPerMinute: limit('requests_per_minute', () => integer(limits, 'requests_per_minute', 1, 10_000_000), known?.requestsPerMinute),
+    tokensPerMinute: limit('tokens_per_minute', () => integer(limits, 'tokens_per_minute', 1, 2_000_000_000), known?.tokensPerMinute),
+    spendMicrosPerDay: limit('spend_micros_per_day', () => integer(limits, 'spend_micros_per_day', 0, most), known?.spendMicrosPerDay),
+    spendMicrosPerMonth: limit('spend_micros_per_month', () => spendLimit(limits, 'spend_micros_per_month'), known?.spendMicrosPerMonth),
     firstTokenTimeoutMs: given(
       'first_token_timeout_s',
       () => seconds(fields, 'first_token_timeout_s'),
@@ -151,6 +141,19 @@ async function readSettings(parts: ApiParts, fields: Body, known: ProviderRecord
       null,
     ),
   }
+  refuseUnpriced(settings)
+  return settings
+}
+
+/** A limit on money that no model of the provider is known to cost would never be reached. */
+function refuseUnpriced({ models, spendMicrosPerDay, spendMicrosPerMonth }: ProviderSettings): void {
+  if (spendMicrosPerDay === null && spendMicrosPerMonth === null) return
+  if (models?.some((model) => model.inputMicros > 0 || model.outputMicros > 0) === true) return
+  throw badRequest(
+    'limit_without_prices',
+    'A spend limit needs models with input_micros_per_mtok and output_micros_per_mtok: of others it is not known what they cost.',
+    'limits',
+  )
 }
 
 function seconds(fields: Body, name: string): number | null {

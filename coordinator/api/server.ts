@@ -152,7 +152,7 @@ export function openAiError(fault: Fault): { error: Record<string, unknown> } {
       code: fault.code,
       layer: fault.layer,
       retryable: fault.retryable,
-      provider_status: null,
+      provider_status: fault.providerStatus,
       job: fault.job,
     },
   }
@@ -165,7 +165,7 @@ export function nativeError(fault: Fault): { error: Record<string, unknown> } {
       message: fault.message,
       layer: fault.layer,
       retryable: fault.retryable,
-      provider_status: null,
+      provider_status: fault.providerStatus,
       param: fault.param,
       job: fault.job,
       hint: fault.hint,

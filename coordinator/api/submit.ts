@@ -166,7 +166,13 @@ export function faultOf(record: JobRecord): Fault {
     record.status === 'parked'
       ? `The job was parked after its attempts were used up; an operator can release it. Last error: ${error.message}`
       : error.message
-  return new Fault(error.code, message, { status: statusOf(record, error), layer: error.layer, retryable: error.retryable, job: record.id })
+  return new Fault(error.code, message, {
+    status: statusOf(record, error),
+    layer: error.layer,
+    retryable: error.retryable,
+    job: record.id,
+    ...(error.providerStatus === undefined ? {} : { providerStatus: error.providerStatus }),
+  })
 }
 
 /** For a reader of an answer that begins anew. */

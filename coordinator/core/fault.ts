@@ -13,6 +13,8 @@ export class Fault extends Error {
   readonly param: string | null
   readonly retryAfterS: number | null
   readonly hint: string | null
+  /** What the provider itself answered. */
+  readonly providerStatus: number | null
   job: string | null
 
   constructor(code: string, message: string, facts: FaultFacts = {}) {
@@ -25,6 +27,7 @@ export class Fault extends Error {
     this.param = facts.param ?? null
     this.retryAfterS = facts.retryAfterS ?? null
     this.hint = facts.hint ?? null
+    this.providerStatus = facts.providerStatus ?? null
     this.job = facts.job ?? null
   }
 }
@@ -36,6 +39,7 @@ export type FaultFacts = {
   param?: string
   retryAfterS?: number
   hint?: string
+  providerStatus?: number
   job?: string
   cause?: unknown
 }

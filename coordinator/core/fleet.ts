@@ -69,6 +69,8 @@ function occupationKey(job: JobId, attempt: number): string {
   return `${job}/${attempt}`
 }
 
+export const SPENT = 'its spend limit is reached'
+
 /** One provider: a worker, or a cloud that the coordinator calls (then `cloud` is set, and it counts as always connected). */
 export class FleetWorker {
   readonly id: WorkerId
@@ -85,6 +87,8 @@ export class FleetWorker {
   cloud: CloudTerms | null = null
   quota: Quota | null = null
   hold: Hold | null = null
+  /** What may be spent on it is spent until then. */
+  spentUntilMs: number | null = null
   /** Attempts that hold a slot here, those told to stop included until the worker confirms. */
   readonly occupied = new Map<string, Occupation>()
   readonly #busyByModel = new Map<string, number>()
@@ -93,6 +97,11 @@ export class FleetWorker {
     this.id = id
     this.name = name
     this.lastHeardMs = nowMs
+  }
+
+  /** The account that what is paid to it is booked on. */
+  get purse(): string {
+    return `provider:${this.name}`
   }
 
   busy(model: string): number {
@@ -119,7 +128,10 @@ export class FleetWorker {
   /** What keeps work away from the model now, whatever its slots: a hold, a quota of ours, or its own. */
   holding(model: string, nowMs: number): Hold | null {
     if (this.hold !== null && (this.hold.untilMs === null || this.hold.untilMs > nowMs)) return this.hold
-    const limitedUntilMs = this.models.get(model)?.offer.limitedUntilMs ?? null
+    const offer = this.models.get(model)?.offer
+    if (offer?.paid === true && this.spentUntilMs !== null && this.spentUntilMs > nowMs)
+      return { state: 'over_quota', untilMs: this.spentUntilMs, why: SPENT }
+    const limitedUntilMs = offer?.limitedUntilMs ?? null
     if (limitedUntilMs !== null && limitedUntilMs > nowMs)
       return { state: 'over_quota', untilMs: limitedUntilMs, why: 'its own quota is used up' }
     const usedUntilMs = this.quota?.usedUntil(nowMs) ?? null

@@ -18,6 +18,8 @@ export type Input =
       served: string | null
       strikes: number
       failures: number
+      /** Its last attempt was on an engine that cannot go on from what it had begun. */
+      startsOver?: boolean
     }
   | { kind: 'job-cancelled'; job: JobId }
   | { kind: 'team-set'; team: TeamRules }
@@ -42,7 +44,8 @@ export type Input =
   | { kind: 'worker-disconnected'; worker: WorkerId }
   /** `tokens` is the length of the answer so far. */
   | ({ kind: 'attempt-progressed'; tokens: number } & Report)
-  | ({ kind: 'attempt-refused'; reason: string } & Report)
+  /** `purses`: those that pay for it by now, where that is what spoke against it. */
+  | ({ kind: 'attempt-refused'; reason: string; purses?: readonly string[] } & Report)
   /** `cost` is what it took in tokens, prompt and answer. */
   | ({ kind: 'attempt-finished'; cost: number } & Report)
   /** With a hold it was the provider that could not take more: the job is not blamed. */

@@ -13,7 +13,7 @@ export type ScheduledJob = {
   readonly provider: string | null
   readonly patience: Patience
   readonly needs: readonly string[]
-  readonly purses: readonly string[]
+  purses: readonly string[]
   /** Nobody has read any of its answer: one that cannot be continued may be made anew. */
   readonly restartable: boolean
   readonly team: Team<ScheduledJob>

@@ -13,7 +13,7 @@ import {
 import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
 import { decide, type Decision, explain, offeringTiers, type Question } from './decision.ts'
-import { FleetWorker, type Hold, type ModelOffer, type WorkerState } from './fleet.ts'
+import { FleetWorker, type Hold, SPENT, type ModelOffer, type WorkerState } from './fleet.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { earliest, type Flow, Line, type Team } from './line.ts'
@@ -94,9 +94,7 @@ export class Scheduler {
         this.#hold(input.worker, null, input.hold)
         break
       case 'purse-set':
-        if (input.spentUntilMs === null) this.#spentUntilMs.delete(input.purse)
-        else this.#spentUntilMs.set(input.purse, input.spentUntilMs)
-        for (const model of this.#lines.keys()) this.#unsettled.add(model)
+        this.#setPurse(input.purse, input.spentUntilMs)
         break
       case 'worker-connected':
         this.#connect(nowMs, input)
@@ -198,6 +196,7 @@ export class Scheduler {
     job.strikes = input.strikes
     job.failures = input.failures
     if (input.tokens > 0) job.sha256 = input.sha256
+    job.startsOver = input.startsOver === true
     job.served = input.served ?? job.model
     this.#waits.begin(nowMs, job)
     if (input.worker === null) {
@@ -206,6 +205,8 @@ export class Scheduler {
     }
     const worker = this.#know(nowMs, input.worker.id, input.worker.name)
     this.#run(nowMs, job, { worker, model: job.served })
+    // Its provider may not have said yet what it offers.
+    job.startsOver ||= input.startsOver === true
     this.#lineOf(job.model).charge(job, job.team)
     if (worker.connected) {
       // It is here already: the job was adopted while this coordinator ran. If the worker holds the attempt, it goes on.
@@ -303,6 +304,7 @@ export class Scheduler {
         if (offer.breaker.trial === job.id) offer.breaker.trial = null
       }
       this.#endAttempt(nowMs, job, 'refused', null)
+      if (input.purses !== undefined) job.purses = input.purses
       this.#requeue(nowMs, job, `worker refused: ${input.reason}`, 0)
     }
     this.#fillWorker(input.worker)
@@ -326,13 +328,13 @@ export class Scheduler {
     const blameless = BLAMELESS.has(error.code)
     if (!blameless) job.strikes = progressed ? 0 : job.strikes + 1
     job.failures += 1
+    if (!this.#startsAnew(job)) return
     if (job.strikes >= this.#rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
       this.#forget(job)
       this.#emit({ kind: 'job-parked', job: job.id, error })
       return
     }
     if (worker !== null && !blameless && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
-    if (!this.#startsAnew(job)) return
     this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))
   }
 
@@ -508,6 +510,7 @@ export class Scheduler {
     provider.connected = true
     if (provider.quota === null) provider.quota = new Quota(quota)
     else provider.quota.limits = quota
+    provider.spentUntilMs = this.#spentUntilMs.get(provider.purse) ?? null
     this.#setOffers(provider, offers)
     this.#setState(provider, 'online')
     this.#fillModels(provider)
@@ -522,10 +525,25 @@ export class Scheduler {
     this.#workers.delete(id)
   }
 
+  /** A provider's own purse closes that provider; anybody else's, what is paid to those who pay from it. */
+  #setPurse(purse: string, spentUntilMs: number | null): void {
+    if (spentUntilMs === null) this.#spentUntilMs.delete(purse)
+    else this.#spentUntilMs.set(purse, spentUntilMs)
+    for (const provider of this.#workers.values()) {
+      if (provider.cloud === null || provider.purse !== purse) continue
+      provider.spentUntilMs = spentUntilMs
+      const hold = spentUntilMs === null ? null : { state: 'over_quota' as const, untilMs: spentUntilMs, why: SPENT }
+      this.#emit({ kind: 'provider-held', worker: provider.id, model: null, hold })
+    }
+    for (const model of this.#lines.keys()) this.#unsettled.add(model)
+  }
+
   /** Of the whole provider, or, where a worker says it of itself, of one of its models. */
   #hold(id: WorkerId, model: string | null, hold: Hold | null): void {
     const provider = this.#workers.get(id)
     if (provider === undefined || (hold === null && provider.hold === null)) return
+    // A call that was under way when a person's word became needed says nothing about that.
+    if (provider.hold?.state === 'parked' && hold !== null && hold.state !== 'parked') return
     const entry = model === null || provider.cloud !== null ? undefined : provider.models.get(model)
     if (entry !== undefined && hold !== null) entry.offer = { ...entry.offer, limitedUntilMs: hold.untilMs }
     else provider.hold = hold

@@ -173,6 +173,7 @@ export class Dispatcher {
       served: record.servedModel,
       strikes: record.strikes,
       failures: record.failures,
+      startsOver: record.tier === 'cloud' || record.tier === 'cli',
     })
   }
 
@@ -286,7 +287,18 @@ export class Dispatcher {
   }
 
   attemptRefused(worker: WorkerId, report: { job: JobId; attempt: number; reason: string }): void {
-    this.#apply({ kind: 'attempt-refused', ...report, worker })
+    const live = this.#live.get(report.job)
+    // A limit that was set while it waited is known to whoever makes the call, and has to be known to the line.
+    const purses = report.reason === SPEND_LIMIT && live !== undefined ? { purses: this.#parts.termsOf(live.record).purses } : {}
+    this.#apply({ kind: 'attempt-refused', ...report, ...purses, worker })
+  }
+
+  /** What a call that was broken off has cost nevertheless. */
+  attemptCost({ job }: { job: JobId }, costMicros: number): void {
+    const live = this.#live.get(job)
+    if (this.#stopped || live === undefined || costMicros === 0) return
+    live.record.costMicros += costMicros
+    this.#changed(live)
   }
 
   /**
@@ -593,6 +605,9 @@ export type DispatcherParts = {
   onWorkerState(worker: WorkerId, from: string, to: string): void
   onWorkerReplaced(worker: WorkerId): void
 }
+
+/** Why an attempt was refused whose call nobody may pay for. */
+export const SPEND_LIMIT = 'spend_limit'
 
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200

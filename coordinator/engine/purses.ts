@@ -52,6 +52,7 @@ export class Purses {
 
   /** False when one of them has nothing left: the call must not be made. */
   reserve(purses: readonly string[], micros: number): boolean {
+    this.#turnDay()
     if (purses.some((purse) => this.#emptyUntil(purse) !== null)) return false
     for (const purse of purses) this.#reserved.set(purse, (this.#reserved.get(purse) ?? 0) + micros)
     for (const purse of purses) this.#judge(purse)
@@ -59,6 +60,7 @@ export class Purses {
   }
 
   settle(purses: readonly string[], reservedMicros: number, paidMicros: number): void {
+    this.#turnDay()
     for (const purse of purses) {
       this.#reserved.set(purse, Math.max(0, (this.#reserved.get(purse) ?? 0) - reservedMicros))
       this.#add(purse, paidMicros, paidMicros)
@@ -69,6 +71,7 @@ export class Purses {
 
   /** What was spent today and this month, and of how much. */
   view(purse: string): { dayMicros: number; monthMicros: number } & SpendLimits {
+    this.#turnDay()
     const { dayMicros = 0, monthMicros = 0 } = this.#spent.get(purse) ?? {}
     const { perDay = null, perMonth = null } = this.#limits.get(purse) ?? {}
     return { dayMicros, monthMicros, perDay, perMonth }
@@ -76,17 +79,22 @@ export class Purses {
 
   /** Also when a day or a month begins, which fills every purse. */
   judgeAll(): void {
+    this.#turnDay()
+    for (const purse of new Set([...this.#limits.keys(), ...this.#told.keys()])) this.#judge(purse)
+  }
+
+  /** The first call of a new day must find full purses, whoever looks first. */
+  #turnDay(): void {
     const nowMs = this.#parts.now()
     const dayMs = startOfDay(nowMs)
-    if (this.#day !== 0 && dayMs !== this.#day) {
+    if (this.#day !== 0 && dayMs > this.#day) {
       const newMonth = startOfMonth(nowMs) > this.#day
       for (const spent of this.#spent.values()) {
         spent.dayMicros = 0
         if (newMonth) spent.monthMicros = 0
       }
-      this.#day = dayMs
     }
-    for (const purse of new Set([...this.#limits.keys(), ...this.#told.keys()])) this.#judge(purse)
+    this.#day = Math.max(this.#day, dayMs)
   }
 
   /** Says once per window that so much of a limit is spent. */

@@ -85,7 +85,7 @@ export class Registry {
   termsOf({ policy, team, pinnedTier, pinnedProvider, key, tiers = null }: JobTerms): Terms {
     const known = policy === null ? undefined : this.#policies.get(policy)
     const patience = known?.tiers ?? DEFAULT_PATIENCE
-    const pinned = pinnedProvider !== null ? ANY_TIER : pinnedTier !== null ? pinnedTo(pinnedTier) : patience
+    const pinned = pinnedTier !== null ? pinnedTo(pinnedTier) : pinnedProvider !== null ? ANY_TIER : patience
     const opened = { ...pinned } as Record<Tier, Patience[Tier]>
     for (const tier of TIERS) if (patience[tier] === 'never' || (tiers !== null && !tiers.includes(tier))) opened[tier] = 'never'
     const purses = [`team:${team}`]
@@ -133,9 +133,11 @@ export class Registry {
     if (known?.version === version) return
     const { secret, hold } = this.#unseal(record, credential)
     this.#providers.set(record.id, { record, version, parked: hold !== null })
-    const access: CloudAccess = { ...record, secret, models: record.models ?? [] }
+    const isTimed = record.firstTokenTimeoutMs !== null || record.nextTokenTimeoutMs !== null
+    const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed, isUsable: hold === null }
     this.#parts.cloud.configure(access, (models) => this.#discovered(record.id, models))
-    this.#offer(record, record.models ?? [])
+    // What it listed before stays until it lists anew: a rotated credential is no reason to have no models for a moment.
+    this.#offer(record, record.models ?? this.#parts.cloud.discovered(record.id))
     // A changed credential, or whatever else was changed, is worth a new try.
     if (hold !== null || known?.parked === true) this.#parts.dispatcher.holdProvider(record.id, hold)
   }

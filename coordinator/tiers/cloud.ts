@@ -1,13 +1,14 @@
 import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
-import { type GenerationRequest, textsOf } from '../../proto/request.ts'
+import type { GenerationRequest } from '../../proto/request.ts'
 import { SseReader } from '../../proto/sse.ts'
 import type { WireFailure, WirePiece } from '../../proto/wire.ts'
 import { COORDINATOR_RESTARTED } from '../core/attempt-errors.ts'
 import type { Hold } from '../core/fleet.ts'
 import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { vectorsOf } from './embeddings.ts'
+import { costOf, estimatedCost, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
-import { failure, type Refusal, refusalOf, usedUpUntil } from './upstream-errors.ts'
+import { BrokenOff, failure, type Refusal, refusalOf, usedUpUntil } from './upstream-errors.ts'
 
 /**
  * The cloud tier: each running attempt is one call to a provider. It speaks to the dispatcher as workers do; what it has
@@ -38,7 +39,7 @@ export class CloudTier {
       discovery: undefined,
     }
     this.#providers.set(access.id, provider)
-    provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
+    if (access.isUsable) provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
   }
 
   remove(id: WorkerId): void {
@@ -65,8 +66,9 @@ export class CloudTier {
       return
     }
     const generation = JSON.parse(request) as GenerationRequest
-    const estimate = costOf(offered, promptTokens(generation), generation.maxTokens ?? ANSWER_TOKENS)
-    if (!this.#parts.spending.reserve(id, job, estimate)) {
+    const estimate = estimatedCost(offered, generation)
+    const pay = this.#parts.reserve(id, job, estimate)
+    if (pay === null) {
       setImmediate(() => this.#parts.reports.attemptRefused(id, { job, attempt, reason: 'spend_limit' }))
       return
     }
@@ -75,8 +77,9 @@ export class CloudTier {
       attempt,
       offered,
       generation,
-      estimate,
-      stream,
+      pay: once(pay),
+      // What is told at once cannot be told from what has stalled: limits on silence need a stream.
+      stream: stream || (provider.access.isTimed && canStream(generation)),
       seedGiven,
       abort: new AbortController(),
       pieces: 0,
@@ -87,7 +90,18 @@ export class CloudTier {
   }
 
   cancel(_id: WorkerId, job: JobId, attempt: number): void {
-    this.#calls.get(keyOf(job, attempt))?.abort.abort()
+    const call = this.#calls.get(keyOf(job, attempt))
+    if (call === undefined || call.abort.signal.aborted) return
+    // A caller who hangs up before the end has spent what was made by then.
+    this.#bill(call)
+    call.abort.abort()
+  }
+
+  /** What an answer without an end has cost, as near as that can be known. */
+  #bill(call: Call): void {
+    const micros = costOf(call.offered, promptTokens(call.generation), call.pieces)
+    this.#parts.reports.attemptCost(call, micros)
+    call.pay(micros)
   }
 
   /** An attempt that this process does not know ended with the one before it. */
@@ -97,17 +111,17 @@ export class CloudTier {
   }
 
   async #run(id: WorkerId, provider: Provider, call: Call): Promise<void> {
-    const { job, attempt, offered, estimate } = call
-    let paid = 0
+    const { job, attempt, offered } = call
+    let isAnswered = false
     try {
       const { stream, seedGiven, generation } = call
       const response = await provider.upstream.ask(generation, offered, { stream, seedGiven, signal: call.abort.signal })
+      isAnswered = true
       this.#noteLimits(id, response.headers)
       const outcome = await this.#read(id, provider.upstream.reader(), response, call)
       provider.refusals = 0
       if ('end' in outcome) {
-        paid = outcome.end.costMicros
-        this.#parts.spending.settle(id, job, estimate, paid)
+        call.pay(outcome.end.costMicros)
         this.#parts.reports.attemptFinished(id, {
           job,
           attempt,
@@ -118,11 +132,12 @@ export class CloudTier {
         })
         return
       }
-      this.#parts.spending.settle(id, job, estimate, 0)
-      this.#parts.reports.attemptFailed(id, { job, attempt }, outcome.error)
+      this.#bill(call)
+      this.#parts.reports.attemptFailed(id, { job, attempt }, withoutSecret(outcome.error, provider))
     } catch (cause) {
-      this.#parts.spending.settle(id, job, estimate, paid)
-      this.#refused(id, provider, call, cause)
+      if (isAnswered && !call.abort.signal.aborted) this.#bill(call)
+      else call.pay(0)
+      this.#refused(id, provider, call, isAnswered ? new BrokenOff(cause) : cause)
     }
   }
 
@@ -132,10 +147,25 @@ export class CloudTier {
       this.#parts.reports.attemptFailed(id, { job, attempt }, failure('cancelled', 'The call was cancelled.', true))
       return
     }
-    const refusal = refusalOf(cause, this.#parts.now(), provider.refusals)
+    const refusal = this.#refusalOf(provider, cause)
     if (refusal.hold?.state === 'cooling_down') provider.refusals += 1
+    const current = this.#providers.get(id)
+    if (refusal.badCredential === true && current !== undefined && current.access.secret !== provider.access.secret) {
+      // Asked with the secret that was there before: that says nothing about this one.
+      const hold: Hold = { state: 'cooling_down', untilMs: this.#parts.now(), why: 'its credential was changed meanwhile' }
+      this.#parts.reports.attemptFailed(id, { job, attempt }, refusal.error, hold)
+      return
+    }
     this.#note(id, provider, refusal)
     this.#parts.reports.attemptFailed(id, { job, attempt }, refusal.error, refusal.hold)
+  }
+
+  /** Some providers repeat the key that they refuse. */
+  #refusalOf(provider: Provider, cause: unknown): Refusal {
+    const refusal = refusalOf(cause, this.#parts.now(), provider.refusals)
+    const error = withoutSecret(refusal.error, provider)
+    if (refusal.hold === undefined) return { ...refusal, error }
+    return { ...refusal, error, hold: { ...refusal.hold, why: redacted(refusal.hold.why, provider) } }
   }
 
   #note(id: WorkerId, provider: Provider, { badCredential, error }: Refusal): void {
@@ -163,6 +193,8 @@ export class CloudTier {
         const pieces = events.push(bytes).map((event) => (event.kind === 'event' ? reader.readData(event.data) : event))
         const failed = this.#grow(id, call, pieces)
         if (failed !== null) return { error: failed }
+        // A connection that is kept open after the last word keeps nobody waiting.
+        if (reader.done) break
       }
     }
     const { end } = reader
@@ -213,6 +245,7 @@ export class CloudTier {
 
   async #discover(provider: Provider, onModels: (models: CloudModel[]) => void): Promise<void> {
     const { id, name } = provider.access
+    let wait = DISCOVERY_EVERY_MS
     try {
       const names = await provider.upstream.list(AbortSignal.timeout(DISCOVERY_TIMEOUT_MS))
       if (this.#providers.get(id) !== provider) return
@@ -222,14 +255,16 @@ export class CloudTier {
       onModels(provider.discovered)
     } catch (cause) {
       if (this.#providers.get(id) !== provider) return
-      const refusal = refusalOf(cause, this.#parts.now(), 0)
+      const refusal = this.#refusalOf(provider, cause)
       this.#parts.log.warn(`The models of the provider "${name}" could not be listed: ${refusal.error.message}`)
       if (refusal.badCredential === true && refusal.hold !== undefined) {
         this.#note(id, provider, refusal)
         this.#parts.reports.holdProvider(id, refusal.hold)
       }
+      // Without a list of its own it has no models until this succeeds.
+      if (provider.discovered.length === 0) wait = DISCOVERY_RETRY_MS
     }
-    provider.discovery = setTimeout(() => void this.#discover(provider, onModels), DISCOVERY_EVERY_MS).unref()
+    provider.discovery = setTimeout(() => void this.#discover(provider, onModels), wait).unref()
   }
 }
 
@@ -242,6 +277,10 @@ export type CloudAccess = {
   baseUrl: string
   secret: string | null
   models: CloudModel[]
+  /** How long it may be silent is limited by a setting of its own. */
+  isTimed: boolean
+  /** False: it has no secret to be asked with. */
+  isUsable: boolean
 }
 
 export type CloudStart = { job: JobId; attempt: number; model: string; request: string; stream: boolean; seedGiven: boolean }
@@ -260,7 +299,8 @@ type Call = {
   attempt: number
   offered: CloudModel
   generation: GenerationRequest
-  estimate: number
+  /** Once, what it has cost, in place of what was set aside for it; later words change nothing. */
+  pay(micros: number): void
   stream: boolean
   seedGiven: boolean
   abort: AbortController
@@ -295,14 +335,12 @@ type CloudParts = {
     attemptGrew(provider: WorkerId, growth: Growth): void
     attemptFinished(provider: WorkerId, end: CallEnd & { job: JobId; attempt: number; tokens: number; text: string; totalMs: number }): void
     attemptFailed(provider: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Hold): void
+    attemptCost(report: { job: JobId }, micros: number): void
     attemptRefused(provider: WorkerId, report: { job: JobId; attempt: number; reason: string }): void
     holdProvider(provider: WorkerId, hold: Hold): void
   }
-  spending: {
-    /** Sets an estimated price aside; false when somebody who pays for the job has nothing left. */
-    reserve(provider: WorkerId, job: JobId, micros: number): boolean
-    settle(provider: WorkerId, job: JobId, reserved: number, paid: number): void
-  }
+  /** Sets an estimated price aside, and answers how to pay; null when somebody who pays for the job has nothing left. */
+  reserve(provider: WorkerId, job: JobId, micros: number): ((paid: number) => void) | null
   onBadCredential(provider: WorkerId): void
   now(): number
   log: { warn(text: string): void }
@@ -310,10 +348,31 @@ type CloudParts = {
 
 const ONE_PIECE = [0]
 const DISCOVERY_EVERY_MS = 600_000
+const DISCOVERY_RETRY_MS = 15_000
 const DISCOVERY_TIMEOUT_MS = 30_000
 const DISCOVERED_MAX = 2_000
-const ANSWER_TOKENS = 256
-const BYTES_PER_TOKEN = 4
+
+/** An attempt that is told to stop while it fails must not pay twice. */
+function once(pay: (micros: number) => void): (micros: number) => void {
+  let paid = false
+  return (micros) => {
+    if (paid) return
+    paid = true
+    pay(micros)
+  }
+}
+
+function canStream({ prompt }: GenerationRequest): boolean {
+  return prompt.kind !== 'embed' && prompt.kind !== 'rank'
+}
+
+function redacted(text: string, { access: { secret } }: Provider): string {
+  return secret === null || secret === '' ? text : text.replaceAll(secret, '[secret]')
+}
+
+function withoutSecret(error: JobError, provider: Provider): JobError {
+  return { ...error, message: redacted(error.message, provider) }
+}
 
 function keyOf(job: JobId, attempt: number): string {
   return `${job}/${attempt}`
@@ -333,13 +392,4 @@ function endOf(call: Call, { finishReason, stopSequence, usage }: NonNullable<Up
   }
   const costMicros = costOf(call.offered, told.promptTokens, told.completionTokens)
   return { finishReason, stopSequence: stopSequence ?? null, ...told, costMicros }
-}
-
-/** In millionths of a dollar, rounded up: prices are per million tokens. */
-function costOf(model: CloudModel, promptTokenCount: number, completionTokens: number): number {
-  return Math.ceil((promptTokenCount * model.inputMicros + completionTokens * model.outputMicros) / 1_000_000)
-}
-
-function promptTokens(request: GenerationRequest): number {
-  return Math.ceil(textsOf(request.prompt).reduce((bytes, text) => bytes + Buffer.byteLength(text), 0) / BYTES_PER_TOKEN)
 }

@@ -13,6 +13,16 @@ export type Refusal = { error: JobError; hold?: Hold; badCredential?: boolean }
 export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refusal {
   if (cause instanceof OpenAiConnectionError || cause instanceof AnthropicConnectionError)
     return { error: failure('provider_unreachable', `The provider could not be reached: ${rootMessage(cause)}.`, true) }
+  if (cause instanceof BrokenOff)
+    return cause.cause instanceof SyntaxError
+      ? { error: failure('upstream_malformed', `The provider's answer is not JSON: ${rootMessage(cause)}.`, true) }
+      : {
+          error: failure(
+            'provider_cut_answer',
+            `The connection to the provider broke before its answer had ended: ${rootMessage(cause)}.`,
+            true,
+          ),
+        }
   if (!(cause instanceof OpenAiError) && !(cause instanceof AnthropicError))
     return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
   const status = Number(cause.status ?? 0)
@@ -26,7 +36,7 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
     }
   }
   if (status === 429 || status === 529) return tooMuch(cause, status, said, nowMs, refusals)
-  if (status === 402) {
+  if (status === 402 || (status === 400 && UNPAID.test(cause.message))) {
     const untilMs = retryAt(cause.headers, nowMs) ?? nowMs + UNPAID_MS
     return { error: failure('provider_over_quota', said, true, status), hold: { state: 'over_quota', untilMs, why: said.slice(0, 300) } }
   }
@@ -37,19 +47,27 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
   return { error: { code: 'provider_refused_request', message: said, layer: 'ingress', retryable: false, providerStatus: status } }
 }
 
+/** What went wrong after the head of an answer had come. */
+export class BrokenOff extends Error {
+  constructor(cause: unknown) {
+    super('The answer broke off.', { cause })
+  }
+}
+
 /** A failure that stands in the midst of an answer, or an answer that makes no sense. */
 export function failure(code: string, message: string, retryable: boolean, providerStatus?: number): JobError {
   return { code, message, layer: 'provider', retryable, ...(providerStatus === undefined ? {} : { providerStatus }) }
 }
 
 function tooMuch(
-  cause: { headers?: Headers | undefined; code?: unknown; error?: unknown },
+  cause: { headers?: Headers | undefined; code?: unknown; type?: unknown },
   status: number,
   said: string,
   nowMs: number,
   refusals: number,
 ): Refusal {
-  const quota = /insufficient_quota|billing|credit/i.test(`${JSON.stringify(cause.code ?? '')} ${JSON.stringify(cause.error ?? '')}`)
+  // By what it calls the refusal and not by its words: every message about a rate names the page for billing.
+  const quota = /insufficient_quota|billing|credit/i.test(`${String(cause.code)} ${String(cause.type)}`)
   const untilMs =
     retryAt(cause.headers, nowMs) ?? nowMs + (quota ? UNPAID_MS : Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(refusals, 10)))
   const state = quota ? 'over_quota' : 'cooling_down'
@@ -103,6 +121,9 @@ function resetTime(text: string, nowMs: number): number | null {
   const atMs = Date.parse(text)
   return Number.isFinite(atMs) ? atMs : null
 }
+
+// One vendor answers a request that nobody has paid for with 400.
+const UNPAID = /credit balance is too low/i
 
 const UNIT_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
 

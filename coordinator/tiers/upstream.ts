@@ -21,6 +21,8 @@ type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal }
 
 export type UpstreamReader = {
   readonly end: WireEnd | null
+  /** It has said its last word. */
+  readonly done: boolean
   readData(data: string): WirePiece | WireFailure | null
   read(body: unknown): WirePiece | WireFailure | null
 }

@@ -47,7 +47,9 @@ export const openAiVoice: Voice = {
     return { id: 'cmpl-up', object, created: 1_700_000_000, model, choices: [choice], ...usage }
   },
 
-  error: (status, message) => ({ error: { message, type: TYPES[status] ?? 'server_error', param: null, code: CODES[status] ?? null } }),
+  error: (status, message, code = CODES[status]) => ({
+    error: { message, type: code ?? TYPES[status] ?? 'server_error', param: null, code: code ?? null },
+  }),
   errorEvent: (message) => `data: ${JSON.stringify({ error: { message, type: 'server_error', param: null, code: null } })}\n\n`,
   quotaHeaders: ({ requestsLeft, tokensLeft, resetsInS }) => ({
     'x-ratelimit-limit-requests': '500',

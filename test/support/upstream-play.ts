@@ -27,7 +27,7 @@ export type Play = {
   /** Between pieces. */
   paceMs?: number
   /** Refused with this status, in the dialect's own words. */
-  refuse?: { status: number; message?: string; retryAfterS?: number }
+  refuse?: { status: number; message?: string; retryAfterS?: number; code?: string }
   /** Told by headers, on success too. */
   quota?: { requestsLeft: number; tokensLeft: number; resetsInS: number }
   /** After so many pieces: the connection breaks, nothing more comes, an error comes, or something that is not JSON. */
@@ -43,7 +43,7 @@ export type Voice = {
   events(play: Play, call: Call): { data: string; isPiece: boolean }[]
   /** The unstreamed body, or null where the path is not known. */
   body(play: Play, call: Call): Record<string, unknown> | null
-  error(status: number, message: string): Record<string, unknown>
+  error(status: number, message: string, code?: string): Record<string, unknown>
   /** An error in the middle of a stream. */
   errorEvent(message: string): string
   quotaHeaders(quota: NonNullable<Play['quota']>): Record<string, string>

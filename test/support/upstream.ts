@@ -13,6 +13,8 @@ export class Upstream implements AsyncDisposable {
   readonly calls: Call[] = []
   /** What a call plays when nothing was planned for it. */
   usual: Play = {}
+  /** Who does not present it is refused, with the words of a vendor that repeats what it was given. */
+  key: string | null = null
   readonly #server: Server
   #planned: Play[] = []
   #waiting: { count: number; resolve: () => void }[] = []
@@ -72,6 +74,11 @@ export class Upstream implements AsyncDisposable {
     this.calls.push(call)
     for (const { count, resolve } of this.#waiting) if (this.calls.length >= count) resolve()
     const voice = path.startsWith('/v1/messages') || call.headers['anthropic-version'] !== undefined ? anthropicVoice : openAiVoice
+    const presented = /^bearer /i.test(call.headers.authorization ?? '') ? call.headers.authorization?.slice(7) : call.headers['x-api-key']
+    if (this.key !== null && presented !== this.key) {
+      sendJson(response, 401, {}, voice.error(401, `Incorrect API key provided: ${String(presented)}.`))
+      return
+    }
     const isGeneration = call.method === 'POST' && !path.endsWith('/count_tokens')
     await play(isGeneration ? (this.#planned.shift() ?? this.usual) : {}, call, voice, response)
   }
@@ -104,9 +111,9 @@ async function play(play: Play, call: Call, voice: Voice, response: ServerRespon
     ...(play.quota === undefined ? {} : voice.quotaHeaders(play.quota)),
   }
   if (play.refuse !== undefined) {
-    const { status, message = `Refused with ${status}`, retryAfterS } = play.refuse
+    const { status, message = `Refused with ${status}`, retryAfterS, code } = play.refuse
     if (retryAfterS !== undefined) headers['retry-after'] = String(retryAfterS)
-    sendJson(response, status, headers, voice.error(status, message))
+    sendJson(response, status, headers, voice.error(status, message, code))
     return
   }
   if (call.body.stream === true) {

@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { Db } from '../../coordinator/store/db.ts'
 
 /** Real coordinators and workers as processes on private ports and folders, for tests, benches and chaos. */
 export class World implements AsyncDisposable {
@@ -68,6 +69,12 @@ export class World implements AsyncDisposable {
       return found?.state === 'online' && found.models.every((model) => model.slots > 0)
     })
     return running
+  }
+
+  /** What the coordinator's own database holds, for what no door tells. */
+  database(): Db {
+    const external = process.env.HOLDFAST_TEST_DATABASE_URL
+    return new Db(external === undefined ? { socketDir: path.join(this.dir, 'coordinator', 'postgres') } : { url: external })
   }
 
   start(name: string, args: string[], extra: Record<string, string>): Running {

@@ -1,0 +1,337 @@
+import Anthropic from '@anthropic-ai/sdk'
+import OpenAI, { APIError } from 'openai'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import {
+  addCloud,
+  type Cloud,
+  type CloudSettings,
+  ended,
+  enqueue,
+  inState,
+  readJob,
+  readProvider,
+  refused,
+  SECRET,
+  send,
+  waitsFor,
+} from './support/cloud.ts'
+import type { JobId } from '../coordinator/core/job.ts'
+import { readProgress } from '../coordinator/store/jobs.ts'
+import { readJobStream } from './support/job-stream.ts'
+import { chatStream } from './support/stream.ts'
+import { ADMIN_KEY, freePorts, type Running, World } from './support/world.ts'
+
+/** What clouds do when they are not well, and what becomes of the jobs that are with them. */
+
+let world: World
+let coordinator: Running
+let openai: OpenAI
+
+beforeAll(async () => {
+  world = await World.open()
+  coordinator = await world.coordinator()
+  openai = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+})
+afterAll(() => world.close())
+
+const messages = [{ role: 'user' as const, content: 'hello' }]
+const USUAL = 'Hello from upstream.'
+
+function ask(model: string): Promise<string | null | undefined> {
+  return openai.chat.completions.create({ model, messages }).then(({ choices }) => choices[0]?.message.content)
+}
+
+/** Two clouds of one model; the first is asked first. */
+async function pair(settings: CloudSettings = {}): Promise<{ broken: Cloud; spare: Cloud; model: string }> {
+  const broken = await addCloud(world, settings)
+  const spare = await addCloud(world, { model: broken.model })
+  spare.upstream.usual = { text: ['From', ' the', ' spare.'] }
+  return { broken, spare, model: broken.model }
+}
+
+const SPARE = 'From the spare.'
+
+test.concurrent.each([
+  { says: 'Retry-After', play: { refuse: { status: 429, retryAfterS: 2 } }, kind: 'openai', state: 'cooling_down', leastMs: 1_500 },
+  { says: 'nothing of when', play: { refuse: { status: 429 } }, kind: 'openai', state: 'cooling_down', leastMs: 800 },
+  {
+    says: 'the time in its own headers',
+    play: { refuse: { status: 429 }, quota: { requestsLeft: 0, tokensLeft: 9, resetsInS: 2 } },
+    kind: 'openai',
+    state: 'cooling_down',
+    leastMs: 1_000,
+  },
+  {
+    says: 'the time in its own headers',
+    play: { refuse: { status: 429 }, quota: { requestsLeft: 9, tokensLeft: 0, resetsInS: 2 } },
+    kind: 'anthropic',
+    state: 'cooling_down',
+    leastMs: 1_000,
+  },
+  { says: 'that it is overloaded', play: { refuse: { status: 529 } }, kind: 'anthropic', state: 'cooling_down', leastMs: 800 },
+] as const)('429 of $kind with $says parks the provider and not the job', async ({ play, kind, state, leastMs }) => {
+  const cloud = await addCloud(world, { kind })
+  cloud.upstream.plan(play)
+  const beganMs = Date.now()
+  const [first, second] = [await enqueue(world, cloud.model), await enqueue(world, cloud.model)]
+  const provider = await inState(world, cloud.name, state)
+  expect(Date.parse(provider.until ?? '')).toBeGreaterThan(beganMs + leastMs)
+  expect((await waitsFor(world, second, state)).waiting?.until).not.toBeNull()
+  for (const id of [first, second]) expect(await ended(world, id)).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
+  expect((await readJob(world, first)).attempts[0]).toMatchObject({
+    status: 'failed',
+    error: { code: 'provider_rate_limited', provider_status: play.refuse.status },
+  })
+  expect(await readProvider(world, cloud.name)).toMatchObject({ state: 'online' })
+})
+
+test.concurrent('a provider that goes silent is left after its own time, and a slow one is not', async () => {
+  const { broken, model } = await pair({ first_token_timeout_s: 1, next_token_timeout_s: 1 })
+  broken.upstream.plan({ stallAfter: 0 })
+  expect(await ask(model)).toBe(SPARE)
+  expect(broken.upstream.generations[0]?.closedEarly).toBe(true)
+  broken.upstream.plan({ stallAfter: 2 })
+  expect((await chatStream(world, model, 'hello', {}, { 'x-holdfast-provider': broken.name }).done).error?.code).toBe('answer_interrupted')
+  // Longer than both limits together, and never silent for as long as one of them.
+  broken.upstream.usual = { paceMs: 500 }
+  const pinned = { headers: { 'x-holdfast-provider': broken.name } }
+  const slow = await openai.chat.completions.create({ model, messages }, pinned)
+  expect(slow.choices[0]?.message.content).toBe(USUAL)
+  expect(broken.upstream.generations).toHaveLength(3)
+})
+
+test.each([
+  { play: { refuse: { status: 429, code: 'insufficient_quota' } }, kind: 'openai' },
+  { play: { refuse: { status: 400, message: 'Your credit balance is too low to access the API.' } }, kind: 'anthropic' },
+] as const)('a cloud of $kind that nobody has paid for is over its quota, and the work goes elsewhere', async ({ play, kind }) => {
+  const { broken, spare, model } = await pair({ kind })
+  broken.upstream.usual = play
+  expect([await ask(model), await ask(model)]).toEqual([SPARE, SPARE])
+  const { until } = await inState(world, broken.name, 'over_quota')
+  expect(Date.parse(until ?? '')).toBeGreaterThan(Date.now() + 600_000)
+  expect([broken.upstream.generations.length, spare.upstream.generations.length]).toEqual([1, 2])
+})
+
+test('a limit that an answer says is used up spares the next call', async () => {
+  const { broken, model } = await pair()
+  broken.upstream.plan({ quota: { requestsLeft: 0, tokensLeft: 100, resetsInS: 30 } })
+  expect([await ask(model), await ask(model)]).toEqual([USUAL, SPARE])
+  expect(await readProvider(world, broken.name)).toMatchObject({ state: 'over_quota' })
+})
+
+test('a refused credential parks the provider until it is rotated, and is written down nowhere', async () => {
+  const cloud = await addCloud(world)
+  cloud.upstream.key = `${SECRET}rotated`
+  const job = await enqueue(world, cloud.model)
+  const { reason, until } = await inState(world, cloud.name, 'parked')
+  expect([reason, until]).toEqual([expect.stringContaining('credential was refused (401)') as string, null])
+  expect((await waitsFor(world, job, 'paused')).waiting?.detail).toContain('credential')
+  await send(world, 'POST', `/api/credentials/${cloud.credential}/rotate`, { secret: `${SECRET}rotated` })
+  expect(await ended(world, job)).toMatchObject({ status: 'succeeded' })
+  const told = JSON.stringify([
+    await readJob(world, job),
+    await world.get('/api/providers'),
+    await world.events(),
+    await world.get('/api/credentials'),
+  ])
+  expect(told).toContain('Incorrect API key provided: [secret]')
+  expect(told + coordinator.output).not.toContain(SECRET)
+})
+
+test('a call that began with the old secret says nothing about the new one', async () => {
+  const cloud = await addCloud(world)
+  cloud.upstream.plan({ delayMs: 400, refuse: { status: 401 } })
+  const job = await enqueue(world, cloud.model)
+  await cloud.upstream.call(1)
+  cloud.upstream.key = `${SECRET}new`
+  await send(world, 'POST', `/api/credentials/${cloud.credential}/rotate`, { secret: `${SECRET}new` })
+  expect(await ended(world, job)).toMatchObject({ status: 'succeeded' })
+})
+
+test('a revoked credential parks the provider at once', async () => {
+  const cloud = await addCloud(world)
+  await send(world, 'POST', `/api/credentials/${cloud.credential}/revoke`, {})
+  expect(await readProvider(world, cloud.name)).toMatchObject({
+    state: 'parked',
+    reason: `its credential "${cloud.credential}" was revoked`,
+  })
+  await waitsFor(world, await enqueue(world, cloud.model), 'paused')
+  expect(cloud.upstream.generations).toHaveLength(0)
+})
+
+test.each([500, 503, 404])('after %i another provider answers', async (status) => {
+  const { broken, model } = await pair()
+  broken.upstream.plan({ refuse: { status } })
+  expect(await ask(model)).toBe(SPARE)
+})
+
+test('after a refused connection another provider answers, which then is asked first', async () => {
+  const [port] = await freePorts(1)
+  const { broken, spare, model } = await pair({ base_url: `http://127.0.0.1:${port}/v1` })
+  const { data, response } = await openai.chat.completions.create({ model, messages }).withResponse()
+  expect(data.choices[0]?.message.content).toBe(SPARE)
+  const job = await readJob(world, response.headers.get('x-holdfast-job') ?? '')
+  expect(job.attempts).toMatchObject([
+    { provider: broken.name, status: 'failed', error: { code: 'provider_unreachable' } },
+    { provider: spare.name, status: 'succeeded' },
+  ])
+})
+
+test('what a provider calls a bad request is one: told in both dialects with its status, and not tried again', async () => {
+  const { broken, spare, model } = await pair()
+  const play = { refuse: { status: 400, message: 'messages[0] is too odd' } }
+  broken.upstream.plan(play, play)
+  const error = await openai.chat.completions.create({ model, messages }).catch((cause: unknown) => cause)
+  expect(error).toBeInstanceOf(APIError)
+  const told = { code: 'provider_refused_request', provider_status: 400, retryable: false, layer: 'ingress' }
+  expect(error).toMatchObject({ status: 400, error: told })
+  expect(String(error)).toContain('messages[0] is too odd')
+  const anthropic = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
+  const other = await anthropic.messages.create({ model, messages, max_tokens: 5 }).catch((cause: unknown) => cause)
+  expect(other).toMatchObject({ status: 400, error: { error: { type: 'invalid_request_error', ...told } } })
+  expect([broken.upstream.generations.length, spare.upstream.generations.length]).toEqual([2, 0])
+})
+
+test('a stream that is cut before its first token runs elsewhere, unseen', async () => {
+  const { broken, model } = await pair()
+  broken.upstream.plan({ cutAfter: 0 })
+  const seen = await chatStream(world, model, 'hello').done
+  expect([seen.text, seen.error, seen.finish]).toEqual([SPARE, null, 'stop'])
+})
+
+test.each([
+  { how: 'is cut', play: { cutAfter: 2 } },
+  { how: 'breaks with an error', play: { failAfter: 2 } },
+  { how: 'turns into something that is no JSON', play: { garbleAfter: 2 } },
+])('a stream that $how after tokens ends with an error, and nothing is said twice', async ({ play }) => {
+  const { broken, spare, model } = await pair()
+  broken.upstream.plan(play)
+  const seen = await chatStream(world, model, 'hello').done
+  expect([seen.text, seen.finish, seen.done, seen.error?.code]).toEqual(['Hello from', null, false, 'answer_interrupted'])
+  expect(spare.upstream.generations).toHaveLength(0)
+  // What was made has been paid for: two tokens of the prompt and two of the answer.
+  expect(await ended(world, seen.job)).toMatchObject({ status: 'failed', cost_micros: 2 + 2 * 4 })
+})
+
+test.each([
+  { how: 'is cut', play: { cutAfter: 2 } },
+  { how: 'is no JSON', play: { garbleAfter: 2 } },
+])('an answer that nobody reads yet and that $how begins anew, and is one whole answer', async ({ play }) => {
+  const { broken, spare, model } = await pair()
+  broken.upstream.plan(play)
+  expect(await ask(model)).toBe(SPARE)
+  // The same where it is collected for later, and so was streamed from the cloud.
+  broken.upstream.plan(play)
+  spare.upstream.plan({ text: ['Again,', ' whole.'], delayMs: 50 })
+  const job = await ended(world, await enqueue(world, model, { 'x-holdfast-provider': broken.name }))
+  expect(job).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
+  expect(job.attempts).toHaveLength(2)
+})
+
+test('without usage the answer is estimated and still has its price', async () => {
+  const cloud = await addCloud(world)
+  cloud.upstream.usual = { usage: 'missing' }
+  for (const stream of [true, false]) {
+    const job = await ended(world, await enqueue(world, cloud.model, {}, {}))
+    expect(job, `stream ${stream}`).toMatchObject({ usage: { prompt_tokens: 2, completion_tokens: 5 }, cost_micros: 2 + 5 * 4 })
+  }
+})
+
+test('who hangs up, or cancels, closes the call to the cloud, and pays for what was made', async () => {
+  const cloud = await addCloud(world, { max_parallel: 1 })
+  const play = { text: Array.from({ length: 500 }, () => 'word '), paceMs: 20 }
+  cloud.upstream.plan(play, play, { ...play, delayMs: 60_000 })
+  const left = chatStream(world, cloud.model, 'hello')
+  await world.until('it speaks', () => left.seen.deltas > 2)
+  left.abort()
+  await cloud.upstream.generations[0]?.closed
+  expect(cloud.upstream.generations[0]?.closedEarly).toBe(true)
+  expect((await ended(world, left.seen.job)).cost_micros).toBeGreaterThanOrEqual(2 + 3 * 4)
+
+  const cancelled = await enqueue(world, cloud.model)
+  await world.until('it runs', async () => cloud.upstream.generations.length === 2)
+  await send(world, 'POST', `/api/jobs/${cancelled}/cancel`, {})
+  await cloud.upstream.generations[1]?.closed
+  expect(await ended(world, cancelled)).toMatchObject({ status: 'cancelled' })
+
+  const unread = new AbortController()
+  const waiting = openai.chat.completions.create({ model: cloud.model, messages }, { signal: unread.signal }).catch(() => 'gone')
+  await world.until('it is asked', () => cloud.upstream.generations.length === 3)
+  unread.abort()
+  expect(await waiting).toBe('gone')
+  await cloud.upstream.generations[2]?.closed
+  await inState(world, cloud.name, 'online')
+})
+
+test('max_parallel and requests_per_minute are kept to the call', async () => {
+  const cloud = await addCloud(world, { max_parallel: 2, limits: { requests_per_minute: 3 } })
+  cloud.upstream.usual = { stallAfter: 0 }
+  const ids: string[] = []
+  for (let index = 0; index < 4; index++) ids.push(await enqueue(world, cloud.model))
+  await inState(world, cloud.name, 'busy')
+  expect((await readJob(world, ids[2] ?? '')).waiting?.reason).toBe('all_slots_busy')
+  await world.until('two are asked', () => cloud.upstream.generations.length === 2)
+  await send(world, 'POST', `/api/jobs/${ids[0]}/cancel`, {})
+  await world.until('a third is asked', () => cloud.upstream.generations.length === 3)
+  await send(world, 'POST', `/api/jobs/${ids[1]}/cancel`, {})
+  const { waiting } = await waitsFor(world, ids[3] ?? '', 'over_quota')
+  expect(Date.parse(waiting?.until ?? '') - Date.now()).toBeGreaterThan(20_000)
+  expect(cloud.upstream.generations).toHaveLength(3)
+  for (const id of ids.slice(2)) await send(world, 'POST', `/api/jobs/${id}/cancel`, {})
+})
+
+test('a provider that is taken away while it works gives its job to another, and its name to the next', async () => {
+  const { broken, spare, model } = await pair()
+  broken.upstream.plan({ stallAfter: 1 })
+  const job = await enqueue(world, model)
+  await world.until('it is asked', () => broken.upstream.generations.length === 1)
+  await send(world, 'DELETE', `/api/providers/${broken.name}`)
+  expect(await ended(world, job)).toMatchObject({ status: 'succeeded', provider: spare.name, output: { text: SPARE } })
+  expect(broken.upstream.generations[0]?.closedEarly).toBe(true)
+  expect(await refused(world, 'GET', `/api/providers/${broken.name}`)).toMatchObject({ status: 404 })
+  const again = {
+    name: broken.name,
+    tier: 'cloud',
+    kind: 'openai',
+    base_url: `${broken.upstream.url}/v1`,
+    credential: broken.credential,
+    models: [{ name: 'again' }],
+  }
+  await send(world, 'POST', '/api/providers', again)
+  expect(await ask('again')).toBe(USUAL)
+})
+
+test('a job that strikes out after it had begun is parked, and runs whole when it is released', async () => {
+  const cloud = await addCloud(world)
+  const cut = { cutAfter: 2 }
+  cloud.upstream.plan(cut, cut, cut)
+  const id = await enqueue(world, cloud.model)
+  expect(await ended(world, id)).toMatchObject({ status: 'parked', error: { code: 'provider_cut_answer' } })
+  expect((await readJob(world, id)).attempts).toHaveLength(3)
+  await send(world, 'POST', `/api/jobs/${id}/release`, {})
+  expect(await ended(world, id)).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
+})
+
+test('a call that ran when the coordinator was killed is made again, whole, by the next one', async () => {
+  const named = await addCloud(world)
+  const listed = await addCloud(world, { models: undefined })
+  await world.until('its models are listed', async () => (await readProvider(world, listed.name)).models.length === 2)
+  const stalls = { text: ['Lost', ' words.', ' never.'], stallAfter: 2 }
+  named.upstream.plan(stalls)
+  listed.upstream.plan(stalls)
+  const ids = [await enqueue(world, named.model), await enqueue(world, 'small')] as JobId[]
+  for (const id of ids)
+    expect(await readJobStream(world, id, undefined, 1)).toMatchObject({ text: expect.stringContaining('Lost') as string })
+  // What was said by then is checkpointed, which the next coordinator must not go on from.
+  const db = world.database()
+  await world.until('it is stored', async () => (await readProgress(db, ids)).size === 2)
+  await db.close()
+  coordinator.kill()
+  await coordinator.exited
+  coordinator = await world.coordinator()
+  for (const id of ids) {
+    const job = await ended(world, id)
+    expect(job).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
+    expect(job.attempts).toMatchObject([{ error: { code: 'coordinator_restarted' } }, { status: 'succeeded' }])
+  }
+})
