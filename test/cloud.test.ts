@@ -173,7 +173,7 @@ for (const caller of ['openai', 'anthropic'] as const)
           text: 'It rains.',
           finish: 'stop',
         })
-        const { messages, tools } = upstream.generations.at(-1)?.body as { messages: unknown[]; tools: unknown[] }
+        const { messages, tools } = (upstream.generations.at(-1)?.body ?? {}) as { messages: unknown[]; tools: unknown[] }
         expect(JSON.stringify(tools)).toContain('"city"')
         const told =
           kind === 'openai'
@@ -186,7 +186,7 @@ for (const caller of ['openai', 'anthropic'] as const)
       test('an image arrives as it was sent', async () => {
         const { model, upstream } = cloudOf(kind)
         expect((await callers[caller].ask({ model, say: 'what is it?', image: PIXEL })).text).toBe('Hello from upstream.')
-        const { messages } = upstream.generations.at(-1)?.body as { messages: { role: string; content: unknown }[] }
+        const { messages } = (upstream.generations.at(-1)?.body ?? {}) as { messages: { role: string; content: unknown }[] }
         const content = messages.find(({ role }) => role === 'user')?.content
         const image =
           kind === 'openai'

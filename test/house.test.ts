@@ -34,6 +34,8 @@ const DOORS: [dependency: RegExp, files: RegExp][] = [
   [/^bullmq$/, /^coordinator\/engine\/timers\.ts$/],
   [/^ipaddr\.js$/, /^coordinator\/engine\/outbound\.ts$/],
   [/^(openai|@anthropic-ai\/sdk)$/, /^coordinator\/tiers\/upstream(-errors)?\.ts$/],
+  [/^undici$/, /^coordinator\/tiers\/upstream-http\.ts$/],
+  [/^undici$/, /^coordinator\/tiers\/upstream-http\.ts$/],
   [/^standardwebhooks$/, /^coordinator\/engine\/callbacks\.ts$/],
 ]
 

@@ -9,6 +9,7 @@ import { vectorsOf } from './embeddings.ts'
 import { costOf, estimatedCost, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
 import { BrokenOff, failure, type Refusal, refusalOf, usedUpUntil } from './upstream-errors.ts'
+import type { UpstreamAnswer } from './upstream-http.ts'
 
 /**
  * The cloud tier: each running attempt is one call to a provider. It speaks to the dispatcher as workers do; what it has
@@ -181,22 +182,20 @@ export class CloudTier {
       this.#parts.reports.holdProvider(id, { state: 'over_quota', untilMs, why: 'its rate limit is used up, as its answers say' })
   }
 
-  async #read(id: WorkerId, reader: UpstreamReader, response: Response, call: Call): Promise<{ end: CallEnd } | { error: JobError }> {
+  async #read(id: WorkerId, reader: UpstreamReader, response: UpstreamAnswer, call: Call): Promise<{ end: CallEnd } | { error: JobError }> {
     const { prompt } = call.generation
     if (prompt.kind === 'embed' || prompt.kind === 'rank') return this.#readVectors(id, await response.json(), call)
-    if (!call.stream) {
-      const failed = this.#grow(id, call, [reader.read(await response.json())])
-      if (failed !== null) return { error: failed }
-    } else if (response.body !== null) {
+    let failed: JobError | null = null
+    if (call.stream) {
       const events = new SseReader()
-      for await (const bytes of response.body as unknown as AsyncIterable<Uint8Array>) {
+      await response.read((bytes) => {
         const pieces = events.push(bytes).map((event) => (event.kind === 'event' ? reader.readData(event.data) : event))
-        const failed = this.#grow(id, call, pieces)
-        if (failed !== null) return { error: failed }
+        failed = this.#grow(id, call, pieces)
         // A connection that is kept open after the last word keeps nobody waiting.
-        if (reader.done) break
-      }
-    }
+        return failed === null && !reader.done
+      })
+    } else failed = this.#grow(id, call, [reader.read(await response.json())])
+    if (failed !== null) return { error: failed }
     const { end } = reader
     if (end === null)
       return { error: failure('provider_cut_answer', 'The provider closed the connection before its answer had ended.', true) }

@@ -6,11 +6,12 @@ import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
 import { OPENAI_PATHS, openAiBody } from '../../proto/openai-wire-request.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { WireEnd, WireFailure, WirePiece } from '../../proto/wire.ts'
+import { type CallInit, type UpstreamAnswer, upstreamFetch } from './upstream-http.ts'
 
 /** One cloud API: the only door to the vendors' packages, which know how each wants to be asked and refuses. */
 export interface Upstream {
   /** The answer as it comes, after its head; any status of 400 and above rejects with the package's own error. */
-  ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<Response>
+  ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<UpstreamAnswer>
   reader(): UpstreamReader
   /** The names of its models. */
   list(signal: AbortSignal): Promise<string[]>
@@ -32,7 +33,7 @@ export function openUpstream(kind: 'openai' | 'anthropic', baseUrl: string, secr
 }
 
 /** The scheduler decides about retries and about what is too slow; nothing is read from the coordinator's environment. */
-const PATIENT = { maxRetries: 0, timeout: 2_147_483_647 }
+const PATIENT = { maxRetries: 0, timeout: 2_147_483_647, fetch: upstreamFetch }
 
 class OpenAiUpstream implements Upstream {
   readonly #client: OpenAI
@@ -50,12 +51,12 @@ class OpenAiUpstream implements Upstream {
     })
   }
 
-  ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal }: AskOptions): Promise<Response> {
+  ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal }: AskOptions): Promise<UpstreamAnswer> {
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
     const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
     const body = openAiBody(request, model.upstream, streams, { seedGiven, extended })
-    return this.#client.post(OPENAI_PATHS[request.prompt.kind], { body, signal, stream: streams }).asResponse()
+    return answerTo(this.#client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
   }
 
   reader(): UpstreamReader {
@@ -83,11 +84,11 @@ class AnthropicUpstream implements Upstream {
     })
   }
 
-  ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<Response> {
+  ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<UpstreamAnswer> {
     const body = anthropicBody(request, model.upstream, stream)
     const { betas = [] } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
     const headers = betas.length === 0 ? {} : { headers: { 'anthropic-beta': betas.join(',') } }
-    return this.#client.post('/v1/messages', { body, signal, stream, ...headers }).asResponse()
+    return answerTo(this.#client.post('/v1/messages', { body, stream, ...headers, fetchOptions: endedBy(signal) }))
   }
 
   reader(): UpstreamReader {
@@ -99,6 +100,16 @@ class AnthropicUpstream implements Upstream {
     for await (const model of this.#client.models.list({ limit: 1_000 }, { signal, timeout: LIST_TIMEOUT_MS })) names.push(model.id)
     return names
   }
+}
+
+/** Their types know no such member; what they do not know they hand on. */
+function endedBy(call: AbortSignal): object {
+  return { call } satisfies CallInit
+}
+
+/** What `upstreamFetch` made, as the packages hand it on. */
+function answerTo(call: { asResponse(): Promise<Response> }): Promise<UpstreamAnswer> {
+  return call.asResponse() as Promise<unknown> as Promise<UpstreamAnswer>
 }
 
 const OPEN_SERVERS_ONLY = new Set(['top_k', 'min_p', 'repeat_penalty', 'min_tokens', 'rerank'])

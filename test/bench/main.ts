@@ -5,6 +5,7 @@ const BENCHES: Record<string, () => Promise<{ run(): Promise<void> }>> = {
   durable: () => import('./durable.ts'),
   engine: () => import('./engine.ts'),
   fairness: () => import('./fairness.ts'),
+  gateway: () => import('./gateway.ts'),
   overhead: () => import('./overhead.ts'),
   prefix: () => import('./prefix.ts'),
   stream: () => import('./stream.ts'),
