@@ -58,8 +58,11 @@ export class UpstreamAnswer {
       const body = this.#body
       body.on('error', reject)
       body.on('end', resolve)
+      // What was read of the socket already would still come after the end.
+      let isEnough = false
       body.on('data', (bytes: Uint8Array) => {
-        if (take(bytes)) return
+        if (isEnough || take(bytes)) return
+        isEnough = true
         resolve()
         body.destroy()
       })
