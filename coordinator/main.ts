@@ -27,7 +27,7 @@ import { WorkerSessions } from './link.ts'
 import { Metrics } from './metrics.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
-import { Db, type DbOptions } from './store/db.ts'
+import { Db, type DbOptions, isUnavailable } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest } from './store/jobs.ts'
@@ -51,7 +51,7 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
   // Asked for before the start: a signal that comes meanwhile is kept, and the start is followed by the stop.
   const asked = stopRequested()
   try {
-    const coordinator = await startCoordinator(config, version, log, closing)
+    const coordinator = await startThroughDeaths(config, version, log, closing)
     process.send?.('ready')
     const why = await Promise.race([asked, coordinator.lost])
     log.info(`Stopping: ${why}.`)
@@ -61,6 +61,30 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
     log.info('Stopped.')
   }
 }
+
+/**
+ * Our own PostgreSQL may die while we start, as it may at any other time: then the start is begun anew, and brings it back.
+ * One that was given to us and cannot be reached is a setting to look at.
+ */
+async function startThroughDeaths(
+  config: CoordinatorConfig,
+  version: string,
+  log: Log,
+  closing: (() => Promise<void> | void)[],
+): Promise<Coordinator> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await startCoordinator(config, version, log, closing)
+    } catch (error) {
+      const isAway = isUnavailable(error) || (error instanceof Fault && error.code === 'database_unavailable')
+      if (!isAway || config.databaseUrl !== undefined || attempt >= START_ATTEMPTS_MAX) throw error
+      log.warn(`PostgreSQL went away during the start (${error instanceof Error ? error.message : String(error)}); starting again.`)
+      for (const close of closing.splice(0).toReversed()) await close()
+    }
+  }
+}
+
+const START_ATTEMPTS_MAX = 5
 
 type Log = pino.Logger
 type AddEvent = (type: EventType, actor: string, details: Record<string, unknown>) => void

@@ -1,3 +1,4 @@
+import path from 'node:path'
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { chatStream, type Stream } from './support/stream.ts'
@@ -177,6 +178,17 @@ test('PostgreSQL killed under load: running streams go on, new work waits, nothi
     await stream.done
     await world.until('stored', async () => (await world.job(stream.seen.job)).status === 'succeeded')
   }
+})
+
+test('PostgreSQL killed while the coordinator starts: the start is begun anew and succeeds', async () => {
+  await using world = await World.open()
+  await (await world.coordinator()).stop()
+  const coordinator = world.start('coordinator', ['coordinator'], { HOLDFAST_DATA_DIR: path.join(world.dir, 'coordinator') })
+  const isServer = (pid: number): boolean => /bin\/postgres\0-D/.test(commandOf(pid))
+  const server = await world.until('its PostgreSQL is there', () => descendants(coordinator.pid).find(isServer))
+  process.kill(server, 'SIGKILL')
+  await world.until('it is ready', async () => (await fetch(`${world.url}/readyz`)).ok)
+  expect(coordinator.ended).toBeNull()
 })
 
 async function started(world: World, streams: Stream[], deltas: number): Promise<void> {

@@ -39,7 +39,12 @@ export class Lease {
       const session = await this.#db.dedicated(() => {
         if (this.#session === session) this.#lockLost()
       })
-      const [row] = await session.run(undefined, 'select pg_try_advisory_lock($1, hashtext($2)) as mine', [LOCK_SPACE, this.#installation])
+      const [row] = await session
+        .run(undefined, 'select pg_try_advisory_lock($1, hashtext($2)) as mine', [LOCK_SPACE, this.#installation])
+        .catch(async (error: unknown) => {
+          await session.end().catch(() => {})
+          throw error
+        })
       if (row?.mine === true) {
         this.#session = session
         return
