@@ -188,6 +188,7 @@ async function startCoordinator(
   const purses = new Purses({
     db,
     now: () => clock.now(),
+    onNotice: (account, ratio) => addEvent('spend.threshold_reached', 'coordinator', { account, ratio }),
     onEmpty: (purse, untilMs) => {
       dispatcher.setPurse(purse, untilMs)
       if (untilMs !== null)
@@ -198,7 +199,7 @@ async function startCoordinator(
 
   for (const worker of known) {
     facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
-    dispatcher.knowWorker(worker.id, worker.name, worker.models)
+    dispatcher.knowWorker(worker.id, worker.name, worker.models, worker.state === 'online' || worker.state === 'suspect')
   }
   const reloadKeys = async (): Promise<void> => {
     const keys = await activeKeys(db)

@@ -199,9 +199,9 @@ export class Dispatcher {
 
   // ── what workers say ────────────────────────────────────────────────────────────────────────────────────────────
 
-  knowWorker(id: WorkerId, name: string, offers: ModelOffer[]): void {
+  knowWorker(id: WorkerId, name: string, offers: ModelOffer[], wasOnline = false): void {
     this.#workerNames.set(id, name)
-    this.#apply({ kind: 'worker-known', worker: id, name, offers })
+    this.#apply({ kind: 'worker-known', worker: id, name, offers, wasOnline })
   }
 
   workerConnected(worker: WorkerId, name: string, offers: ModelOffer[], held: { job: JobId; attempt: number }[], draining: boolean): void {

@@ -51,7 +51,10 @@ export class Purses {
   /** False when one of them has nothing left: the call must not be made. */
   reserve(purses: readonly string[], micros: number): boolean {
     this.#turnDay()
-    if (purses.some((purse) => this.#emptyUntil(purse) !== null)) return false
+    if (purses.some((purse) => this.#emptyUntil(purse) !== null)) {
+      for (const purse of purses) this.#judge(purse)
+      return false
+    }
     for (const purse of purses) this.#reserved.set(purse, (this.#reserved.get(purse) ?? 0) + micros)
     for (const purse of purses) this.#judge(purse)
     return true
@@ -61,7 +64,11 @@ export class Purses {
     this.#turnDay()
     for (const purse of purses) {
       this.#reserved.set(purse, Math.max(0, (this.#reserved.get(purse) ?? 0) - reservedMicros))
+      const before = this.#spentRatio(purse)
       this.#add(purse, paidMicros, paidMicros)
+      const after = this.#spentRatio(purse)
+      const reached = NOTICES.findLast((ratio) => before < ratio && ratio <= after)
+      if (reached !== undefined) this.#parts.onNotice(purse, reached)
       this.#judge(purse)
     }
   }
@@ -92,6 +99,13 @@ export class Purses {
       }
     }
     this.#day = Math.max(this.#day, dayMs)
+  }
+
+  /** Of the tighter limit, without what is only set aside. */
+  #spentRatio(purse: string): number {
+    const { dayMicros, monthMicros, perDay, perMonth } = this.view(purse)
+    const ratio = (spent: number, limit: number | null): number => (limit === null || limit === 0 ? 0 : spent / limit)
+    return Math.max(ratio(dayMicros, perDay), ratio(monthMicros, perMonth))
   }
 
   #judge(purse: string): void {
@@ -139,8 +153,11 @@ type PursesParts = {
   now(): number
   /** `untilMs` null: there is money again. */
   onEmpty(purse: string, untilMs: number | null): void
+  /** So much of a limit is spent: people are told before it is all. */
+  onNotice(purse: string, ratio: number): void
 }
 
+const NOTICES = [0.5, 0.8, 0.95]
 const DAY_MS = 86_400_000
 
 function startOfDay(ms: number): number {
