@@ -78,7 +78,7 @@ function tooMuch(
 }
 
 /** By `Retry-After`, in seconds or as a date, or by the vendors' own headers; null when nothing is said. */
-export function retryAt(headers: Headers | undefined, nowMs: number): number | null {
+function retryAt(headers: Headers | undefined, nowMs: number): number | null {
   const value = headers?.get('retry-after-ms') ?? null
   if (value !== null && Number(value) > 0) return nowMs + Number(value)
   const after = headers?.get('retry-after') ?? null
