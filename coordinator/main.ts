@@ -223,7 +223,7 @@ async function startCoordinator(
 
   for (const worker of known) {
     facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
-    dispatcher.knowWorker(worker.id, worker.name, worker.models)
+    dispatcher.knowWorker(worker.id, worker.name, worker.models, worker.state === 'online' || worker.state === 'suspect')
   }
   const reloadKeys = async (): Promise<void> => {
     const keys = await activeKeys(db)

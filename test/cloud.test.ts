@@ -2,6 +2,7 @@ import Anthropic from '@anthropic-ai/sdk'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { addCloud, type Cloud, readJob, readProvider, refused, send } from './support/cloud.ts'
+import type { Call } from './support/upstream-play.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
 /** Both dialects of callers on both dialects of clouds, asked with the vendors' own clients. */
@@ -173,7 +174,7 @@ for (const caller of ['openai', 'anthropic'] as const)
           text: 'It rains.',
           finish: 'stop',
         })
-        const { messages, tools } = (upstream.generations.at(-1)?.body ?? {}) as { messages: unknown[]; tools: unknown[] }
+        const { messages, tools } = (upstream.generations.at(-1) as Call).body as { messages: unknown[]; tools: unknown[] }
         expect(JSON.stringify(tools)).toContain('"city"')
         const told =
           kind === 'openai'
@@ -186,7 +187,7 @@ for (const caller of ['openai', 'anthropic'] as const)
       test('an image arrives as it was sent', async () => {
         const { model, upstream } = cloudOf(kind)
         expect((await callers[caller].ask({ model, say: 'what is it?', image: PIXEL })).text).toBe('Hello from upstream.')
-        const { messages } = (upstream.generations.at(-1)?.body ?? {}) as { messages: { role: string; content: unknown }[] }
+        const { messages } = (upstream.generations.at(-1) as Call).body as { messages: { role: string; content: unknown }[] }
         const content = messages.find(({ role }) => role === 'user')?.content
         const image =
           kind === 'openai'

@@ -179,6 +179,49 @@ test('an empty purse closes what is paid, and only that', () => {
 
 const CUT: JobError = { code: 'provider_cut_answer', message: 'cut', layer: 'provider', retryable: true }
 
+test('an empty purse of a provider closes what is paid there, and outlives a limit that ends sooner', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  cloud(world, 'free', { models: ['n'], paid: false })
+  for (const name of ['cloud', 'free']) world.apply({ kind: 'purse-set', purse: `provider:${name}`, spentUntilMs: world.nowMs + 5_000 })
+  world.apply({
+    kind: 'provider-held',
+    worker: 'cloud' as WorkerId,
+    hold: { state: 'cooling_down', untilMs: world.nowMs + 1_000, why: '429' },
+  })
+  world.enqueue('paid', { patience: ANY_TIER })
+  world.enqueue('unpaid', { model: 'n', patience: ANY_TIER })
+  world.pass(1_200)
+  expect(world.scheduler.waiting(world.nowMs, 'paid' as JobId)).toMatchObject({ reason: 'over_quota' })
+  expect([startedAt(world, 'paid'), startedAt(world, 'unpaid')]).toEqual([null, 'cloud'])
+  world.pass(4_000)
+  expect(startedAt(world, 'paid')).toBe('cloud')
+})
+
+test('what a call under way says does not free a provider that a person has to see to', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('job', { patience: ANY_TIER })
+  world.apply({ kind: 'provider-held', worker: 'cloud' as WorkerId, hold: { state: 'parked', untilMs: null, why: '401' } })
+  world.fail('job', BUSY, { state: 'cooling_down', untilMs: world.nowMs + 1_000, why: '429' })
+  world.pass(60_000)
+  expect(world.startedOn('cloud')).toHaveLength(1)
+  world.apply({ kind: 'provider-held', worker: 'cloud' as WorkerId, hold: null })
+  expect(world.startedOn('cloud')).toHaveLength(2)
+})
+
+test('a worker that was there before the coordinator’s restart is not offline until it has had time to come back', () => {
+  const world = new SchedulerWorld()
+  world.apply({ kind: 'worker-known', worker: 'a' as WorkerId, name: 'a', offers: [offer('m', 1)], wasOnline: true })
+  world.apply({ kind: 'worker-known', worker: 'b' as WorkerId, name: 'b', offers: [offer('n', 1)], wasOnline: false })
+  cloud(world, 'cloud', { models: ['m', 'n'] })
+  world.enqueue('patient', { patience: OFFLINE })
+  world.enqueue('orphan', { model: 'n', patience: OFFLINE })
+  expect([startedAt(world, 'patient'), startedAt(world, 'orphan')]).toEqual([null, 'cloud'])
+  world.pass(6_000)
+  expect(startedAt(world, 'patient')).toBe('cloud')
+})
+
 test('an answer that was cut begins anew where nobody has read it, and elsewhere ends as interrupted', () => {
   const world = new SchedulerWorld()
   cloud(world, 'one')

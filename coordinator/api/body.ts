@@ -1,4 +1,4 @@
-import { badRequest } from '../core/fault.ts'
+import { badRequest, Fault } from '../core/fault.ts'
 
 /** Readers of JSON bodies: nothing is coerced, null is as good as absent, and what does not fit is named. */
 export type Body = Record<string, unknown>
@@ -44,6 +44,16 @@ export function text(fields: Body, name: string, longest: number): string | null
 export function required<T>(value: T | null, name: string): T {
   if (value === null) throw badRequest('missing_field', `${name} is missing.`, name)
   return value
+}
+
+/** Reads an object within a body: what does not fit is named by where it stands. */
+export function inside<T>(at: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    throw badRequest(error.code, `In ${at}: ${error.message}`, error.param === null ? at : `${at}.${error.param}`)
+  }
 }
 
 /** A body with other fields than these is refused: a misspelt one that is ignored does something else than was meant. */

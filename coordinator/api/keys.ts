@@ -10,7 +10,7 @@ import { TIERS } from '../core/tiers.ts'
 import { findTeam } from '../store/teams.ts'
 import { findUser } from '../store/users.ts'
 import { requireAdmin, SCOPES } from './auth.ts'
-import { type Body, fieldsOf, integer, listOf, oneOf, required, text } from './body.ts'
+import { type Body, fieldsOf, inside, integer, listOf, oneOf, required, text } from './body.ts'
 import { spendLimit } from './policies.ts'
 import type { ApiParts } from './health.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
@@ -37,7 +37,7 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
     const kind = required(oneOf(fields, 'kind', KINDS), 'kind')
     const key = `hf_${kind}_${randomBytes(24).toString('base64url')}`
     const holder = await holderOf(parts, request, kind, fields)
-    const limits = fields.limits === undefined || fields.limits === null ? {} : fieldsOf(fields.limits, LIMITS)
+    const limits = fields.limits === undefined || fields.limits === null ? {} : inside('limits', () => fieldsOf(fields.limits, LIMITS))
     const made = {
       id: newId(),
       name: required(text(fields, 'name', 128), 'name'),
@@ -49,8 +49,8 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
       scopes: listOf(fields, 'scopes', SCOPES, SCOPES.length),
       models: listOf(fields, 'models', null, 1_000),
       tiers: listOf(fields, 'tiers', TIERS, TIERS.length),
-      requestsPerMinute: integer(limits, 'requests_per_minute', 1, 10_000_000),
-      spendMicrosPerDay: spendLimit(limits, 'spend_micros_per_day'),
+      requestsPerMinute: inside('limits', () => integer(limits, 'requests_per_minute', 1, 10_000_000)),
+      spendMicrosPerDay: inside('limits', () => spendLimit(limits, 'spend_micros_per_day')),
     }
     const { team, owner } = holder
     const stored = await recorded(
@@ -66,8 +66,10 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
 
   app.post<ById>('/api/keys/:id/revoke', async (request) => {
     requireAdmin(request.caller)
-    const { id } = await getKey(parts, request.params.id)
-    const known = await getKey(parts, id)
+    const known = await getKey(parts, request.params.id)
+    const { id } = known
+    if (known.owner?.role === 'owner' && request.caller.role !== 'owner')
+      throw new Fault('forbidden', 'Only an owner can revoke the key of an owner.', { status: 403 })
     if (known.kind === 'bootstrap')
       throw new Fault(
         'key_needed',
@@ -86,6 +88,7 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
 
 const FIELDS = ['name', 'kind', 'team', 'user', 'scopes', 'models', 'tiers', 'expires_at', 'limits']
 const LIMITS = ['requests_per_minute', 'spend_micros_per_day']
+const IDLE_FOR_WORKERS = ['user', 'scopes', 'models', 'tiers', 'limits']
 const KINDS = ['personal', 'team', 'worker'] as const
 
 /** A team key is a team's, a personal one a user's; a worker's is nobody's. */
@@ -101,7 +104,11 @@ async function holderOf(
     return { team: (await findTeam(parts.db, named))?.name ?? named, owner: null }
   }
   if (fields.team !== undefined) throw badRequest('invalid_holder', `A key of the kind ${kind} belongs to no team.`, 'team')
-  if (kind === 'worker') return { team: null, owner: null }
+  if (kind === 'worker') {
+    const idle = IDLE_FOR_WORKERS.find((name) => fields[name] !== undefined && fields[name] !== null)
+    if (idle === undefined) return { team: null, owner: null }
+    throw badRequest('invalid_holder', `A key of the kind worker only lets workers join: ${idle} would mean nothing.`, idle)
+  }
   const named = required(text(fields, 'user', 254), 'user')
   const user = await findUser(parts.db, named)
   if (user === undefined) throw new Fault('unknown_user', `There is no user "${named.slice(0, 100)}".`, { status: 404, param: 'user' })

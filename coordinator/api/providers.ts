@@ -16,7 +16,7 @@ import {
   saveProvider,
 } from '../store/providers.ts'
 import { requireAdmin } from './auth.ts'
-import { type Body, fieldsOf, integer, isObject, listOf, named, numeric, oneOf, required, text } from './body.ts'
+import { type Body, fieldsOf, inside, integer, isObject, listOf, named, numeric, oneOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { readQuery, rfc3339 } from './paging.ts'
 import { spendLimit } from './policies.ts'
@@ -108,9 +108,9 @@ async function readSettings(parts: ApiParts, fields: Body, known: ProviderRecord
   const given = <T>(name: string, read: () => T | null, was: T | null, otherwise: T | null): T | null =>
     fields[name] === undefined ? (known === null ? otherwise : was) : read()
   const credential = given('credential', () => text(fields, 'credential', 64), known?.credential ?? null, null)
-  const limits = fields.limits === undefined ? {} : fieldsOf(fields.limits ?? NO_LIMITS, LIMITS)
+  const limits = fields.limits === undefined ? {} : inside('limits', () => fieldsOf(fields.limits ?? NO_LIMITS, LIMITS))
   const limit = (name: string, read: () => number | null, was: number | null | undefined): number | null =>
-    limits[name] === undefined ? (was ?? null) : read()
+    limits[name] === undefined ? (was ?? null) : inside('limits', read)
   const most = Number.MAX_SAFE_INTEGER
   const settings: ProviderSettings = {
     kind: required(
@@ -191,7 +191,11 @@ function readModels(value: unknown): ProviderModel[] | null {
       `models must be a list of 1 to ${MODELS_MAX} models; leave it out to offer all that the provider lists.`,
       'models',
     )
-  const models = value.map((item: unknown, index) => readModel(item, `models[${index}]`))
+  const models = value.map((item: unknown, index) => {
+    const at = `models[${index}]`
+    if (!isObject(item)) throw badRequest('invalid_models', `${at} must be an object with a name.`, at)
+    return inside(at, () => readModel(item))
+  })
   const twice = models.find((model, index) => models.findIndex((other) => other.name === model.name) !== index)
   if (twice !== undefined) throw badRequest('duplicate_model', `models names "${twice.name}" twice.`, 'models')
   return models
@@ -200,22 +204,15 @@ function readModels(value: unknown): ProviderModel[] | null {
 const MODELS_MAX = 1_000
 const MODEL_FIELDS = ['name', 'upstream', 'input_micros_per_mtok', 'output_micros_per_mtok', 'abilities']
 
-function readModel(value: unknown, at: string): ProviderModel {
-  if (!isObject(value)) throw badRequest('invalid_models', `${at} must be an object with a name.`, at)
-  for (const name of Object.keys(value))
-    if (!MODEL_FIELDS.includes(name))
-      throw badRequest(
-        'unknown_parameter',
-        `${at}.${name.slice(0, 100)} is unknown. Known: ${MODEL_FIELDS.join(', ')}.`,
-        `${at}.${name.slice(0, 100)}`,
-      )
-  const name = required(text(value, 'name', 200), `${at}.name`)
+function readModel(value: unknown): ProviderModel {
+  const fields = fieldsOf(value, MODEL_FIELDS)
+  const name = required(text(fields, 'name', 200), 'name')
   return {
     name,
-    upstream: text(value, 'upstream', 200) ?? name,
-    inputMicros: integer(value, 'input_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
-    outputMicros: integer(value, 'output_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
-    abilities: listOf<Ability>(value, 'abilities', ABILITIES, ABILITIES.length),
+    upstream: text(fields, 'upstream', 200) ?? name,
+    inputMicros: integer(fields, 'input_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
+    outputMicros: integer(fields, 'output_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
+    abilities: listOf<Ability>(fields, 'abilities', ABILITIES, ABILITIES.length),
   }
 }
 

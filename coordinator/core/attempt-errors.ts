@@ -24,6 +24,9 @@ export const INTERRUPTED = lost(
 )
 export const PROVIDER_REMOVED = lost('provider_removed', 'The provider was taken out of use.')
 
+/** Why an attempt was refused whose call nobody may pay for. */
+export const SPEND_LIMIT = 'spend_limit'
+
 /** Running again would take as long again. */
 export function tooLong(limitMs: number): JobError {
   const message = `The job ran for ${limitMs / 1000} s, which is as long as its caller allows (x-holdfast-max-run).`

@@ -81,7 +81,7 @@ export class FleetWorker {
   lastHeardMs: number
   /** When the attempts of a worker that is not connected count as lost; null while nothing is at stake. */
   lostAtMs: number | null = null
-  /** True while its attempts come from before the coordinator's start: losing those is nobody's fault. */
+  /** True while it is looked for after the coordinator's start: what it ran is lost by nobody's fault, and it is not gone. */
   recovering = false
   readonly models = new Map<string, FleetModel>()
   cloud: CloudTerms | null = null
@@ -146,7 +146,14 @@ export class FleetWorker {
   isThere(model: string): boolean {
     const offer = this.models.get(model)?.offer
     if (offer === undefined || this.hold?.state === 'parked') return false
+    if (this.recovering) return true
     return (this.state === 'online' || this.state === 'suspect') && (offer.slots > 0 || offer.state === 'loading')
+  }
+
+  /** It has to find the coordinator again, and has so long. */
+  expectBack(untilMs: number): void {
+    this.recovering = true
+    this.lostAtMs = untilMs
   }
 
   occupy(job: JobId, attempt: number, model: string, nowMs: number, tokens: number): void {

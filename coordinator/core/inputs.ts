@@ -30,7 +30,8 @@ export type Input =
   | { kind: 'provider-held'; worker: WorkerId; hold: Hold | null }
   /** An account has nothing left until then; null: it has. */
   | { kind: 'purse-set'; purse: string; spentUntilMs: number | null }
-  | { kind: 'worker-known'; worker: WorkerId; name: string; offers: ModelOffer[] }
+  /** One that the last coordinator knew; whether it was there then. */
+  | { kind: 'worker-known'; worker: WorkerId; name: string; offers: ModelOffer[]; wasOnline?: boolean }
   | {
       kind: 'worker-connected'
       worker: WorkerId

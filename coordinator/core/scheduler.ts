@@ -78,12 +78,13 @@ export class Scheduler {
       case 'job-cancelled':
         this.#cancel(nowMs, input.job)
         break
-      case 'worker-known':
-        this.#setOffers(
-          this.#know(nowMs, input.worker, input.name),
-          input.offers.map((offer) => ({ ...offer, slots: 0, state: 'down' })),
-        )
+      case 'worker-known': {
+        const worker = this.#know(nowMs, input.worker, input.name)
+        const offers = input.offers.map((offer): ModelOffer => ({ ...offer, slots: 0, state: 'down' }))
+        if (input.wasOnline === true) worker.expectBack(nowMs + this.#rules.recoveryGraceMs)
+        this.#setOffers(worker, offers)
         break
+      }
       case 'provider-set':
         this.#setProvider(nowMs, input)
         break
@@ -213,8 +214,7 @@ export class Scheduler {
       this.#emit({ kind: 'resume-attempt', job: job.id, attempt: job.attempt, worker: worker.id })
       return
     }
-    worker.recovering = true
-    worker.lostAtMs = nowMs + this.#rules.recoveryGraceMs
+    worker.expectBack(nowMs + this.#rules.recoveryGraceMs)
   }
 
   #enlist(accepted: AcceptedJob): ScheduledJob {
@@ -300,7 +300,8 @@ export class Scheduler {
     if (job !== undefined) {
       const offer = job.worker?.models.get(job.served)
       if (offer !== undefined) {
-        offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs
+        // That somebody may not pay is no reason to leave the provider alone.
+        if (input.purses === undefined) offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs
         if (offer.breaker.trial === job.id) offer.breaker.trial = null
       }
       this.#endAttempt(nowMs, job, 'refused', null)

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { Answer, type AnswerDelta } from '../../proto/answer.ts'
+import { SPEND_LIMIT } from '../core/attempt-errors.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { decisionDetails } from '../core/decision.ts'
@@ -199,9 +200,9 @@ export class Dispatcher {
 
   // ── what workers say ────────────────────────────────────────────────────────────────────────────────────────────
 
-  knowWorker(id: WorkerId, name: string, offers: ModelOffer[]): void {
+  knowWorker(id: WorkerId, name: string, offers: ModelOffer[], wasOnline = false): void {
     this.#workerNames.set(id, name)
-    this.#apply({ kind: 'worker-known', worker: id, name, offers })
+    this.#apply({ kind: 'worker-known', worker: id, name, offers, wasOnline })
   }
 
   workerConnected(worker: WorkerId, name: string, offers: ModelOffer[], held: { job: JobId; attempt: number }[], draining: boolean): void {
@@ -605,9 +606,6 @@ export type DispatcherParts = {
   onWorkerState(worker: WorkerId, from: string, to: string): void
   onWorkerReplaced(worker: WorkerId): void
 }
-
-/** Why an attempt was refused whose call nobody may pay for. */
-export const SPEND_LIMIT = 'spend_limit'
 
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200

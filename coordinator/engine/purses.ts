@@ -53,7 +53,10 @@ export class Purses {
   /** False when one of them has nothing left: the call must not be made. */
   reserve(purses: readonly string[], micros: number): boolean {
     this.#turnDay()
-    if (purses.some((purse) => this.#emptyUntil(purse) !== null)) return false
+    if (purses.some((purse) => this.#emptyUntil(purse) !== null)) {
+      for (const purse of purses) this.#judge(purse)
+      return false
+    }
     for (const purse of purses) this.#reserved.set(purse, (this.#reserved.get(purse) ?? 0) + micros)
     for (const purse of purses) this.#judge(purse)
     return true

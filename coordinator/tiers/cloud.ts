@@ -2,7 +2,7 @@ import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import { SseReader } from '../../proto/sse.ts'
 import type { WireFailure, WirePiece } from '../../proto/wire.ts'
-import { COORDINATOR_RESTARTED } from '../core/attempt-errors.ts'
+import { COORDINATOR_RESTARTED, SPEND_LIMIT } from '../core/attempt-errors.ts'
 import type { Hold } from '../core/fleet.ts'
 import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { vectorsOf } from './embeddings.ts'
@@ -70,7 +70,7 @@ export class CloudTier {
     const estimate = estimatedCost(offered, generation)
     const pay = this.#parts.reserve(id, job, estimate)
     if (pay === null) {
-      setImmediate(() => this.#parts.reports.attemptRefused(id, { job, attempt, reason: 'spend_limit' }))
+      setImmediate(() => this.#parts.reports.attemptRefused(id, { job, attempt, reason: SPEND_LIMIT }))
       return
     }
     const call: Call = {

@@ -13,7 +13,7 @@ export type CloudSettings = {
 }
 
 /** A dollar for a million tokens of prompt, four for as many of an answer. */
-export const PRICES = { input_micros_per_mtok: 1_000_000, output_micros_per_mtok: 4_000_000 }
+const PRICES = { input_micros_per_mtok: 1_000_000, output_micros_per_mtok: 4_000_000 }
 export const SECRET = 'sk-very-secret-'
 let made = 0
 

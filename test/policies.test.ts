@@ -1,0 +1,294 @@
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Purses } from '../coordinator/engine/purses.ts'
+import { addCloud, type Cloud, ended, enqueue, readJob, readProvider, refused, send, waitsFor } from './support/cloud.ts'
+import { type Running, World } from './support/world.ts'
+
+/** Patience and purses on a running system: when a job may go where it costs money, and who may spend how much. */
+
+let world: World
+let coordinator: Running
+let worker: Running
+let cloud: Cloud
+/** Holds the only local slot of the model that the cloud offers too. */
+let hog: string
+
+beforeAll(async () => {
+  world = await World.open()
+  coordinator = await world.coordinator()
+  worker = await world.worker('a', 'shared=fake:?slots=1&rate=20 own=fake:?slots=4')
+  cloud = await addCloud(world, { model: 'shared' })
+  hog = await enqueue(world, 'shared', { 'x-holdfast-tier': 'gpu' }, { max_tokens: 100_000 })
+  await world.until('the local slot is taken', async () => (await readJob(world, hog)).status === 'running')
+  await policy('at-once', { gpu: 'at_once', cloud: 'at_once' })
+  await policy('soon', { gpu: 'at_once', cloud: { after_s: 1 } })
+  await policy('offline', { gpu: 'at_once', cloud: 'when_offline' })
+  await policy('local', { gpu: 'at_once', cloud: 'never' })
+})
+afterAll(() => world.close())
+
+function policy(name: string, tiers: Record<string, unknown>, extra: Record<string, unknown> = {}): Promise<Record<string, unknown>> {
+  return send(world, 'POST', '/api/policies', { name, tiers, ...extra })
+}
+
+const under = (name: string): Record<string, string> => ({ 'x-holdfast-policy': name })
+
+/** The headers of a key of a new team. */
+async function team(
+  name: string,
+  rules: Record<string, unknown> = {},
+  limits: Record<string, unknown> = {},
+): Promise<{ headers: Record<string, string>; key: string }> {
+  await send(world, 'POST', '/api/teams', { name, ...rules })
+  const { id, key } = await send(world, 'POST', '/api/keys', { name: `${name}-app`, kind: 'team', team: name, limits })
+  return { headers: { authorization: `Bearer ${String(key)}` }, key: String(id) }
+}
+
+type Candidate = { provider: string; tier: string; eligible: boolean; why_not: string | null }
+type Decision = {
+  rule: string
+  policy: string
+  chosen: string | null
+  candidates: Candidate[]
+  waited_ms: number
+  history?: Decision[]
+}
+
+async function decision(id: string): Promise<Decision> {
+  return (await world.get(`/api/jobs/${id}/decision`)) as Decision
+}
+
+function whyNot({ candidates }: Decision): Record<string, string | null> {
+  return Object.fromEntries(candidates.map((candidate) => [candidate.provider, candidate.why_not]))
+}
+
+test('the header names the policy, else the team does, else the default holds', async () => {
+  const rich = await team('rich', { policy: 'at-once' })
+  expect(await ended(world, await enqueue(world, 'shared', under('at-once')))).toMatchObject({ tier: 'cloud', policy: 'at-once' })
+  expect(await ended(world, await enqueue(world, 'shared', rich.headers))).toMatchObject({ tier: 'cloud', policy: 'at-once' })
+  const waiting = [await enqueue(world, 'shared', { ...rich.headers, ...under('local') }), await enqueue(world, 'shared')]
+  for (const [index, id] of waiting.entries()) {
+    expect((await waitsFor(world, id, 'all_slots_busy')).attempts).toEqual([])
+    expect(await decision(id)).toMatchObject({ rule: 'waiting', chosen: null, policy: index === 0 ? 'local' : 'default' })
+    expect(whyNot(await decision(id))).toEqual({
+      a: 'all_slots_busy',
+      [cloud.name]: index === 0 ? 'tier_never_opens' : 'tier_not_open_yet',
+    })
+    await send(world, 'POST', `/api/jobs/${id}/cancel`, {})
+  }
+  // A team's policy can be taken from it, and then it is under the default one.
+  await send(world, 'PATCH', '/api/teams/rich', { policy: null })
+  expect(await readJob(world, await enqueue(world, 'shared', rich.headers))).toMatchObject({ status: 'queued', policy: null })
+})
+
+test('a job that has waited long enough spills, and its record says after what and why not before', async () => {
+  const id = await enqueue(world, 'shared', under('soon'))
+  await waitsFor(world, id, 'all_slots_busy')
+  expect(whyNot(await decision(id))).toEqual({ a: 'all_slots_busy', [cloud.name]: 'tier_not_open_yet' })
+  expect(await ended(world, id)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+  const made = await decision(id)
+  expect(made).toMatchObject({ rule: expect.stringMatching(/^after_s\//) as string, chosen: cloud.name, policy: 'soon', history: [] })
+  expect(whyNot(made)).toEqual({ a: 'all_slots_busy', [cloud.name]: null })
+  expect(made.waited_ms).toBeGreaterThanOrEqual(1_000)
+})
+
+test('a decision is kept for every attempt', async () => {
+  const spare = await addCloud(world)
+  const broken = await addCloud(world, { model: spare.model })
+  for (const { upstream } of [spare, broken]) upstream.plan({ refuse: { status: 503 } })
+  const { history = [], ...last } = await decision((await ended(world, await enqueue(world, spare.model))).id)
+  const [first, second] = [history[0]?.chosen ?? '', history[1]?.chosen ?? '']
+  expect(new Set([first, second])).toEqual(new Set([spare.name, broken.name]))
+  expect(whyNot(history[1] as Decision)).toEqual({ [first]: 'failed_before', [second]: null })
+  expect(last).toMatchObject({ attempt: 3, chosen: expect.any(String) as string })
+})
+
+const NEVER = [
+  { tiers: { gpu: 'never', cli: 'never', cloud: 'never' }, code: 'policy_never_opens', param: 'tiers' },
+  { tiers: {}, code: 'policy_never_opens', param: 'tiers' },
+  { tiers: { cloud: 'when_offline' }, code: 'policy_never_opens', param: 'tiers.cloud' },
+  { tiers: { gpu: 'when_offline', cloud: 'at_once' }, code: 'policy_never_opens', param: 'tiers.gpu' },
+  { tiers: { gpu: 'at_once', moon: 'at_once' }, code: 'unknown_tier', param: 'tiers.moon' },
+  { tiers: { gpu: 'now' }, code: 'invalid_tiers', param: 'tiers.gpu' },
+  { tiers: { gpu: { after_s: -1 } }, code: 'out_of_range', param: 'tiers.gpu.after_s' },
+  { tiers: { gpu: { after_s: '3' } }, code: 'invalid_tiers', param: 'tiers.gpu' },
+  { tiers: { gpu: { after_s: 3, or: 4 } }, code: 'invalid_tiers', param: 'tiers.gpu' },
+  { tiers: ['gpu'], code: 'invalid_tiers', param: 'tiers' },
+  { tiers: undefined, code: 'invalid_tiers', param: 'tiers' },
+]
+test.each(NEVER)('a policy of $tiers is refused as $code', async ({ tiers, code, param }) => {
+  expect(await refused(world, 'POST', '/api/policies', { name: 'odd', tiers })).toMatchObject({ status: 400, code, param })
+  expect(await refused(world, 'PATCH', '/api/policies/soon', { tiers: tiers ?? null })).toMatchObject({ status: 400, code, param })
+})
+
+test('a policy is changed, is not taken from a team that is under it, and is gone when it was archived', async () => {
+  await policy('brief', { gpu: 'at_once' })
+  expect(await refused(world, 'POST', '/api/policies', { name: 'brief', tiers: { gpu: 'at_once' } })).toMatchObject({
+    status: 409,
+    code: 'name_taken',
+  })
+  expect(await send(world, 'PATCH', '/api/policies/brief', { spend_micros_per_day: 5 })).toMatchObject({
+    tiers: { gpu: 'at_once', cli: 'never', cloud: 'never' },
+    spend_micros_per_day: 5,
+  })
+  await send(world, 'POST', '/api/teams', { name: 'brief-team', policy: 'brief' })
+  expect(await refused(world, 'DELETE', '/api/policies/brief')).toMatchObject({ status: 409, code: 'policy_in_use' })
+  await send(world, 'PATCH', '/api/teams/brief-team', { policy: null })
+  await send(world, 'DELETE', '/api/policies/brief')
+  const body = { model: 'own', messages: [{ role: 'user', content: 'x' }] }
+  expect(await refused(world, 'POST', '/v1/chat/completions', body, under('brief'))).toMatchObject({
+    status: 404,
+    code: 'unknown_policy',
+    param: 'x-holdfast-policy',
+  })
+  expect(await refused(world, 'POST', '/api/teams', { name: 'x', policy: 'brief' })).toMatchObject({
+    status: 400,
+    code: 'unknown_policy',
+    param: 'policy',
+  })
+})
+
+test('a pin to what the policy never opens, or to two places at once, is refused', async () => {
+  const body = { model: 'shared', messages: [{ role: 'user', content: 'x' }] }
+  const pin = (pins: Record<string, string>) => refused(world, 'POST', '/api/jobs', body, pins)
+  const closed = { status: 403, code: 'tier_never_opens' }
+  expect(await pin({ ...under('local'), 'x-holdfast-tier': 'cloud' })).toMatchObject({ ...closed, param: 'x-holdfast-tier' })
+  const byProvider = await pin({ ...under('local'), 'x-holdfast-provider': cloud.name })
+  expect(byProvider).toMatchObject({ ...closed, param: 'x-holdfast-provider' })
+  expect(byProvider.message).toContain('the policy "local"')
+  expect(await pin({ 'x-holdfast-tier': 'gpu', 'x-holdfast-provider': cloud.name })).toMatchObject({ ...closed, param: 'x-holdfast-tier' })
+  expect(await pin({ 'x-holdfast-tier': 'moon' })).toMatchObject({ status: 400, code: 'unknown_tier', param: 'x-holdfast-tier' })
+  expect(await pin({ 'x-holdfast-provider': 'nobody' })).toMatchObject({
+    status: 404,
+    code: 'unknown_provider',
+    param: 'x-holdfast-provider',
+  })
+  const both = await ended(world, await enqueue(world, 'shared', { 'x-holdfast-tier': 'cloud', 'x-holdfast-provider': cloud.name }))
+  expect(both).toMatchObject({ status: 'succeeded', provider: cloud.name })
+})
+
+function nextMidnight(): string {
+  return new Date((Math.floor(Date.now() / 86_400_000) + 1) * 86_400_000).toISOString()
+}
+
+/** Who may spend one millionth of a dollar, and how that is changed. Each has a cloud of its own. */
+const CAPS = ['team', 'policy', 'key', 'provider'] as const
+
+async function capped(
+  by: (typeof CAPS)[number],
+): Promise<{ model: string; headers: Record<string, string>; raise: (() => Promise<unknown>) | null }> {
+  const cap = { spend_micros_per_day: 1 }
+  const more = { spend_micros_per_day: 1_000_000 }
+  const paid = await addCloud(world, by === 'provider' ? { limits: cap } : {})
+  const name = `${by}-capped`
+  if (by === 'team')
+    return { model: paid.model, headers: (await team(name, cap)).headers, raise: () => send(world, 'PATCH', `/api/teams/${name}`, more) }
+  if (by === 'policy') {
+    await policy(name, { gpu: 'at_once', cloud: 'at_once' }, cap)
+    return { model: paid.model, headers: under(name), raise: () => send(world, 'PATCH', `/api/policies/${name}`, more) }
+  }
+  // A key's limits are what it was made with.
+  if (by === 'key') return { model: paid.model, headers: (await team(name, {}, cap)).headers, raise: null }
+  return { model: paid.model, headers: {}, raise: () => send(world, 'PATCH', `/api/providers/${paid.name}`, { limits: more }) }
+}
+
+test.each(CAPS)('a spent $0 waits until midnight with what costs money, and with nothing else', async (by) => {
+  const { model, headers, raise } = await capped(by)
+  expect(await ended(world, await enqueue(world, model, headers))).toMatchObject({ status: 'succeeded', cost_micros: 11 + 5 * 4 })
+  const id = await enqueue(world, model, headers)
+  const { waiting, attempts } = await waitsFor(world, id, 'over_quota')
+  expect([waiting?.until, attempts.length]).toEqual([nextMidnight(), 0])
+  expect(waiting?.detail).toMatch(/spend limit/)
+  expect(Object.values(whyNot(await decision(id)))).toEqual([by === 'provider' ? 'over_quota' : 'spend_limit_reached'])
+  expect(await ended(world, await enqueue(world, 'own', headers))).toMatchObject({ status: 'succeeded', tier: 'gpu' })
+  const told = await world.events('&type=spend.threshold_reached')
+  expect(told.some(({ details }) => String(details.account).startsWith(`${by}:`) && details.ratio === 1)).toBe(true)
+  if (raise === null) return
+  await raise()
+  expect(await ended(world, id)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+})
+
+test('calls at once do not spend more than the limit and what one of them reserves', async () => {
+  const paid = await addCloud(world)
+  paid.upstream.usual = { delayMs: 200 }
+  // Two tokens of prompt, ten of an answer: 42 are set aside, 31 are paid.
+  const { headers } = await team('crowd', { spend_micros_per_day: 84 })
+  const ids: string[] = []
+  for (let index = 0; index < 6; index++) ids.push(await enqueue(world, paid.model, headers, { max_tokens: 10 }))
+  await world.until('two run', () => paid.upstream.generations.length === 2)
+  await waitsFor(world, ids[2] ?? '', 'over_quota')
+  for (const id of ids.slice(0, 3)) expect(await ended(world, id)).toMatchObject({ status: 'succeeded', cost_micros: 31 })
+  for (const id of ids.slice(3)) expect(await waitsFor(world, id, 'over_quota')).toMatchObject({ cost_micros: 0 })
+  expect(paid.upstream.generations).toHaveLength(3)
+  const notices = (await world.events('&type=spend.threshold_reached')).filter(({ details }) => details.account === 'team:crowd')
+  expect(notices.map(({ details }) => details.ratio)).toContain(0.5)
+})
+
+test('a limit that is set while a job waits holds it without trying again and again', async () => {
+  const paid = await addCloud(world, { max_parallel: 1 })
+  paid.upstream.plan({ stallAfter: 0 })
+  const { headers } = await team('late')
+  const [first, second] = [await enqueue(world, paid.model, headers), await enqueue(world, paid.model, headers)]
+  await world.until('the first runs', () => paid.upstream.generations.length === 1)
+  await send(world, 'PATCH', '/api/teams/late', { spend_micros_per_day: 0 })
+  await send(world, 'POST', `/api/jobs/${first}/cancel`, {})
+  expect((await waitsFor(world, second, 'over_quota')).attempts.length).toBeLessThanOrEqual(1)
+  await send(world, 'PATCH', '/api/teams/late', { spend_micros_per_day: null })
+  expect(await ended(world, second)).toMatchObject({ status: 'succeeded' })
+})
+
+test('a purse is full again with the first call of a day or a month, whoever looks first', () => {
+  let nowMs = Date.UTC(2026, 0, 30, 23, 59)
+  const told: [string, number | null][] = []
+  const purses = new Purses({ db: undefined as never, now: () => nowMs, onNotice: () => {}, onEmpty: (...args) => told.push(args) })
+  purses.setLimits('team', new Map([['t', { perDay: 10, perMonth: 25 }]]))
+  const spend = (micros: number): boolean => {
+    const open = purses.reserve(['team:t'], micros)
+    if (open) purses.settle(['team:t'], micros, micros)
+    return open
+  }
+  expect([spend(10), spend(1)]).toEqual([true, false])
+  expect(told).toEqual([['team:t', Date.UTC(2026, 0, 31)]])
+  nowMs = Date.UTC(2026, 0, 31)
+  expect([spend(15), spend(1)]).toEqual([true, false])
+  expect(told.at(-1)).toEqual(['team:t', Date.UTC(2026, 1, 1)])
+  nowMs = Date.UTC(2026, 1, 1)
+  expect(purses.view('team:t')).toMatchObject({ dayMicros: 0, monthMicros: 0 })
+  expect(spend(9)).toBe(true)
+  expect(told.at(-1)).toEqual(['team:t', null])
+})
+
+test('decisions, spending and what waits for it outlive the coordinator', async () => {
+  const spilled = await ended(world, await enqueue(world, 'shared', under('soon')))
+  const made = await decision(spilled.id)
+  const waiting = await enqueue(world, 'shared', under('local'))
+  const paid = await addCloud(world, { limits: { spend_micros_per_day: 1 } })
+  await ended(world, await enqueue(world, paid.model))
+  const held = await enqueue(world, paid.model)
+  await waitsFor(world, held, 'over_quota')
+  coordinator.kill()
+  await coordinator.exited
+  coordinator = await world.coordinator()
+  expect(await decision(spilled.id)).toEqual(made)
+  // A worker that is being waited for is not offline: nothing is paid because the coordinator was away.
+  const patient = await enqueue(world, 'shared', under('offline'))
+  await world.until('the worker is back', async () => (await readProvider(world, 'a')).state === 'online')
+  expect(await waitsFor(world, patient, 'all_slots_busy')).toMatchObject({ attempts: [] })
+  await send(world, 'POST', `/api/jobs/${patient}/cancel`, {})
+  expect(whyNot(await decision(waiting))).toEqual({ a: 'all_slots_busy', [cloud.name]: 'tier_never_opens' })
+  expect((await waitsFor(world, held, 'over_quota')).waiting?.until).toBe(nextMidnight())
+  expect(await readProvider(world, paid.name)).toMatchObject({ state: 'over_quota', until: nextMidnight() })
+  await send(world, 'PATCH', `/api/providers/${paid.name}`, { limits: null })
+  expect(await ended(world, held)).toMatchObject({ status: 'succeeded' })
+})
+
+test('who waits for the local tier to be offline goes to the cloud when it is', async () => {
+  const offline = await enqueue(world, 'shared', under('offline'))
+  const never = await enqueue(world, 'shared', under('local'))
+  await waitsFor(world, offline, 'all_slots_busy')
+  expect(whyNot(await decision(offline))).toEqual({ a: 'all_slots_busy', [cloud.name]: 'tier_not_open_yet' })
+  worker.kill()
+  expect(await ended(world, offline)).toMatchObject({ tier: 'cloud' })
+  expect(await decision(offline)).toMatchObject({ rule: expect.stringMatching(/^when_offline\//) as string })
+  expect(whyNot(await decision(offline))).toMatchObject({ a: 'offline' })
+  expect(await waitsFor(world, never, 'no_provider_for_model')).toMatchObject({ status: 'queued' })
+})
