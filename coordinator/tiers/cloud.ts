@@ -57,7 +57,7 @@ export class CloudTier {
     for (const call of this.#calls.values()) call.abort.abort()
   }
 
-  start(id: WorkerId, { job, attempt, model, request, stream, seedGiven }: CloudStart): void {
+  start(id: WorkerId, { job, attempt, model, request, generation = parsed(request), stream, seedGiven }: CloudStart): void {
     const provider = this.#providers.get(id)
     const offered = provider === undefined ? undefined : modelOf(provider, model)
     if (provider === undefined || offered === undefined) {
@@ -65,7 +65,6 @@ export class CloudTier {
       setImmediate(() => this.#parts.reports.attemptFailed(id, { job, attempt }, error))
       return
     }
-    const generation = JSON.parse(request) as GenerationRequest
     const estimate = costOf(offered, promptTokens(generation), generation.maxTokens ?? ANSWER_TOKENS)
     if (!this.#parts.spending.reserve(id, job, estimate)) {
       setImmediate(() => this.#parts.reports.attemptRefused(id, { job, attempt, reason: 'spend_limit' }))
@@ -244,7 +243,16 @@ export type CloudAccess = {
   models: CloudModel[]
 }
 
-export type CloudStart = { job: JobId; attempt: number; model: string; request: string; stream: boolean; seedGiven: boolean }
+export type CloudStart = {
+  job: JobId
+  attempt: number
+  model: string
+  /** As JSON, and as it was read where that is at hand. */
+  request: string
+  generation?: GenerationRequest
+  stream: boolean
+  seedGiven: boolean
+}
 
 type Provider = {
   access: CloudAccess
@@ -314,6 +322,10 @@ const DISCOVERY_TIMEOUT_MS = 30_000
 const DISCOVERED_MAX = 2_000
 const ANSWER_TOKENS = 256
 const BYTES_PER_TOKEN = 4
+
+function parsed(request: string): GenerationRequest {
+  return JSON.parse(request) as GenerationRequest
+}
 
 function keyOf(job: JobId, attempt: number): string {
   return `${job}/${attempt}`
