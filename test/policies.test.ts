@@ -239,7 +239,7 @@ test('a limit that is set while a job waits holds it without trying again and ag
 test('a purse is full again with the first call of a day or a month, whoever looks first', () => {
   let nowMs = Date.UTC(2026, 0, 30, 23, 59)
   const told: [string, number | null][] = []
-  const purses = new Purses({ db: undefined as never, now: () => nowMs, onNotice: () => {}, onEmpty: (...args) => told.push(args) })
+  const purses = new Purses({ db: undefined as never, now: () => nowMs, onThreshold: () => {}, onEmpty: (...args) => told.push(args) })
   purses.setLimits('team', new Map([['t', { perDay: 10, perMonth: 25 }]]))
   const spend = (micros: number): boolean => {
     const open = purses.reserve(['team:t'], micros)

@@ -67,13 +67,15 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
   refuseWhenTooLong(bytes, placed.offers)
   const seed = parsed.seed ?? randomInt(2 ** 32)
   const detached = submission.detached || wishes.detached
+  const generation = withSeed(parsed, seed)
   return {
     id: newId() as JobId,
     type,
     team: caller.team,
     actor: caller.actor,
     key: caller.key,
-    request: JSON.stringify(withSeed(parsed, seed)),
+    request: JSON.stringify(generation),
+    generation,
     seed,
     prefix: prefixesOf(parsed.generation.prompt),
     cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + answerTokens(parsed)),

@@ -67,6 +67,7 @@ export class Dispatcher {
     const live = new LiveJob(record, job.request)
     live.hasCallback = job.along?.callback !== undefined
     live.streamed = job.streamed
+    live.generation = job.generation
     this.#live.set(record.id, live)
     const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
@@ -79,6 +80,7 @@ export class Dispatcher {
     const started = record.attempt === 1 && live.decision !== null ? { attempt: 1, ...decisionDetails(live.decision) } : {}
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
     live.announced = true
+    live.generation = undefined
     if (record.status === 'queued' && this.#scheduler.waitingCount > REQUESTS_IN_MEMORY) live.request = null
     return { live, stored }
   }
@@ -437,8 +439,9 @@ export class Dispatcher {
     assert(worker !== null, 'a running job has a worker')
     if (live.request !== null) {
       const seedGiven = live.record.needs.includes('seed')
-      const { request, tokenIds: continuation, streamed: stream } = live
-      this.#parts.link.start(worker, { job: id, attempt, model, request, continuation, stream, seedGiven })
+      const { request, generation, tokenIds: continuation, streamed: stream } = live
+      const start = { job: id, attempt, model, request, continuation, stream, seedGiven }
+      this.#parts.link.start(worker, generation === undefined ? start : { ...start, generation })
       return
     }
     void this.#parts.readRequest(id).then(

@@ -1,4 +1,5 @@
 import { Answer, type AnswerDelta, type AnswerJson, type FinishReason } from '../../proto/answer.ts'
+import type { GenerationRequest } from '../../proto/request.ts'
 import type { Decision } from '../core/decision.ts'
 import type { AttemptRecord, JobRecord, Waiting, WorkerId } from '../core/job.ts'
 
@@ -7,6 +8,8 @@ export class LiveJob {
   readonly record: JobRecord
   /** The GenerationRequest as JSON; null when it waits in PostgreSQL instead: a long queue must not hold every prompt. */
   request: string | null
+  /** The same as it was read; only while the job is being accepted. */
+  generation: GenerationRequest | undefined
   readonly tokenIds: number[]
   readonly answer: Answer
   /** How much of the answer is checkpointed. */

@@ -1,3 +1,4 @@
+import type { GenerationRequest } from '../../proto/request.ts'
 import { Fault } from '../core/fault.ts'
 import type { AcceptedJob } from '../core/inputs.ts'
 import type { JobId, JobRecord, Priority, Tier } from '../core/job.ts'
@@ -29,6 +30,7 @@ export type NewJob = {
   cost: number
   /** The GenerationRequest of proto/request.ts as JSON. */
   request: string
+  generation?: GenerationRequest
   seed: number
   prefix: readonly string[]
   batch?: string

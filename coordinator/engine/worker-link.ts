@@ -1,4 +1,5 @@
 import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
+import type { GenerationRequest } from '../../proto/request.ts'
 import type { JobId, WorkerId } from '../core/job.ts'
 
 /** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
@@ -16,6 +17,8 @@ type AttemptStart = {
   model: string
   /** The GenerationRequest of proto/request.ts as JSON. */
   request: string
+  /** The same before it became JSON, while it is at hand: a long prompt is not read anew for the call that follows at once. */
+  generation?: GenerationRequest
   continuation: number[]
   /** Somebody may read the answer while it grows. */
   stream: boolean

@@ -5,15 +5,18 @@ import { type Db, isUnavailable, type Session } from './db.ts'
 import { type Statement, statementFor } from './writer-sql.ts'
 
 /**
- * The one writer of the hot tables. Jobs are dealt to a few lanes, each with a connection of its own, and all that is about
- * one job goes through the same lane, so it becomes durable in the order in which it was asked. Lanes overlap what is built
- * here with what PostgreSQL executes, and share its commits.
+ * The one writer of the hot tables. It has a few lanes, each with a connection of its own. What is about a job goes through
+ * the lane in which something about it is on its way, so it becomes durable in the order in which it was asked; whatever else
+ * goes through the first lane until enough has gathered there for a statement worth its price. From there on lanes overlap what
+ * is built here with what PostgreSQL executes.
  */
 export class Writer {
   readonly #lanes: Lane[]
+  /** The lanes of jobs of which something is on its way. */
+  readonly #laneByJob = new Map<string, Lane>()
 
   constructor(db: Db, listeners: WriterListeners) {
-    this.#lanes = Array.from({ length: LANES }, () => new Lane(db, listeners))
+    this.#lanes = Array.from({ length: LANES }, () => new Lane(db, { ...listeners, onArrived: (job) => this.#laneByJob.delete(job) }))
   }
 
   /** Resolves when the job is durable, with all that comes with it; rejects when PostgreSQL refuses one of its rows. */
@@ -60,13 +63,23 @@ export class Writer {
     await Promise.all(this.#lanes.map((lane) => lane.close()))
   }
 
-  /** By the last digit of the id, which is random. */
   #laneOf(job: string | null): Lane {
-    return this.#lanes[job === null ? 0 : job.charCodeAt(job.length - 1) % LANES] as Lane
+    let lane = job === null ? this.#lanes[0] : this.#laneByJob.get(job)
+    if (lane === undefined) {
+      lane = this.#lanes[0] as Lane
+      if (lane.backlog >= WORTH_ROWS) for (const other of this.#lanes) if (other.backlog < lane.backlog) lane = other
+    }
+    if (job !== null) {
+      this.#laneByJob.set(job, lane)
+      lane.expect(job)
+    }
+    return lane
   }
 }
 
 const LANES = 2
+// Below this many rows a statement's own price, here and in PostgreSQL, is above that of its rows: parting them would double it.
+const WORTH_ROWS = 64
 
 type WriterListeners = { onFlush: (tookMs: number, rows: number) => void; onDropped: (error: unknown, what: string) => void }
 
@@ -82,6 +95,7 @@ class Lane {
   readonly #db: Db
   readonly #onFlush: (tookMs: number, rows: number) => void
   readonly #onDropped: (error: unknown, what: string) => void
+  readonly #onArrived: (job: string) => void
   #gathering = emptyBatch()
   #session: Session | undefined
   #flushing = false
@@ -92,10 +106,16 @@ class Lane {
   #closed = false
   #idle: (() => void)[] = []
 
-  constructor(db: Db, listeners: WriterListeners) {
+  constructor(db: Db, listeners: WriterListeners & { onArrived: (job: string) => void }) {
     this.#db = db
+    this.#onArrived = listeners.onArrived
     this.#onFlush = listeners.onFlush
     this.#onDropped = listeners.onDropped
+  }
+
+  /** Something about the job is about to be asked of this lane; `onArrived` tells when all such is in PostgreSQL, or was refused. */
+  expect(job: string): void {
+    this.#gathering.about.add(job)
   }
 
   insertJob(record: JobRecord, request: string, along: JobCompanions): Promise<void> {
@@ -183,6 +203,7 @@ class Lane {
       this.#gathering = emptyBatch()
       this.#urgent = false
       await this.#flush(batch)
+      for (const job of batch.about) if (!this.#gathering.about.has(job)) this.#onArrived(job)
     } while (this.#urgent || (this.#idle.length > 0 && rowsIn(this.#gathering) > 0))
     this.#flushing = false
     if (rowsIn(this.#gathering) > 0) this.#soon()
@@ -264,7 +285,7 @@ class Lane {
 
 // Long enough for the end of one job to share the commit of the next one's beginning, which halves the commits of a single
 // caller; far below the second that checkpoints are apart.
-const LAZY_MS = 5
+const LAZY_MS = 2
 
 /** Rows that a job brings along, durable with it or not at all. */
 export type JobCompanions = {
@@ -277,6 +298,8 @@ export type Settled = (error: Error | null) => void
 export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string; extra: string | null }
 
 export type Batch = {
+  /** The jobs that anything here is about. */
+  about: Set<string>
   /** `request` is null for a job that exists already. */
   jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[] }>
   attempts: AttemptRecord[]
@@ -287,7 +310,7 @@ export type Batch = {
 }
 
 export function emptyBatch(): Batch {
-  return { jobs: new Map(), attempts: [], events: [], outputs: [], progress: [], cleared: [] }
+  return { about: new Set(), jobs: new Map(), attempts: [], events: [], outputs: [], progress: [], cleared: [] }
 }
 
 function rowsIn(batch: Batch): number {

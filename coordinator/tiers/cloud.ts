@@ -58,7 +58,7 @@ export class CloudTier {
     for (const call of this.#calls.values()) call.abort.abort()
   }
 
-  start(id: WorkerId, { job, attempt, model, request, stream, seedGiven }: CloudStart): void {
+  start(id: WorkerId, { job, attempt, model, request, generation = parsed(request), stream, seedGiven }: CloudStart): void {
     const provider = this.#providers.get(id)
     const offered = provider === undefined ? undefined : modelOf(provider, model)
     if (provider === undefined || offered === undefined) {
@@ -66,7 +66,6 @@ export class CloudTier {
       setImmediate(() => this.#parts.reports.attemptFailed(id, { job, attempt }, error))
       return
     }
-    const generation = JSON.parse(request) as GenerationRequest
     const estimate = estimatedCost(offered, generation)
     const pay = this.#parts.reserve(id, job, estimate)
     if (pay === null) {
@@ -282,7 +281,16 @@ export type CloudAccess = {
   isUsable: boolean
 }
 
-export type CloudStart = { job: JobId; attempt: number; model: string; request: string; stream: boolean; seedGiven: boolean }
+export type CloudStart = {
+  job: JobId
+  attempt: number
+  model: string
+  /** As JSON, and as it was read where that is at hand. */
+  request: string
+  generation?: GenerationRequest
+  stream: boolean
+  seedGiven: boolean
+}
 
 type Provider = {
   access: CloudAccess
@@ -371,6 +379,10 @@ function redacted(text: string, { access: { secret } }: Provider): string {
 
 function withoutSecret(error: JobError, provider: Provider): JobError {
   return { ...error, message: redacted(error.message, provider) }
+}
+
+function parsed(request: string): GenerationRequest {
+  return JSON.parse(request) as GenerationRequest
 }
 
 function keyOf(job: JobId, attempt: number): string {
