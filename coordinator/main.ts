@@ -14,6 +14,7 @@ import { Scheduler } from './core/scheduler.ts'
 import { Adoption } from './engine/adoption.ts'
 import { Callbacks } from './engine/callbacks.ts'
 import { Dispatcher } from './engine/dispatcher.ts'
+import { EventFeed } from './engine/event-feed.ts'
 import { Outbound } from './engine/outbound.ts'
 import { ProviderLink } from './engine/provider-link.ts'
 import { namesOf, Purses, type SpendLimits } from './engine/purses.ts'
@@ -131,6 +132,9 @@ async function startCoordinator(
     onDropped: (error, what) => log.error({ err: error }, `PostgreSQL refused rows: ${what}`),
   })
   closing.push(() => closeWriter(writer, log))
+  const feed = new EventFeed({ db, coordinator: coordinatorId, now: () => clock.now(), onProblem: (text) => log.warn(text) })
+  db.onEvents = (events) => feed.take(events)
+  closing.push(() => feed.stop())
   const newEvent = (type: EventType, actor: string, details: Record<string, unknown>): EventRecord => ({
     id: newId(),
     atMs: clock.now(),
@@ -279,6 +283,7 @@ async function startCoordinator(
     coordinator: coordinatorId,
     db,
     dispatcher,
+    feed,
     scheduler,
     facts,
     keyring,

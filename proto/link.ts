@@ -32,7 +32,7 @@ export type { Failed as FailedMessage } from './generated/holdfast/worker/v1/Fai
 export type { Hello__Output as ToldHello } from './generated/holdfast/worker/v1/Hello.ts'
 
 export const PROTOCOL_MAJOR = 1
-export const PROTOCOL_MINOR = 2
+export const PROTOCOL_MINOR = 3
 
 /** One worker's session as the coordinator sees it. */
 export type CoordinatorEnd = ServerDuplexStream<FromWorker__Output, FromCoordinator>

@@ -26,6 +26,8 @@ export class Attempt {
   #endSent = false
   #promptTokens = 0
   #cachedTokens = 0
+  /** How much of the prompt is computed, while that is news; 0: it is not. */
+  #promptProcessed = 0
   readonly #beganMs = performance.now()
   #firstTokenMs = 0
 
@@ -49,8 +51,16 @@ export class Attempt {
     this.#cachedTokens = cachedTokens
   }
 
+  /** Only the latest counts, and only until the first token. */
+  prefill(processed: number, total: number): void {
+    if (this.#tokenIds.length > 0) return
+    this.#promptTokens = total
+    this.#promptProcessed = processed
+  }
+
   add(tokenIds: number[], text: string, delta?: AnswerDelta): void {
     if (this.#tokenIds.length === 0) this.#firstTokenMs = performance.now() - this.#beganMs
+    this.#promptProcessed = 0
     for (const id of tokenIds) {
       this.#tokenIds.push(id)
       this.#texts.push('')
@@ -95,19 +105,22 @@ export class Attempt {
   /** Nothing of the text is to be sent any more. */
   skipToEnd(): void {
     this.#sent = this.#tokenIds.length
+    this.#promptProcessed = 0
   }
 
   /** There is output, or an end, that was not sent. */
   get hasMore(): boolean {
-    return this.#sent < this.#tokenIds.length || (this.#end !== undefined && !this.#endSent)
+    return this.#sent < this.#tokenIds.length || this.#promptProcessed > 0 || (this.#end !== undefined && !this.#endSent)
   }
 
-  /** What was not sent yet, marked as sent. */
+  /** What was not sent yet, marked as sent; without tokens it says how far the prompt is. */
   takeChunk(): ChunkMessage | undefined {
     const from = this.#sent
     const to = Math.min(this.#tokenIds.length, from + CHUNK_TOKENS_MAX)
-    if (from >= to) return undefined
+    const promptProcessed = this.#promptProcessed
+    if (from >= to && promptProcessed === 0) return undefined
     this.#sent = to
+    this.#promptProcessed = 0
     return {
       job: this.job,
       attempt: this.number,
@@ -116,6 +129,7 @@ export class Attempt {
       text: to - from === 1 ? (this.#texts[from] ?? '') : this.#texts.slice(from, to).join(''),
       promptTokens: this.#promptTokens,
       cachedTokens: this.#cachedTokens,
+      promptProcessed,
       delta: this.#deltasOf(from, to),
     }
   }

@@ -161,6 +161,11 @@ export class CoordinatorLink {
       start.continuation,
       {
         accepted: (promptTokens, cachedTokens) => attempt.accept(promptTokens, cachedTokens),
+        prefilled: (processed, total) => {
+          if (attempt.ended) return
+          attempt.prefill(processed, total)
+          changed()
+        },
         tokens: (ids, text, delta) => {
           // A job handed back goes on elsewhere from what was sent: nothing may be added to it here.
           if (attempt.ended) return

@@ -46,6 +46,7 @@ export class Slots {
         served.cachedTokens += cachedTokens
         sink.accepted(promptTokens, cachedTokens)
       },
+      prefilled: (processed, total) => sink.prefilled?.(processed, total),
       tokens: (ids, text, delta) => {
         served.generatedTokens += ids.length
         if (first) served.firstTokens.push(performance.now() - beganMs)

@@ -4,9 +4,9 @@ import { type ThinkingBlock, thinkingBlocks } from '../../proto/thinking.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
-import type { Follower, LiveJob } from '../engine/live-job.ts'
+import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import { anthropicError, DIRECT, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
-import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { faultOf, interrupted } from './submit.ts'
 
 /**
@@ -66,6 +66,10 @@ export class AnthropicStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting) + event('ping', {}))
+  }
+
+  prefilled(prefill: Prefill): void {
+    if (!this.#sink.blocked) this.#sink.write(prefillComment(prefill) + event('ping', {}))
   }
 
   /** Only a second reader of a message that was not streamed at first can have read what is void now. */

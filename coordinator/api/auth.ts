@@ -90,6 +90,12 @@ export class Keyring {
     }
   }
 
+  /** Whether a caller that came a while ago may still be here. */
+  admits(key: string): boolean {
+    const found = [...this.#byHash.values()].find((entry) => entry.caller.key === key)
+    return found !== undefined && (found.expiresMs === null || found.expiresMs > this.#now())
+  }
+
   /** Whether a worker may join with it. */
   admitsWorker(token: string): boolean {
     const found = this.#find(token)

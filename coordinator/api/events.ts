@@ -3,11 +3,13 @@ import { validate as isUuid } from 'uuid'
 import { badRequest } from '../core/fault.ts'
 import type { Severity } from '../core/event.ts'
 import type { JobId } from '../core/job.ts'
-import { listEvents, type StoredEvent } from '../store/events.ts'
+import { listEvents } from '../store/events.ts'
 import { findJob } from '../store/jobs.ts'
 import { seesAllTeams } from './auth.ts'
+import { EventStream, readLastEventId } from './event-stream.ts'
+import { eventView } from './event-view.ts'
 import type { ApiParts } from './health.ts'
-import { page, readCursor, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
+import { page, readCursor, readLimit, readOneOf, readQuery } from './paging.ts'
 
 export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/events', async (request) => {
@@ -26,6 +28,19 @@ export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
     const { admin, team } = request.caller
     return page(await listEvents(parts.db, filter), limit, eventView, { teams: admin ? 'all' : [team] })
   })
+
+  app.get('/api/events/stream', async (request, reply) => {
+    const query = readQuery(request.query, ['severity', 'type'])
+    const after = readLastEventId(request.headers['last-event-id'])
+    const { admin, team } = request.caller
+    const follow = { severity: readOneOf('severity', query.severity, SEVERITIES), type: query.type ?? null, team: admin ? null : team }
+    const stillAllowed = (): boolean => parts.keyring.admits(request.caller.key)
+    reply.hijack()
+    new EventStream({ db: parts.db, feed: parts.feed, stillAllowed, log: parts.log }, follow, reply.raw).open(after, {
+      'x-request-id': request.id,
+    })
+    return reply
+  })
 }
 
 const SEVERITIES: readonly Severity[] = ['debug', 'info', 'warning', 'error']
@@ -40,22 +55,4 @@ function uuidOf(name: string, value: string | undefined): string | null {
 /** A job's events are found by its trace, which is indexed. */
 async function traceOf(parts: ApiParts, job: JobId): Promise<string | null> {
   return (parts.dispatcher.find(job)?.record ?? (await findJob(parts.db, job)))?.traceId ?? null
-}
-
-function eventView(event: StoredEvent): Record<string, unknown> {
-  return {
-    id: event.id,
-    at: rfc3339(event.atMs),
-    severity: event.severity,
-    type: event.type,
-    actor: event.actor,
-    team: event.team,
-    job: event.job,
-    run: null,
-    thread: null,
-    provider: event.provider,
-    worker: event.worker,
-    trace_id: event.traceId?.replaceAll('-', '') ?? null,
-    details: event.details,
-  }
 }

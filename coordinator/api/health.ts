@@ -6,6 +6,7 @@ import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Db } from '../store/db.ts'
+import type { EventFeed } from '../engine/event-feed.ts'
 import type { Purses } from '../engine/purses.ts'
 import type { Registry } from '../engine/registry.ts'
 import type { CloudTier } from '../tiers/cloud.ts'
@@ -21,6 +22,7 @@ export type ApiParts = {
   coordinator: string
   db: Db
   dispatcher: Dispatcher
+  feed: EventFeed
   scheduler: Scheduler
   facts: FleetFacts
   keyring: Keyring
@@ -73,6 +75,7 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       'GET /api/keys',
       'GET /api/workers',
       'GET /api/events',
+      'GET /api/events/stream',
     ],
   }))
 

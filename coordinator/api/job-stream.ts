@@ -2,11 +2,11 @@ import type { ServerResponse } from 'node:http'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
-import type { Follower, LiveJob } from '../engine/live-job.ts'
+import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import { TextMark } from '../text-mark.ts'
 import { usageView, waitingView } from './job-view.ts'
 import { nativeError } from './server.ts'
-import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { faultOf } from './submit.ts'
 
 /**
@@ -63,6 +63,10 @@ export class JobStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  }
+
+  prefilled(prefill: Prefill): void {
+    if (!this.#sink.blocked) this.#sink.write(prefillComment(prefill))
   }
 
   discarded(): void {

@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
-import type { Follower, LiveJob } from '../engine/live-job.ts'
+import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import type { Body } from './body.ts'
 import {
   callItem,
@@ -13,7 +13,7 @@ import {
   responseView,
   textPart,
 } from './openai-responses-view.ts'
-import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { interrupted } from './submit.ts'
 
 /**
@@ -66,6 +66,10 @@ export class ResponseStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+  }
+
+  prefilled(prefill: Prefill): void {
+    if (!this.#sink.blocked) this.#sink.write(prefillComment(prefill))
   }
 
   /** Only a second reader of a response that was not streamed at first can have read what is void now. */

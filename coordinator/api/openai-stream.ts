@@ -2,11 +2,11 @@ import type { ServerResponse } from 'node:http'
 import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
-import type { Follower, LiveJob } from '../engine/live-job.ts'
+import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import { completionLogprobsView, logprobsView, usageOf } from './openai-answer.ts'
 import { faultOf, interrupted } from './submit.ts'
 import { openAiError } from './server.ts'
-import { isSettled, SseSink, waitingComment } from './sse.ts'
+import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 
 /**
  * One caller's stream of the jobs that are its choices, nearly always one. It ends when the last of them has ended, or with
@@ -136,6 +136,10 @@ class ChoiceStream implements Follower {
 
   waits(waiting: Waiting): void {
     if (!this.#parts.sink.blocked) this.#parts.sink.write(waitingComment(waiting))
+  }
+
+  prefilled(prefill: Prefill): void {
+    if (!this.#parts.sink.blocked) this.#parts.sink.write(prefillComment(prefill))
   }
 
   /** Only a second caller of a job that was not streamed at first can have read what is void now. */

@@ -5,6 +5,7 @@ import { type Caller, requireScope } from './auth.ts'
 import { registerAnthropic } from './anthropic.ts'
 import { anthropicError } from './anthropic-answer.ts'
 import { dialectOf } from './dialect.ts'
+import { tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
 import { registerKeys } from './keys.ts'
@@ -67,6 +68,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
       )
     }
   })
+  tagSingleThings(app)
   registerHealth(app, parts)
   registerOpenAi(app, parts)
   registerAnthropic(app, parts)

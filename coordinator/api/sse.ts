@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import { isFinal, type JobStatus, type Waiting } from '../core/job.ts'
+import type { Prefill } from '../engine/live-job.ts'
 
 /**
  * One caller's connection for server-sent events. While its socket is full nothing is written, and `onRoom` tells when there
@@ -74,4 +75,8 @@ export function isSettled(status: JobStatus): boolean {
 export function waitingComment(waiting: Waiting): string {
   const until = waiting.untilMs === null ? '' : ` until=${new Date(waiting.untilMs).toISOString()}`
   return `: waiting reason=${waiting.reason} position=${waiting.position} estimate_ms=${waiting.estimateMs ?? 'unknown'}${until}\n\n`
+}
+
+export function prefillComment({ processed, total }: Prefill): string {
+  return `: prefill processed=${processed} total=${total}\n\n`
 }

@@ -231,6 +231,10 @@ export class Dispatcher {
       this.#parts.onStale()
       return
     }
+    if (chunk.promptProcessed !== undefined && live.prefills(chunk.promptProcessed, chunk.promptTokens)) {
+      // A long prompt that is getting on is no stall: the first token's time begins anew.
+      this.#apply({ kind: 'attempt-progressed', job: chunk.job, attempt: chunk.attempt, worker, tokens: live.tokenIds.length })
+    }
     if (chunk.first + chunk.tokenIds.length <= live.tokenIds.length) return
     if (chunk.first !== live.tokenIds.length) {
       // A hole, or an overlap whose text cannot be cut at a token: ask again from where we stand.
@@ -418,6 +422,7 @@ export class Dispatcher {
     }
     live.decision = effect.decision
     live.tokensAtAttemptStart = live.tokenIds.length
+    live.prefill = null
     this.#queuedAndFollowed.delete(live)
     this.#changed(live)
     // The attempt begins behind this text: a coordinator that takes it over must know as much, or could never join the two.

@@ -28,6 +28,8 @@ export class LiveJob {
   decision: Decision | null = null
   /** Its acceptance is in the ledger. */
   announced = false
+  /** How much of its prompt the current attempt has computed; null: not said. */
+  prefill: Prefill | null = null
   /** How long the worker says the last attempt took. */
   workerMs: number | null = null
   /** Requests that wait for this answer: more than one where an idempotency key brought a second to the same job. */
@@ -102,6 +104,14 @@ export class LiveJob {
     for (const follower of this.#followers) follower.grown()
   }
 
+  /** True where it is news: more than before, and possible. */
+  prefills(processed: number, total: number): boolean {
+    if (processed <= (this.prefill?.processed ?? 0) || processed > total || this.tokenIds.length > this.tokensAtAttemptStart) return false
+    this.prefill = { processed, total }
+    for (const follower of this.#followers) follower.prefilled?.(this.prefill)
+    return true
+  }
+
   /** What was delivered is void. */
   discard(): void {
     this.tokenIds.length = 0
@@ -125,6 +135,9 @@ export class LiveJob {
   }
 }
 
+/** Tokens of a prompt: computed, and all. */
+export type Prefill = { processed: number; total: number }
+
 type Progress = { tokenIds: number[]; answer: Answer }
 export type Output = AnswerJson & { finish_reason: FinishReason | null; stop_sequence?: string; reasoning_tokens?: number }
 
@@ -140,6 +153,8 @@ export interface Follower {
   waits(waiting: Waiting): void
   /** The answer begins anew: who has read of it must be told. */
   discarded(): void
+  /** More of the prompt is computed. */
+  prefilled?(prefill: Prefill): void
   /** An attempt started, or the job went back into the line. */
   changed?(): void
 }

@@ -37,6 +37,8 @@ export type AttemptOutput = {
   deltas?: readonly AnswerDelta[]
   promptTokens: number
   cachedTokens: number
+  /** How much of the prompt is computed, before the first token; 0 or absent: not said. */
+  promptProcessed?: number
 }
 
 export type AttemptEnd = {

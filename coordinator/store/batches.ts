@@ -50,6 +50,7 @@ export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, 
         events: rows.map((row) => row.event),
       })
       await query(first.text, values)
+      for (const row of rows) query.events?.push(row.event)
     }
   })
 }

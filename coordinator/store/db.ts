@@ -1,12 +1,16 @@
 import { createHash } from 'node:crypto'
 import pg from 'pg'
+import type { EventRecord } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 
 /** The only door to `pg`. */
 export type Rows = Record<string, unknown>[]
 
 /** One statement, on whatever connection and in whatever transaction its giver means. */
-export type Query = (text: string, values?: unknown[]) => Promise<Rows>
+export type Query = ((text: string, values?: unknown[]) => Promise<Rows>) & {
+  /** In a transaction: the events it has written, told to listeners once it is committed. */
+  events?: EventRecord[]
+}
 
 export type DbOptions = { url: string } | { socketDir: string }
 
@@ -14,6 +18,8 @@ export class Db {
   readonly #options: pg.ClientConfig
   readonly #pool: pg.Pool
   #down = false
+  /** Hears of events as soon as they are durable, whoever wrote them here. */
+  onEvents: (events: readonly EventRecord[]) => void = () => {}
 
   constructor(options: DbOptions) {
     this.#options = connection(options)
@@ -53,9 +59,12 @@ export class Db {
     })
     try {
       await client.query('begin')
-      const result = await work(async (text, values = []) => (await client.query(text, values)).rows as Rows)
+      const events: EventRecord[] = []
+      const query = async (text: string, values: unknown[] = []): Promise<Rows> => (await client.query(text, values)).rows as Rows
+      const result = await work(Object.assign(query, { events }))
       await client.query('commit')
       client.release()
+      if (events.length > 0) this.onEvents(events)
       return result
     } catch (error) {
       // A connection that cannot even roll back is not lent out again.

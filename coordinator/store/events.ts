@@ -1,5 +1,6 @@
-import type { EventRecord, EventType, Severity } from '../core/event.ts'
+import { EVENT_SEVERITY, type EventRecord, type EventType, type Severity } from '../core/event.ts'
 import type { Db, Query } from './db.ts'
+import { firstUuidOf } from './migrate.ts'
 import { milliseconds, text, textOrNull } from './rows.ts'
 import { emptyBatch } from './writer.ts'
 import { statementFor } from './writer-sql.ts'
@@ -25,6 +26,7 @@ export async function recorded<T>(
 export async function insertEvent(query: Query, event: EventRecord): Promise<void> {
   const { first, values } = statementFor({ ...emptyBatch(), events: [event] })
   await query(first.text, values)
+  query.events?.push(event)
 }
 
 export type EventFilter = {
@@ -50,7 +52,38 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
       order by id desc limit $6`,
     [filter.before, filter.severity, filter.type, filter.traceId, filter.job, filter.limit, filter.team],
   )
-  return rows.map((row) => ({
+  return rows.map(parseEvent)
+}
+
+/** Oldest first: what came after an event. */
+export async function eventsAfter(db: Db, after: string, filter: EventFollow, limit: number): Promise<StoredEvent[]> {
+  const rows = await db.query(
+    `select * from events
+      where id > $1 and ($2::text is null or severity = $2) and ($3::text is null or type = $3) and ($4::text is null or team = $4)
+      order by id limit $5`,
+    [after, filter.severity, filter.type, filter.team, limit],
+  )
+  return rows.map(parseEvent)
+}
+
+/** What was written since then while another coordinator was there to write; alone, there is nothing to look for. */
+export async function eventsBesideOthers(db: Db, coordinator: string, sinceMs: number, limit: number): Promise<StoredEvent[]> {
+  const rows = await db.query(
+    `select * from events where id > $1 and exists (select from coordinators where id <> $2) order by id desc limit $3`,
+    [firstUuidOf(sinceMs), coordinator, limit],
+  )
+  return rows.map(parseEvent).toReversed()
+}
+
+/** Which events somebody follows; null: all. */
+export type EventFollow = Pick<EventFilter, 'severity' | 'type' | 'team'>
+
+export function severityOf(event: EventRecord): StoredEvent {
+  return { ...event, severity: EVENT_SEVERITY[event.type] }
+}
+
+function parseEvent(row: Record<string, unknown>): StoredEvent {
+  return {
     id: text(row.id),
     atMs: milliseconds(row.at),
     severity: text(row.severity) as Severity,
@@ -62,5 +95,5 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
     worker: textOrNull(row.worker),
     traceId: textOrNull(row.trace_id),
     details: row.details as Record<string, unknown>,
-  }))
+  }
 }

@@ -45,7 +45,7 @@ export async function ensurePartitions(db: Db, todayMs: number): Promise<void> {
 }
 
 /** The smallest UUIDv7 of a millisecond: its first 48 bits are the time. */
-function firstUuidOf(ms: number): string {
+export function firstUuidOf(ms: number): string {
   const hex = Math.max(0, ms).toString(16).padStart(12, '0')
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-0000-0000-000000000000`
 }

@@ -219,7 +219,7 @@ class Lane {
       return
     }
     this.#onFlush(performance.now() - began, rowsIn(batch))
-    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)
+    this.#stored(batch)
   }
 
   /** Sends until PostgreSQL answers, through its restarts; throws only when it refuses the statement itself. */
@@ -268,11 +268,16 @@ class Lane {
     for (const single of singles) {
       try {
         await this.#send(statementFor(single))
-        for (const job of single.jobs.values()) for (const settle of job.settled) settle(null)
+        this.#stored(single)
       } catch (error) {
         this.#refuse(single, error)
       }
     }
+  }
+
+  #stored(batch: Batch): void {
+    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)
+    if (batch.events.length > 0) this.#db.onEvents(batch.events)
   }
 
   #refuse(batch: Batch, cause: unknown): void {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Answer as GrownAnswer } from '../../proto/answer.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
-import type { Engine, EngineState, GenerationEnd, GenerationFailure } from '../../worker/engines/engine.ts'
+import type { Engine, EngineState, GenerationEnd, GenerationFailure, GenerationSink } from '../../worker/engines/engine.ts'
 import { type LlamaEngineOptions, openLlamaEngine } from '../../worker/engines/llama.ts'
 import { writeTinyModel } from '../../worker/tiny-model.ts'
 
@@ -77,7 +77,7 @@ class GenerationFailed extends Error {
 export type Wish = Partial<Omit<GenerationRequest, 'prompt'>> & { continuation?: readonly number[] }
 
 /** A generation that runs; `answer` rejects with `GenerationFailed`. */
-export function begin(engine: Engine, prompt: GenerationRequest['prompt'], wish: Wish = {}) {
+export function begin(engine: Engine, prompt: GenerationRequest['prompt'], wish: Wish = {}, onPrefilled?: GenerationSink['prefilled']) {
   const { continuation = [], ...request } = wish
   const ids: number[] = []
   const whole = new GrownAnswer()
@@ -90,6 +90,7 @@ export function begin(engine: Engine, prompt: GenerationRequest['prompt'], wish:
       cached = cachedTokens
       accepted.resolve()
     },
+    prefilled: (processed, total) => onPrefilled?.(processed, total),
     tokens: (more, piece, delta) => {
       ids.push(...more)
       whole.append(piece, delta)

@@ -43,6 +43,11 @@ export interface GenerationSink {
   /** The prompt is in a slot. `cachedTokens` of its tokens were not computed anew. */
   accepted(promptTokens: number, cachedTokens: number): void
   /**
+   * So many of the prompt's `total` tokens are computed. Told between `accepted` and the first token, a few times a second at
+   * most, and not at all of a prompt that is computed at once.
+   */
+  prefilled?(processed: number, total: number): void
+  /**
    * New tokens after the forced ones, in order. `text` is what they release: it may lag behind the ids, because half a
    * character or half a stop string is held back. One call may carry several tokens. `delta` is what they release besides
    * text: reasoning, parts of tool calls, log probabilities. An engine whose model tells no token ids numbers its pieces.

@@ -151,7 +151,23 @@ class FakeGeneration implements Generation {
     if (stalled) return
     while (this.#position < this.#forced && !this.#assembler.stopped) this.#next()
     this.#firstDueMs = performance.now() + this.#options.firstTokenMs
-    this.#later(this.#options.firstTokenMs)
+    this.#prefill()
+  }
+
+  /** Passes the time before the first token in steps, as a model that computes a long prompt in shares. */
+  #prefill(): void {
+    const { firstTokenMs } = this.#options
+    const leftMs = this.#firstDueMs - performance.now()
+    const stepMs = Math.max(PREFILL_STEP_MS_MIN, firstTokenMs / PREFILL_STEPS)
+    if (leftMs <= stepMs) {
+      this.#later(leftMs)
+      return
+    }
+    this.#timer = setTimeout(() => {
+      const passed = 1 - (this.#firstDueMs - performance.now()) / firstTokenMs
+      this.#sink.prefilled?.(Math.floor(this.#promptTokens * Math.min(1, passed)), this.#promptTokens)
+      this.#prefill()
+    }, stepMs)
   }
 
   cancel(): void {
@@ -243,6 +259,8 @@ class FakeGeneration implements Generation {
 }
 
 const DEFAULT_TOKENS = 16
+const PREFILL_STEPS = 4
+const PREFILL_STEP_MS_MIN = 250
 // Tokens of one turn of the event loop at full speed: enough to be fast, few enough that 64 streams take turns.
 const BURST = 16
 

@@ -113,6 +113,7 @@ class LlamaEngine implements Engine {
       if (sink === undefined) continue
       if (one.finished !== undefined || one.failed !== undefined) this.#generations.delete(one.id)
       if (one.accepted !== undefined) sink.accepted(one.accepted.promptTokens, one.accepted.cachedTokens)
+      if (one.prefilled !== undefined) sink.prefilled?.(one.prefilled.processed, one.prefilled.total)
       if (one.tokens !== undefined) sink.tokens(one.tokens.ids, one.tokens.text, one.tokens.delta)
       if (one.finished !== undefined) {
         // A model that serves was restarted well: what kills it next, a prompt or the host, is another matter.

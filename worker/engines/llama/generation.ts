@@ -55,6 +55,8 @@ export class Generation {
   source: TokenSource | undefined
   position = 0
   cachedTokens = 0
+  /** When it was last told how far the prompt is. */
+  prefillToldMs = Number.NEGATIVE_INFINITY
   /** Where the slot's first state comes from is decided. */
   prepared = false
   /** An earlier newcomer is computing a prefix that this one will copy once that many tokens are there. */

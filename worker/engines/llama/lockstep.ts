@@ -232,6 +232,16 @@ export class Lockstep {
       await this.#decode(generation)
     }
     generation.position += tokens
+    if (generation.source === undefined) this.#notePrefill(generation)
+  }
+
+  /** Forced tokens of an earlier attempt are computed after the prompt and are not of it. */
+  #notePrefill(generation: Generation): void {
+    const now = this.#parts.now()
+    if (now - generation.prefillToldMs < PREFILL_TOLD_EVERY_MS) return
+    generation.prefillToldMs = now
+    const { position, promptTokens } = generation
+    this.#newsOf(generation).prefilled = { processed: Math.min(position, promptTokens), total: promptTokens }
   }
 
   async #decode(generation: Generation): Promise<void> {
@@ -286,6 +296,9 @@ const SCATTERED_STEPS_MIN = 4
 
 /** Nobody reads faster than this, and only the built-in model writes faster. */
 const TELL_EVERY_MS = 2
+
+/** People watch it; a GPU computes shares far more often. */
+const PREFILL_TOLD_EVERY_MS = 250
 
 /** One generation's part of a step: a share of its prompt, or with 0 tokens the next token of its answer. */
 type Move = { generation: Generation; tokens: number }

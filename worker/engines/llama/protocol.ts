@@ -49,6 +49,7 @@ export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 export type GenerationNews = {
   id: number
   accepted?: { promptTokens: number; cachedTokens: number }
+  prefilled?: { processed: number; total: number }
   tokens?: { ids: number[]; text: string; delta?: AnswerDelta | undefined }
   finished?: GenerationEnd
   failed?: GenerationFailure

@@ -10,6 +10,7 @@ export interface Chunk {
   'promptTokens'?: (number);
   'cachedTokens'?: (number);
   'delta'?: (string);
+  'promptProcessed'?: (number);
 }
 
 export interface Chunk__Output {
@@ -21,4 +22,5 @@ export interface Chunk__Output {
   'promptTokens': (number);
   'cachedTokens': (number);
   'delta': (string);
+  'promptProcessed': (number);
 }

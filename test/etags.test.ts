@@ -1,0 +1,66 @@
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { World } from './support/world.ts'
+
+let world: World
+
+beforeAll(async () => {
+  world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=1')
+})
+afterAll(() => world.close())
+
+test('every single thing has a tag, and is a 304 without a body to who holds it', async () => {
+  const messages = [{ role: 'user', content: 'x' }]
+  const secret = { name: 'cloud-key', secret: 'a-secret-of-the-cloud' }
+  await make('/api/credentials', secret)
+  await make('/api/policies', { name: 'local', tiers: { gpu: 'at_once' } })
+  const made: Record<string, string> = {
+    teams: (await make('/api/teams', { name: 'red' })).id,
+    users: (await make('/api/users', { email: 'ann@example.com' })).id,
+    keys: (await make('/api/keys', { name: 'k', kind: 'team', team: 'red' })).id,
+    jobs: (await make('/api/jobs', { model: 'fake', messages, max_tokens: 2 })).id,
+    batches: (await make('/api/batches', { model: 'fake', rows: [{ row_key: 'a', messages, max_tokens: 2 }] })).id,
+    credentials: 'cloud-key',
+    policies: 'local',
+    providers: (
+      await make('/api/providers', {
+        name: 'far',
+        tier: 'cloud',
+        kind: 'openai',
+        base_url: 'http://127.0.0.1:9/v1',
+        models: [{ name: 'm' }],
+      })
+    ).id,
+  }
+  await world.until('the job has ended', async () => (await world.job(made.jobs ?? '')).status === 'succeeded')
+  await world.until(
+    'the batch has ended',
+    async () => ((await world.get(`/api/batches/${made.batches}`)) as { status: string }).status === 'completed',
+  )
+  for (const [noun, id] of Object.entries(made)) {
+    const first = await world.request('GET', `/api/${noun}/${id}`)
+    const tag = first.headers.get('etag') ?? ''
+    expect(tag, noun).toMatch(/^W\/"[\w-]{22}"$/)
+    const again = await world.request('GET', `/api/${noun}/${id}`, undefined, { 'if-none-match': `"other", ${tag}` })
+    expect([noun, again.status, await again.text(), again.headers.get('etag')]).toEqual([noun, 304, '', tag])
+    expect((await world.request('GET', `/api/${noun}/${id}`, undefined, { 'if-none-match': '"other"' })).status).toBe(200)
+  }
+  expect((await world.request('GET', '/api/workers/a')).headers.get('etag')).toMatch(/^W\//)
+})
+
+test('what has changed has another tag, and what is not there has none', async () => {
+  const before = (await world.request('GET', '/api/teams/red')).headers.get('etag') ?? ''
+  await world.request('PATCH', '/api/teams/red', { weight: 3 })
+  const after = await world.request('GET', '/api/teams/red', undefined, { 'if-none-match': before })
+  expect(after.status).toBe(200)
+  expect(after.headers.get('etag')).not.toBe(before)
+  const missing = await world.request('GET', '/api/teams/blue', undefined, { 'if-none-match': '*' })
+  expect([missing.status, missing.headers.get('etag')]).toEqual([404, null])
+})
+
+async function make(target: string, body: unknown): Promise<{ id: string }> {
+  const response = await world.request('POST', target, body)
+  if (!response.ok) throw new Error(`POST ${target}: ${response.status} ${await response.text()}`)
+  return (await response.json()) as { id: string }
+}
