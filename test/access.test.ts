@@ -216,6 +216,17 @@ test('a worker’s key lets workers join and opens no other door, until it is re
   await refusedWorker.stop()
 })
 
+test('a worker that takes the name of a cloud is refused, for requests are pinned by name', async () => {
+  const namesake = world.start('d', ['worker'], {
+    HOLDFAST_WORKER_NAME: cloud.name,
+    HOLDFAST_MODELS: 'late=fake:',
+    HOLDFAST_DATA_DIR: `${world.dir}/d`,
+  })
+  await world.until('it is told', () => namesake.output.includes('A cloud provider is named'))
+  expect(await world.findWorker(cloud.name)).toBeUndefined()
+  await namesake.stop()
+})
+
 test('secrets and keys are shown once at most, and stand in no list, event, error or log', async () => {
   const hidden = `${SECRET}hidden`
   const made = await send(world, 'POST', '/api/credentials', { name: 'hidden', secret: hidden })
