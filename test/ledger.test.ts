@@ -37,7 +37,10 @@ test('every change of job, worker, model and key is an event, written with the c
   const ofFirst = events.filter((event) => event.job === seen.job)
   expect(ofFirst.map((event) => event.type)).toEqual(['job.succeeded', 'job.accepted'])
   expect(new Set(ofFirst.map((event) => event.trace_id)).size).toBe(1)
-  expect(ofFirst.find((event) => event.type === 'job.accepted')).toMatchObject({ worker: 'a', details: { attempt: 1, rule: 'at_once/least_busy' } })
+  expect(ofFirst.find((event) => event.type === 'job.accepted')).toMatchObject({
+    worker: 'a',
+    details: { attempt: 1, rule: 'at_once/least_busy' },
+  })
   expect((await world.events('&severity=error')).every((event) => event.severity === 'error')).toBe(true)
   expect(JSON.stringify(events)).not.toContain('first')
   await coordinator.stop()
