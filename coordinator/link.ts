@@ -112,6 +112,15 @@ export class WorkerSessions implements WorkerLink {
       )
       return undefined
     }
+    if (this.#options.isTaken?.(hello.name) === true) {
+      this.#refuse(
+        end,
+        refusals.nameTaken,
+        `A cloud provider is named "${hello.name}", and requests are pinned to providers by name: set HOLDFAST_WORKER_NAME to another.`,
+        hello.name,
+      )
+      return undefined
+    }
     // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
     this.#sessions.get(worker)?.end.end()
     const session: Session = { worker, name: hello.name, end, outputsTaken: 0, acknowledged: [] }
@@ -198,6 +207,8 @@ export type SessionOptions = {
   onHello(worker: WorkerId, hello: ToldHello): void
   onHeartbeat(worker: WorkerId, models: ToldModel[], host: ToldHost | null): void
   onRefused(name: string | null, why: string): void
+  /** Whether a provider that is no worker has the name. */
+  isTaken?(name: string): boolean
 }
 
 type Session = {

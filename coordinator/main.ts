@@ -158,6 +158,7 @@ async function startCoordinator(
     coordinator: coordinatorId,
     heartbeatIntervalMs: config.heartbeatIntervalMs,
     deadAfterMs: config.deadAfterMs,
+    isTaken: (name) => [...registry.providers].some((provider) => provider.name === name),
     onHello: (worker, hello) => facts.hello(worker, hello, clock.now()),
     onHeartbeat: (worker, models, host) => facts.heartbeat(worker, models, host, clock.now()),
     onRefused: (name, why) => {

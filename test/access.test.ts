@@ -143,7 +143,7 @@ describe('what a key is narrowed to', () => {
   })
 
   test('time: an expired key is refused as that', async () => {
-    const expires = new Date(Date.now() + 700).toISOString()
+    const expires = new Date(Date.now() + 2_000).toISOString()
     const { as, id } = await teamKey({ expires_at: expires })
     expect(await send(world, 'GET', `/api/keys/${id}`)).toMatchObject({ expires_at: expires })
     expect(await status('GET', '/v1/models', undefined, as)).toBe(200)
@@ -214,6 +214,17 @@ test('a worker’s key lets workers join and opens no other door, until it is re
   await world.until('it is told', () => /token|key|unauthenticated/i.test(refusedWorker.output))
   expect(await world.findWorker('c')).toBeUndefined()
   await refusedWorker.stop()
+})
+
+test('a worker that takes the name of a cloud is refused, for requests are pinned by name', async () => {
+  const namesake = world.start('d', ['worker'], {
+    HOLDFAST_WORKER_NAME: cloud.name,
+    HOLDFAST_MODELS: 'late=fake:',
+    HOLDFAST_DATA_DIR: `${world.dir}/d`,
+  })
+  await world.until('it is told', () => namesake.output.includes('A cloud provider is named'))
+  expect(await world.findWorker(cloud.name)).toBeUndefined()
+  await namesake.stop()
 })
 
 test('secrets and keys are shown once at most, and stand in no list, event, error or log', async () => {

@@ -30,6 +30,8 @@ export type Scope = (typeof SCOPES)[number]
  */
 export class Keyring {
   #byHash = new Map<string, Entry>()
+  /** Those that may ask only so often, by id: every request looks here. */
+  readonly #limited = new Map<string, Entry>()
   readonly #now: () => number
   readonly #onRefused: (address: string) => void
 
@@ -41,13 +43,16 @@ export class Keyring {
   replace(keys: KeyRecord[]): void {
     const before = this.#byHash
     this.#byHash = new Map()
+    this.#limited.clear()
     for (const key of keys) {
       if (key.kind === 'intake') continue
       const name = key.hash.toString('base64')
       const { hash, kind, expiresMs, requestsPerMinute } = key
       // What was asked in this minute counts on: keys are read anew every few seconds.
       const minute = before.get(name)?.minute ?? { startMs: 0, requests: 0 }
-      this.#byHash.set(name, { caller: callerOf(key), kind, hash, expiresMs, requestsPerMinute, minute })
+      const entry: Entry = { caller: callerOf(key), kind, hash, expiresMs, requestsPerMinute, minute }
+      this.#byHash.set(name, entry)
+      if (requestsPerMinute !== null) this.#limited.set(key.id, entry)
     }
   }
 
@@ -75,19 +80,19 @@ export class Keyring {
 
   /** Counts a request that makes work; throws a Fault with status 429 when the key has had its share of this minute. */
   count(caller: Caller): void {
-    for (const entry of this.#byHash.values()) {
-      if (entry.caller.key !== caller.key || entry.requestsPerMinute === null) continue
-      const nowMs = this.#now()
-      if (nowMs >= entry.minute.startMs + MINUTE_MS) entry.minute = { startMs: nowMs, requests: 0 }
-      entry.minute.requests += 1
-      if (entry.minute.requests <= entry.requestsPerMinute) return
-      const retryAfterS = Math.max(1, Math.ceil((entry.minute.startMs + MINUTE_MS - nowMs) / 1000))
-      throw new Fault('rate_limit_exceeded', `The key "${caller.name}" may ask ${entry.requestsPerMinute} times a minute.`, {
-        status: 429,
-        retryable: true,
-        retryAfterS,
-      })
-    }
+    const entry = this.#limited.get(caller.key)
+    if (entry === undefined || entry.requestsPerMinute === null) return
+    const { minute } = entry
+    const nowMs = this.#now()
+    if (nowMs >= minute.startMs + MINUTE_MS) Object.assign(minute, { startMs: nowMs, requests: 0 })
+    minute.requests += 1
+    if (minute.requests <= entry.requestsPerMinute) return
+    const retryAfterS = Math.max(1, Math.ceil((minute.startMs + MINUTE_MS - nowMs) / 1000))
+    throw new Fault('rate_limit_exceeded', `The key "${caller.name}" may ask ${entry.requestsPerMinute} times a minute.`, {
+      status: 429,
+      retryable: true,
+      retryAfterS,
+    })
   }
 
   /** Whether a caller that came a while ago may still be here. */

@@ -97,7 +97,13 @@ export type Job = {
   worker: string | null
   tier: string | null
   cost_micros: number
-  attempts: { number: number; provider: string; status: string; error: { code: string; provider_status: number | null } | null }[]
+  attempts: {
+    number: number
+    provider: string
+    status: string
+    started_at: string
+    error: { code: string; provider_status: number | null } | null
+  }[]
   waiting: { reason: string; until: string | null; detail: string | null } | null
   output: { text: string } | null
   error: { code: string; message: string; provider_status: number | null } | null
