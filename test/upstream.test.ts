@@ -1,10 +1,13 @@
 import Anthropic from '@anthropic-ai/sdk'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
 import { Answer } from '../proto/answer.ts'
 import { OpenAiReader } from '../proto/openai-wire-answer.ts'
 import { openUpstream } from '../coordinator/tiers/upstream.ts'
+import { refusalOf } from '../coordinator/tiers/upstream-errors.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import type { WireFailure } from '../proto/wire.ts'
@@ -165,6 +168,29 @@ describe('Anthropic', () => {
     const reset = (overloaded as InstanceType<typeof Anthropic.APIError>).headers?.get('anthropic-ratelimit-tokens-reset') ?? ''
     expect(Date.parse(reset)).toBeGreaterThan(Date.now())
   })
+})
+
+test('a redirect is told and not followed: a credential goes nowhere else', async () => {
+  const asked: string[] = []
+  const server = createServer((request, response) => {
+    asked.push(request.url ?? '')
+    response.writeHead(307, { location: 'https://elsewhere.example/v1' }).end('moved')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const request: GenerationRequest = { prompt: { kind: 'chat', messages }, stop: [], sampling: {}, seed: 1 }
+  for (const dialect of ['openai', 'anthropic'] as const) {
+    const options = { stream: true, seedGiven: false, signal: AbortSignal.timeout(10_000) }
+    const refused = openUpstream(dialect, `http://127.0.0.1:${port}/v1`, 'secret').ask(request, { upstream: 'm', abilities: null }, options)
+    const cause: unknown = await refused.catch((error: unknown) => error)
+    expect(refusalOf(cause, 0, 0).error).toMatchObject({
+      code: 'provider_unreachable',
+      message: expect.stringContaining('https://elsewhere.example/v1') as string,
+    })
+  }
+  expect(asked).toEqual(['/v1/chat/completions', '/v1/messages'])
+  server.closeAllConnections()
+  server.close()
 })
 
 describe.each(['openai', 'anthropic'] as const)('a fault of %s', (dialect) => {

@@ -45,6 +45,34 @@ test('what gathers while a statement is in flight goes as one', async () => {
   await writer.close()
 })
 
+test('where much gathers it is parted among lanes, and all that is about one job stays in order', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const records = Array.from({ length: 600 }, () => record())
+  // Accepted turn by turn and not waited for: the end of a job is asked for while its beginning is still on its way.
+  for (const [index, one] of records.entries()) {
+    void writer.insertJob(one, '{}')
+    if (index % 40 === 39) await new Promise((resolve) => setImmediate(resolve))
+    const earlier = records[index - 50]
+    if (earlier === undefined) continue
+    finish(earlier)
+    writer.updateJob(earlier)
+    writer.addProgress({ job: earlier.id, firstToken: 0, tokenIds: [1], text: 'x', extra: null })
+    writer.clearProgress(earlier.id)
+  }
+  await writer.drained()
+  const finished = await Promise.all(records.slice(0, 550).map(async (one) => (await findJob(db, one.id))?.status))
+  expect(new Set(finished)).toEqual(new Set(['succeeded']))
+  expect(
+    (
+      await readProgress(
+        db,
+        records.map((one) => one.id),
+      )
+    ).size,
+  ).toBe(0)
+  await writer.close()
+})
+
 test('a job accepted and finished within one batch is written once, finished', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
   const one = record()

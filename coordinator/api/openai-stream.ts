@@ -121,7 +121,7 @@ class ChoiceStream implements Follower {
     else dispatcher.announceWaiting(this.live)
   }
 
-  grown(): void {
+  grown(fresh = ''): void {
     const { answer } = this.live
     const { sink } = this.#parts
     if (this.#over) return
@@ -130,7 +130,7 @@ class ChoiceStream implements Follower {
       return
     }
     if (answer.reasoning.length > this.#reasoningSent) this.#sendReasoning()
-    if (answer.text.length > this.#sent) this.#sendText()
+    if (answer.text.length > this.#sent) this.#sendText(fresh)
     if (answer.toolCalls.length > 0) this.#sendToolCalls()
   }
 
@@ -168,9 +168,10 @@ class ChoiceStream implements Follower {
     this.live.unfollow(this)
   }
 
-  #sendText(): void {
+  /** `fresh` is the end of the text: nearly always all that is not sent yet. */
+  #sendText(fresh: string): void {
     const { text, logprobs } = this.live.answer
-    const part = this.#sent === 0 ? text : text.slice(this.#sent)
+    const part = this.#sent === text.length - fresh.length ? fresh : text.slice(this.#sent)
     this.#sent = text.length
     if (logprobs.length > this.#logprobsSent) this.#event({ content: part })
     else this.#parts.sink.write(this.#before + JSON.stringify(part) + this.#after)

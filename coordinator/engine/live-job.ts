@@ -101,7 +101,7 @@ export class LiveJob {
       this.answer.append('', delta)
       this.unstored.push(delta)
     }
-    for (const follower of this.#followers) follower.grown()
+    for (const follower of this.#followers) follower.grown(text)
   }
 
   /** True where it is news: more than before, and possible. */
@@ -146,8 +146,11 @@ const NOBODY = new Set<Follower>()
 
 /** A client's view of one job. It reads `answer` from where it stands; nobody queues anything on its behalf. */
 export interface Follower {
-  /** There is more in `answer`. */
-  grown(): void
+  /**
+   * There is more in `answer`. `text` is what its text has grown by just now: a long one is built of pieces, and cutting the
+   * last off would put all of them together every time.
+   */
+  grown(text?: string): void
   /** The record is final (or parked) and `answer` complete. */
   ended(): void
   waits(waiting: Waiting): void

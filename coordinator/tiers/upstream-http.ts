@@ -52,19 +52,35 @@ export class UpstreamAnswer {
     return this.#body.json()
   }
 
-  /** Hands over the bytes as they come, until there are no more or `take` says that it has enough; rejects when they are cut off. */
+  /**
+   * Hands over the bytes as they come, until there are no more or `take` says that it has enough; rejects when they are cut
+   * off. A busy upstream's chunks come many to a read of the socket: they are handed over as one.
+   */
   read(take: (bytes: Uint8Array) => boolean): Promise<void> {
     return new Promise((resolve, reject) => {
       const body = this.#body
-      body.on('error', reject)
-      body.on('end', resolve)
       // What was read of the socket already would still come after the end.
       let isEnough = false
-      body.on('data', (bytes: Uint8Array) => {
-        if (isEnough || take(bytes)) return
+      let held: Uint8Array[] = []
+      const handOver = (): void => {
+        const [first, ...others] = held
+        held = []
+        if (isEnough || first === undefined || take(others.length === 0 ? first : Buffer.concat([first, ...others]))) return
         isEnough = true
         resolve()
         body.destroy()
+      }
+      body.on('data', (bytes: Uint8Array) => {
+        // Microtasks run when all that one read brought has been parsed.
+        if (held.push(bytes) === 1) queueMicrotask(handOver)
+      })
+      body.on('end', () => {
+        handOver()
+        resolve()
+      })
+      body.on('error', (error) => {
+        handOver()
+        reject(error)
       })
     })
   }

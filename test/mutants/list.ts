@@ -27,6 +27,13 @@ export const MUTANTS: Mutant[] = [
     tests: ['scheduler', 'simulation'],
   },
   {
+    bug: 'what is about a job overtakes its acceptance in another lane',
+    file: 'coordinator/store/writer.ts',
+    find: 'this.#laneByJob.get(job)',
+    replace: 'undefined',
+    tests: ['writer'],
+  },
+  {
     bug: 'a worker is given one job more than it has slots',
     file: 'coordinator/core/fleet.ts',
     find: 'entry.offer.slots - this.busy(model) :',
