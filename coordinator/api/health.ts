@@ -56,6 +56,8 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
     name: 'Holdfast coordinator',
     version: parts.version,
     try: [
+      'GET /docs',
+      'GET /api/openapi.json',
       'GET /healthz',
       'GET /readyz',
       'GET /metrics',

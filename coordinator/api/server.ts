@@ -4,6 +4,7 @@ import { badRequest, Fault } from '../core/fault.ts'
 import { type Caller, requireScope } from './auth.ts'
 import { registerAnthropic } from './anthropic.ts'
 import { anthropicError } from './anthropic-answer.ts'
+import { registerDescription } from './description.ts'
 import { dialectOf } from './dialect.ts'
 import { tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
@@ -70,6 +71,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   })
   tagSingleThings(app)
   registerHealth(app, parts)
+  registerDescription(app, parts.version)
   registerOpenAi(app, parts)
   registerAnthropic(app, parts)
   registerJobs(app, parts)
@@ -116,7 +118,7 @@ const REPEATABLE = new Set([
   '/api/jobs',
   '/api/batches',
 ])
-const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics'])
+const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics', '/docs', '/api/openapi.json'])
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
   const fault = asFault(error)

@@ -1,4 +1,5 @@
 import { DIALECT_MUTANTS } from './dialect-list.ts'
+import { DOOR_MUTANTS } from './door-list.ts'
 import { TIER_MUTANTS } from './tier-list.ts'
 
 /** A planted bug: what it would do to a user, where it goes, and the tests that must turn red. */
@@ -624,4 +625,5 @@ export const MUTANTS: Mutant[] = [
   },
   ...DIALECT_MUTANTS,
   ...TIER_MUTANTS,
+  ...DOOR_MUTANTS,
 ]

@@ -1,0 +1,203 @@
+import { json, type Noun, PAGED, sent } from './noun.ts'
+import { anything, either, flag, ID, list, MICROS, oneOf, orNull, pageOf, ref, type Schema, text, TIME, view, whole } from './schema.ts'
+
+const JOB = { id: 'The id of the job' }
+const STATUSES = ['queued', 'running', 'succeeded', 'failed', 'cancelled', 'parked']
+export const TIER: Schema = oneOf(['gpu', 'cli', 'cloud'], 'Where a model runs')
+
+const PLACEMENT: Record<string, Schema> = {
+  rule: text('When the tier opened, and by what the place was chosen in it'),
+  chosen: orNull(text('The provider')),
+  candidates: list(
+    view({ provider: text(), tier: TIER, model: text(), eligible: flag(), why_not: orNull(text('Why the job could not start there')) }),
+  ),
+  more_candidates: whole('Candidates that are not listed', 0),
+  waited_ms: orNull(whole(undefined, 0)),
+}
+
+export const jobs: Noun = {
+  name: 'Jobs',
+  about:
+    'One piece of model work each: accepted once, kept in PostgreSQL, run when there is a place for it. What is asked in a dialect is a job as well.',
+  routes: [
+    {
+      method: 'get',
+      path: '/api/jobs',
+      summary: 'List jobs, newest first',
+      query: { ...PAGED, status: oneOf(STATUSES), model: text('The name that was asked for'), team: text('Of an admin: one team only') },
+      answers: { 200: json(pageOf(ref('Job')), 'A page of jobs, without their output') },
+    },
+    {
+      method: 'post',
+      path: '/api/jobs',
+      summary: 'Accept a job',
+      about:
+        'The body of a chat completion or, with `prompt`, of a completion. The answer comes once the job is durable, not when it has ended.',
+      makesWork: true,
+      repeatable: true,
+      body: sent(either([ref('ChatCompletionJob'), ref('CompletionJob')]), {
+        model: 'tiny',
+        messages: [{ role: 'user', content: 'What is a queue for?' }],
+        max_tokens: 64,
+      }),
+      answers: { 202: json(ref('Job'), 'The job, accepted') },
+    },
+    {
+      method: 'get',
+      path: '/api/jobs/{id}',
+      summary: 'Read a job, or wait for its end',
+      params: JOB,
+      query: { wait_s: { type: 'number', minimum: 0, maximum: 300, description: 'Answer when it has ended, or after so many seconds' } },
+      answers: { 200: json(ref('Job'), 'The job, with its output once it has ended') },
+    },
+    {
+      method: 'get',
+      path: '/api/jobs/{id}/stream',
+      summary: 'Follow a job as server-sent events',
+      about:
+        'Events `token` (`text`, `position`), `state`, `finished` and `error`. Comments say why it waits and how far its prompt is. With Last-Event-ID it goes on after that event, also after a restart.',
+      params: JOB,
+      headers: { 'last-event-id': text('The id of the last event that was read') },
+      answers: { 200: { about: 'The events, until the job has ended', type: 'text/event-stream', schema: text() } },
+    },
+    {
+      method: 'get',
+      path: '/api/jobs/{id}/decision',
+      summary: 'Why a job went where it went, or waits',
+      params: JOB,
+      answers: { 200: json(ref('Decision'), 'The decision that holds now, and those before') },
+    },
+    {
+      method: 'post',
+      path: '/api/jobs/{id}/cancel',
+      summary: 'Cancel a job',
+      params: JOB,
+      answers: { 200: json(ref('Job'), 'The job') },
+    },
+    {
+      method: 'post',
+      path: '/api/jobs/{id}/release',
+      summary: 'Give a parked job its attempts anew',
+      about: 'It goes on from what was delivered. Needs an operator or an admin.',
+      params: JOB,
+      answers: { 200: json(ref('Job'), 'The job, waiting again') },
+    },
+  ],
+  schemas: {
+    Job: view(
+      {
+        id: ID,
+        status: oneOf(STATUSES),
+        type: oneOf(['chat', 'completion', 'embedding', 'rerank']),
+        created_at: TIME,
+        started_at: orNull(TIME),
+        finished_at: orNull(TIME),
+        model: text('What it runs on'),
+        requested_model: text('What was asked for'),
+        provider: orNull(text()),
+        worker: orNull(text()),
+        tier: orNull(TIER),
+        attempts: list(ref('Attempt')),
+        waiting: orNull(ref('Waiting')),
+        usage: orNull(ref('JobUsage')),
+        cost_micros: MICROS,
+        queue_ms: orNull(whole()),
+        time_to_first_token_ms: orNull(whole()),
+        output: orNull(ref('Output')),
+        finish_reason: orNull(oneOf(['stop', 'length', 'tool_calls', 'content_filter', 'cancelled'])),
+        error: orNull(ref('JobError')),
+        policy: orNull(text('The policy it was accepted under; null: the default one')),
+        priority: oneOf(['interactive', 'normal', 'batch']),
+        max_wait_ms: orNull(whole()),
+        max_run_ms: orNull(whole()),
+        batch: orNull(ID),
+        row_key: orNull(text()),
+        team: text(),
+        seed: whole('Chosen here where the caller gave none'),
+        thread: { type: 'null', description: 'Not there yet' },
+        run: { type: 'null', description: 'Not there yet' },
+        step: { type: 'null', description: 'Not there yet' },
+        trace_id: text('32 hexadecimal digits'),
+        callback: orNull(ref('Callback')),
+      },
+      ['output', 'callback'],
+    ),
+    Attempt: view({
+      number: whole(undefined, 1),
+      worker: orNull(text()),
+      provider: orNull(text()),
+      tier: orNull(TIER),
+      status: text(),
+      started_at: orNull(TIME),
+      finished_at: orNull(TIME),
+      tokens: orNull(whole()),
+      error: orNull(ref('JobError')),
+    }),
+    Waiting: view({
+      reason: oneOf([
+        'no_provider_for_model',
+        'all_slots_busy',
+        'model_loading',
+        'over_quota',
+        'cooling_down',
+        'tier_not_open_yet',
+        'team_limit',
+        'paused',
+        'retry_backoff',
+      ]),
+      position: whole('From 1, among the jobs that wait for the same model', 1),
+      estimate_ms: orNull(whole()),
+      until: orNull(TIME),
+      basis: orNull(view({ jobs_ahead: whole(), mean_service_ms: { type: 'number' }, slots: whole() })),
+      detail: orNull(text()),
+    }),
+    JobUsage: view(
+      {
+        prompt_tokens: whole(),
+        completion_tokens: whole(),
+        total_tokens: whole(),
+        prompt_tokens_details: view({ cached_tokens: whole() }),
+        completion_tokens_details: view({ reasoning_tokens: whole() }),
+      },
+      ['completion_tokens_details'],
+    ),
+    Output: view(
+      {
+        text: text('Of vectors and rankings, the list of them as JSON'),
+        finish_reason: orNull(text()),
+        reasoning: text(),
+        reasoning_signature: text(),
+        tool_calls: list(view({ id: text(), name: text(), arguments: text('JSON') })),
+        logprobs: list(anything()),
+        asides: list(anything('What only a provider of the same dialect says')),
+        stop_sequence: text('The text that ended it'),
+        reasoning_tokens: whole(),
+      },
+      ['reasoning', 'reasoning_signature', 'tool_calls', 'logprobs', 'asides', 'stop_sequence', 'reasoning_tokens'],
+    ),
+    JobError: view({
+      code: text('Stable, for programs'),
+      message: text('For people'),
+      layer: ref('Layer'),
+      retryable: flag(),
+      provider_status: orNull(whole('HTTP status or exit code of the provider')),
+    }),
+    Layer: oneOf(['ingress', 'routing', 'provider', 'model', 'tool', 'human', 'workflow'], 'The part of the path that an error belongs to'),
+    Callback: view({
+      state: text(),
+      attempts: whole(),
+      due_at: orNull(TIME),
+      delivered_at: orNull(TIME),
+      last_status: orNull(whole()),
+      last_error: orNull(text()),
+    }),
+    Decision: view(
+      { job: ID, at: orNull(TIME), attempt: whole(), continued_tokens: whole(), ...PLACEMENT, history: list(ref('PastDecision')) },
+      ['at', 'attempt', 'continued_tokens', 'more_candidates'],
+    ),
+    PastDecision: view({ at: orNull(TIME), attempt: whole(), continued_tokens: whole(), ...PLACEMENT }, [
+      'continued_tokens',
+      'more_candidates',
+    ]),
+  },
+}

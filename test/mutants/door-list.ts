@@ -1,0 +1,54 @@
+import type { Mutant } from './list.ts'
+
+/** Planted in what the doors tell beside answers: progress, events, tags, the description. */
+export const DOOR_MUTANTS: Mutant[] = [
+  {
+    bug: 'doors: a prompt that gets on is a stall',
+    file: 'coordinator/engine/live-job.ts',
+    find: 'follower.prefilled?.(this.prefill)\n    return true',
+    replace: 'follower.prefilled?.(this.prefill)\n    return false',
+    tests: ['prefill'],
+  },
+  {
+    bug: 'doors: progress that is no progress keeps a job alive',
+    file: 'worker/attempts.ts',
+    find: 'if (this.#tokenIds.length > 0) return\n    this.#promptTokens',
+    replace: 'this.#promptTokens',
+    tests: ['prefill'],
+  },
+  {
+    bug: 'doors: a team hears the events of others',
+    file: 'coordinator/api/event-stream.ts',
+    find: 'follow.team === null || follow.team === team',
+    replace: 'true',
+    tests: ['event-stream'],
+  },
+  {
+    bug: 'doors: a transaction does not tell its events',
+    file: 'coordinator/store/events.ts',
+    find: '  query.events?.push(event)\n',
+    replace: '',
+    tests: ['event-stream'],
+  },
+  {
+    bug: 'doors: who has no room is forgotten',
+    file: 'coordinator/api/event-stream.ts',
+    find: 'onRoom: () => void this.#catchUp()',
+    replace: 'onRoom: () => {}',
+    tests: ['event-stream'],
+  },
+  {
+    bug: 'doors: nobody looks for the events of other coordinators',
+    file: 'coordinator/engine/event-feed.ts',
+    find: ', setInterval(() => void this.#look(), LOOK_EVERY_MS)]',
+    replace: ']',
+    tests: ['event-stream'],
+  },
+  {
+    bug: 'doors: a tag is held by whoever sends any',
+    file: 'coordinator/api/etags.ts',
+    find: 'opaque(one) === opaque(tag)',
+    replace: 'opaque(one) !== ""',
+    tests: ['etags'],
+  },
+]
