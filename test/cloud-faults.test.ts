@@ -330,6 +330,8 @@ test('a call that ran when the coordinator was killed is made again, whole, by t
   const db = world.database()
   await world.until('it is stored', async () => (await readProgress(db, ids)).size === 2)
   await db.close()
+  // It does not know at first what the one that lists its models offers.
+  listed.upstream.listDelayMs = 1_000
   coordinator.kill()
   await coordinator.exited
   coordinator = await world.coordinator()

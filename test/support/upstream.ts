@@ -13,6 +13,8 @@ export class Upstream implements AsyncDisposable {
   readonly calls: Call[] = []
   /** What a call plays when nothing was planned for it. */
   usual: Play = {}
+  /** Before its models are listed. */
+  listDelayMs = 0
   /** Who does not present it is refused, with the words of a vendor that repeats what it was given. */
   key: string | null = null
   readonly #server: Server
@@ -79,6 +81,7 @@ export class Upstream implements AsyncDisposable {
       sendJson(response, 401, {}, voice.error(401, `Incorrect API key provided: ${String(presented)}.`))
       return
     }
+    if (call.method === 'GET') await pause(this.listDelayMs)
     const isGeneration = call.method === 'POST' && !path.endsWith('/count_tokens')
     await play(isGeneration ? (this.#planned.shift() ?? this.usual) : {}, call, voice, response)
   }
