@@ -23,8 +23,9 @@ export async function run(): Promise<void> {
     holdfast: { url: `${world.url}/v1/chat/completions`, headers: { authorization: `Bearer ${ADMIN_KEY}` } },
   }
   await expectSameAnswers(world, paths)
-  await loadRequests(paths.holdfast.url, paths.holdfast.headers, REQUEST, 32, 3)
-  await loadRequests(paths.floor.url, {}, REQUEST, 32, 1)
+  // Some ten thousand requests go by before everything on their way is compiled as well as it will be.
+  await loadRequests(paths.holdfast.url, paths.holdfast.headers, REQUEST, 32, 10)
+  await loadRequests(paths.floor.url, {}, REQUEST, 32, 2)
 
   const pids = { direct: () => [], floor: () => [floor.pid ?? 0], holdfast: () => [coordinator.pid, ...postgresOf(coordinator.pid)] }
   const parts: Record<string, () => Promise<Row[]>> = {
