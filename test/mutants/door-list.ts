@@ -10,7 +10,7 @@ export const DOOR_MUTANTS: Mutant[] = [
     tests: ['prefill'],
   },
   {
-    bug: 'doors: progress that is no progress keeps a job alive',
+    bug: 'doors: progress of a prompt is told behind the first token',
     file: 'worker/attempts.ts',
     find: 'if (this.#tokenIds.length > 0) return\n    this.#promptTokens',
     replace: 'this.#promptTokens',
