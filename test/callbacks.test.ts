@@ -304,6 +304,11 @@ class Receiver {
 
   private constructor() {
     this.#server = createServer((request, response) => {
+      // Ports are handed round on a busy machine: what is meant for somebody else is no message.
+      if (request.headers['webhook-id'] === undefined) {
+        response.writeHead(404).end()
+        return
+      }
       let body = ''
       request.on('data', (chunk: Buffer) => (body += chunk.toString()))
       request.on('end', () => {
