@@ -192,7 +192,16 @@ export const jobs: Noun = {
       last_error: orNull(text()),
     }),
     Decision: view(
-      { job: ID, at: orNull(TIME), attempt: whole(), continued_tokens: whole(), ...PLACEMENT, history: list(ref('PastDecision')) },
+      {
+        job: ID,
+        policy: text('The policy of patience it is under'),
+        pinned: view({ tier: orNull(TIER), provider: orNull(text()) }),
+        at: orNull(TIME),
+        attempt: whole(),
+        continued_tokens: whole(),
+        ...PLACEMENT,
+        history: list(ref('PastDecision')),
+      },
       ['at', 'attempt', 'continued_tokens', 'more_candidates'],
     ),
     PastDecision: view({ at: orNull(TIME), attempt: whole(), continued_tokens: whole(), ...PLACEMENT }, [
