@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { hostname, tmpdir } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
@@ -359,10 +359,10 @@ function foldersOfJobs(worker = process.pid): string[] {
   return readdirSync(tmpdir()).filter((name) => name.startsWith(`holdfast-cli-${hostname()}-${worker}-`))
 }
 
+/** A zombie has ended: it only waits for whoever inherited it. */
 function isAlive(pid: number): boolean {
   try {
-    process.kill(pid, 0)
-    return true
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
   } catch {
     return false
   }
