@@ -1,9 +1,12 @@
 import {
   type CoordinatorEnd,
+  type FromCoordinator,
   PROTOCOL_MAJOR,
   PROTOCOL_MINOR,
   refusals,
   refuse,
+  type StartMessage,
+  STARTS_SINCE_MINOR,
   type ToldByWorker,
   type ToldHello,
   type ToldHost,
@@ -63,15 +66,30 @@ export class WorkerSessions implements WorkerLink {
   }
 
   start: WorkerLink['start'] = (worker, { job, attempt, model, request, continuation }) => {
-    this.#sessions.get(worker)?.end.write({ start: { job, attempt, model, request, continuation } })
+    const session = this.#sessions.get(worker)
+    if (session === undefined) return
+    session.starts.push({ job, attempt, model, request, continuation })
+    if (session.starts.length >= STARTS_MAX || request.length > LARGE_REQUEST) sendStarts(session)
+    else if (session.starts.length === 1)
+      setImmediate(() => {
+        if (this.#sessions.get(worker) === session) sendStarts(session)
+      })
   }
 
   cancel: WorkerLink['cancel'] = (worker, job, attempt) => {
-    this.#sessions.get(worker)?.end.write({ cancel: { job, attempt } })
+    this.#write(worker, { cancel: { job, attempt } })
   }
 
   resume: WorkerLink['resume'] = (worker, job, attempt, first) => {
-    this.#sessions.get(worker)?.end.write({ resume: { job, attempt, first } })
+    this.#write(worker, { resume: { job, attempt, first } })
+  }
+
+  /** Behind what was started before: it may be about that. */
+  #write(worker: WorkerId, message: FromCoordinator): void {
+    const session = this.#sessions.get(worker)
+    if (session === undefined) return
+    sendStarts(session)
+    session.end.write(message)
   }
 
   acknowledge: WorkerLink['acknowledge'] = (worker, job, attempt) => {
@@ -123,7 +141,15 @@ export class WorkerSessions implements WorkerLink {
     }
     // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
     this.#sessions.get(worker)?.end.end()
-    const session: Session = { worker, name: hello.name, end, outputsTaken: 0, acknowledged: [] }
+    const session: Session = {
+      worker,
+      name: hello.name,
+      end,
+      outputsTaken: 0,
+      acknowledged: [],
+      starts: [],
+      takesStarts: hello.protocolMinor >= STARTS_SINCE_MINOR,
+    }
     this.#sessions.set(worker, session)
     end.write({
       welcome: {
@@ -217,10 +243,23 @@ type Session = {
   end: CoordinatorEnd
   outputsTaken: number
   acknowledged: { job: JobId; attempt: number }[]
+  /** What this turn of the event loop has started so far: it leaves in one message. */
+  starts: StartMessage[]
+  takesStarts: boolean
+}
+
+function sendStarts({ starts, takesStarts, end }: Session): void {
+  if (starts.length === 0) return
+  const attempts = starts.splice(0)
+  if (takesStarts) end.write({ starts: { attempts } })
+  else for (const start of attempts) end.write({ start })
 }
 
 // The worker keeps at most 256 output messages on the way (worker/link.ts); receipts come well before that.
 const RECEIPT_EVERY = 32
+// A message holds 64 MiB (proto/link.ts) and a request half of that.
+const STARTS_MAX = 64
+const LARGE_REQUEST = 65_536
 const MODELS_MAX = 64
 const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._:@/-]{0,127}$/u
 

@@ -18,7 +18,7 @@ import type { ProtoGrpcType } from './generated/worker.ts'
 
 /** The only door to gRPC: both ends of the session of worker.proto. */
 
-export type { FromWorker }
+export type { FromCoordinator, FromWorker }
 export type ToldByCoordinator = FromCoordinator__Output
 export type ToldByWorker = FromWorker__Output
 export type { Model__Output as ToldModel } from './generated/holdfast/worker/v1/Model.ts'
@@ -29,10 +29,13 @@ export type { Chunk as ChunkMessage } from './generated/holdfast/worker/v1/Chunk
 export type { Finished as FinishedMessage } from './generated/holdfast/worker/v1/Finished.ts'
 export type { Output as OutputMessage } from './generated/holdfast/worker/v1/Output.ts'
 export type { Failed as FailedMessage } from './generated/holdfast/worker/v1/Failed.ts'
+export type { Start as StartMessage } from './generated/holdfast/worker/v1/Start.ts'
 export type { Hello__Output as ToldHello } from './generated/holdfast/worker/v1/Hello.ts'
 
 export const PROTOCOL_MAJOR = 1
-export const PROTOCOL_MINOR = 3
+export const PROTOCOL_MINOR = 4
+/** From here on a worker understands Starts. */
+export const STARTS_SINCE_MINOR = 4
 
 /** One worker's session as the coordinator sees it. */
 export type CoordinatorEnd = ServerDuplexStream<FromWorker__Output, FromCoordinator>

@@ -1,7 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { dialLink, type FromWorker, PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldByCoordinator, type WorkerEnd } from '../proto/link.ts'
+import {
+  dialLink,
+  type FromWorker,
+  PROTOCOL_MAJOR,
+  PROTOCOL_MINOR,
+  STARTS_SINCE_MINOR,
+  type ToldByCoordinator,
+  type WorkerEnd,
+} from '../proto/link.ts'
 import { chatStream } from './support/stream.ts'
 import { WORKER_TOKEN, World } from './support/world.ts'
 
@@ -140,6 +148,31 @@ test('what a worker still holds of a cancelled job is told to stop when it retur
   one.end.end()
 })
 
+test('what one turn starts leaves in one message, a cancel comes behind it, and an older worker gets one by one', async () => {
+  const ids: string[] = []
+  for (let index = 0; index < 3; index++) {
+    const body = { model: 'gathered', messages: [{ role: 'user', content: `${index}` }] }
+    // The model is known from here on, and nobody serves it yet.
+    if (index === 0) session({ name: 'herald', models: [{ ...model('gathered'), state: 'loading' }] }).end.end()
+    const accepted = await world.until('the model is known', async () => {
+      const response = await world.request('POST', '/api/jobs', body)
+      return response.status === 202 && ((await response.json()) as { id: string })
+    })
+    ids.push(accepted.id)
+  }
+  const served = { models: [{ ...model('gathered'), slots: 3 }] }
+  const newer = session({ ...served, name: 'newer', protocolMinor: PROTOCOL_MINOR })
+  const { starts } = await newer.told((message) => message.starts != null)
+  expect(starts?.attempts.map(({ job }) => job)).toEqual(ids)
+  await world.request('POST', `/api/jobs/${ids[1]}/cancel`)
+  expect((await newer.told((message) => message.cancel != null)).cancel?.job).toBe(ids[1])
+  newer.end.end()
+  const older = session({ ...served, name: 'older' })
+  for (const id of [ids[0], ids[2]]) expect((await older.told((message) => message.start != null)).start?.job).toBe(id)
+  older.end.end()
+  for (const id of ids) await world.request('POST', `/api/jobs/${id}/cancel`)
+})
+
 type Hello = Partial<NonNullable<FromWorker['hello']>>
 
 function model(name: string): NonNullable<NonNullable<FromWorker['hello']>['models']>[number] {
@@ -156,7 +189,8 @@ function session(hello: Hello, token = WORKER_TOKEN) {
   end.write({
     hello: {
       protocolMajor: PROTOCOL_MAJOR,
-      protocolMinor: PROTOCOL_MINOR,
+      // Before starts were gathered: what older workers understand has to go on working.
+      protocolMinor: STARTS_SINCE_MINOR - 1,
       name: `w-${worker.slice(0, 8)}`,
       session: randomUUID(),
       version: '0',

@@ -119,6 +119,7 @@ export class CoordinatorLink {
 
   #hear(told: ToldByCoordinator): void {
     if (told.welcome) this.#welcome(told.welcome.heartbeatIntervalMs)
+    else if (told.starts) for (const start of told.starts.attempts) this.#start(start)
     else if (told.start) this.#start(told.start)
     else if (told.cancel) this.#cancel(told.cancel.job, told.cancel.attempt)
     else if (told.acknowledge) for (const { job, attempt } of told.acknowledge.attempts) this.#forget(attemptKey(job, attempt))

@@ -1,5 +1,3 @@
-import { APIConnectionError as AnthropicConnectionError, APIError as AnthropicError } from '@anthropic-ai/sdk'
-import { APIConnectionError as OpenAiConnectionError, APIError as OpenAiError } from 'openai'
 import type { Hold } from '../core/fleet.ts'
 import type { JobError } from '../core/job.ts'
 
@@ -11,7 +9,8 @@ export type Refusal = { error: JobError; hold?: Hold; badCredential?: boolean }
  * left alone longer each time.
  */
 export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refusal {
-  if (cause instanceof OpenAiConnectionError || cause instanceof AnthropicConnectionError)
+  const vendors = readVendorError(cause)
+  if (vendors !== null && vendors.status === null)
     return { error: failure('provider_unreachable', `The provider could not be reached: ${rootMessage(cause)}.`, true) }
   if (cause instanceof BrokenOff)
     return cause.cause instanceof SyntaxError
@@ -23,10 +22,10 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
             true,
           ),
         }
-  if (!(cause instanceof OpenAiError) && !(cause instanceof AnthropicError))
+  if (vendors === null || vendors.status === null)
     return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
-  const status = Number(cause.status ?? 0)
-  const said = `The provider answered ${status}: ${cause.message.slice(0, MESSAGE_MAX)}`
+  const { status, message, headers } = vendors
+  const said = `The provider answered ${status}: ${message.slice(0, MESSAGE_MAX)}`
   if (status === 401 || status === 403) {
     const error = failure('provider_credential_refused', said, true, status)
     return {
@@ -35,9 +34,9 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
       hold: { state: 'parked', untilMs: null, why: `its credential was refused (${status}): ${said.slice(0, 200)}` },
     }
   }
-  if (status === 429 || status === 529) return tooMuch(cause, status, said, nowMs, refusals)
-  if (status === 402 || (status === 400 && UNPAID.test(cause.message))) {
-    const untilMs = retryAt(cause.headers, nowMs) ?? nowMs + UNPAID_MS
+  if (status === 429 || status === 529) return tooMuch(vendors, status, said, nowMs, refusals)
+  if (status === 402 || (status === 400 && UNPAID.test(message))) {
+    const untilMs = retryAt(headers, nowMs) ?? nowMs + UNPAID_MS
     return { error: failure('provider_over_quota', said, true, status), hold: { state: 'over_quota', untilMs, why: said.slice(0, 300) } }
   }
   if (status >= 500 || status === 408 || status === 409 || status === 425) return { error: failure('provider_failed', said, true, status) }
@@ -45,6 +44,18 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
   if (status === 404) return { error: failure('provider_lacks_model', said, true, status) }
   // What is wrong with the request is wrong everywhere.
   return { error: { code: 'provider_refused_request', message: said, layer: 'ingress', retryable: false, providerStatus: status } }
+}
+
+type VendorError = { status: number | null; message: string; code: unknown; type: unknown; headers: Headers | undefined }
+
+/** What a package's error says: nobody was reached, or a status with the reason for it; null: it is none of theirs. */
+function readVendorError(cause: unknown): VendorError | null {
+  if (!(cause instanceof Error)) return null
+  // Both packages name the class so, and give every error of an answer these members, `status` undefined where there was none.
+  if (!('status' in cause && 'headers' in cause && 'error' in cause)) return null
+  const { status, message, headers } = cause as Error & { status?: number; headers?: Headers }
+  const { code, type } = cause as { code?: unknown; type?: unknown }
+  return { status: status ?? null, message, code, type, headers }
 }
 
 /** What went wrong after the head of an answer had come. */

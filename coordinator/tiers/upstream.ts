@@ -1,5 +1,5 @@
-import Anthropic from '@anthropic-ai/sdk'
-import OpenAI from 'openai'
+import type Anthropic from '@anthropic-ai/sdk'
+import type OpenAI from 'openai'
 import { anthropicBody } from '../../proto/anthropic-wire-request.ts'
 import { AnthropicReader } from '../../proto/anthropic-wire-answer.ts'
 import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
@@ -32,31 +32,41 @@ export function openUpstream(kind: 'openai' | 'anthropic', baseUrl: string, secr
   return kind === 'openai' ? new OpenAiUpstream(baseUrl, secret) : new AnthropicUpstream(baseUrl, secret)
 }
 
+/**
+ * The packages are read when a cloud is first called: they are twenty megabytes of memory and a third of a second of the
+ * start, and many an installation has no cloud.
+ */
+const vendors = { openai: () => import('openai'), anthropic: () => import('@anthropic-ai/sdk') }
+
 /** The scheduler decides about retries and about what is too slow; nothing is read from the coordinator's environment. */
 const PATIENT = { maxRetries: 0, timeout: 2_147_483_647, fetch: upstreamFetch }
 
 class OpenAiUpstream implements Upstream {
-  readonly #client: OpenAI
+  readonly #baseUrl: string
+  readonly #secret: string | null
+  #opened: Promise<OpenAI> | undefined
 
-  constructor(baseURL: string, secret: string | null) {
-    const headers = secret === null ? { defaultHeaders: { authorization: null } } : {}
-    this.#client = new OpenAI({
-      ...PATIENT,
-      apiKey: secret ?? 'none',
-      baseURL,
-      organization: null,
-      project: null,
-      webhookSecret: null,
-      ...headers,
-    })
+  constructor(baseUrl: string, secret: string | null) {
+    this.#baseUrl = baseUrl
+    this.#secret = secret
   }
 
-  ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal }: AskOptions): Promise<UpstreamAnswer> {
+  async #client(): Promise<OpenAI> {
+    this.#opened ??= vendors.openai().then(({ OpenAI }) => {
+      const headers = this.#secret === null ? { defaultHeaders: { authorization: null } } : {}
+      const nothing = { organization: null, project: null, webhookSecret: null }
+      return new OpenAI({ ...PATIENT, apiKey: this.#secret ?? 'none', baseURL: this.#baseUrl, ...nothing, ...headers })
+    })
+    return this.#opened
+  }
+
+  async ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal }: AskOptions): Promise<UpstreamAnswer> {
+    const client = await this.#client()
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
     const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
     const body = openAiBody(request, model.upstream, streams, { seedGiven, extended })
-    return answerTo(this.#client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
+    return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
   }
 
   reader(): UpstreamReader {
@@ -64,31 +74,37 @@ class OpenAiUpstream implements Upstream {
   }
 
   async list(signal: AbortSignal): Promise<string[]> {
-    const { data } = await this.#client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
+    const client = await this.#client()
+    const { data } = await client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
     return data.map((model) => model.id)
   }
 }
 
 class AnthropicUpstream implements Upstream {
-  readonly #client: Anthropic
+  readonly #baseUrl: string
+  readonly #secret: string | null
+  #opened: Promise<Anthropic> | undefined
 
   constructor(baseUrl: string, secret: string | null) {
-    const headers = secret === null ? { defaultHeaders: { 'x-api-key': null, authorization: null } } : {}
     // The package adds /v1 itself; people paste addresses with it and without.
-    this.#client = new Anthropic({
-      ...PATIENT,
-      apiKey: secret ?? 'none',
-      authToken: null,
-      baseURL: baseUrl.replace(/\/v1$/, ''),
-      ...headers,
-    })
+    this.#baseUrl = baseUrl.replace(/\/v1$/, '')
+    this.#secret = secret
   }
 
-  ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<UpstreamAnswer> {
+  async #client(): Promise<Anthropic> {
+    this.#opened ??= vendors.anthropic().then(({ Anthropic }) => {
+      const headers = this.#secret === null ? { defaultHeaders: { 'x-api-key': null, authorization: null } } : {}
+      return new Anthropic({ ...PATIENT, apiKey: this.#secret ?? 'none', authToken: null, baseURL: this.#baseUrl, ...headers })
+    })
+    return this.#opened
+  }
+
+  async ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<UpstreamAnswer> {
+    const client = await this.#client()
     const body = anthropicBody(request, model.upstream, stream)
     const { betas = [] } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
     const headers = betas.length === 0 ? {} : { headers: { 'anthropic-beta': betas.join(',') } }
-    return answerTo(this.#client.post('/v1/messages', { body, stream, ...headers, fetchOptions: endedBy(signal) }))
+    return answerTo(client.post('/v1/messages', { body, stream, ...headers, fetchOptions: endedBy(signal) }))
   }
 
   reader(): UpstreamReader {
@@ -96,8 +112,9 @@ class AnthropicUpstream implements Upstream {
   }
 
   async list(signal: AbortSignal): Promise<string[]> {
+    const client = await this.#client()
     const names: string[] = []
-    for await (const model of this.#client.models.list({ limit: 1_000 }, { signal, timeout: LIST_TIMEOUT_MS })) names.push(model.id)
+    for await (const model of client.models.list({ limit: 1_000 }, { signal, timeout: LIST_TIMEOUT_MS })) names.push(model.id)
     return names
   }
 }

@@ -22,6 +22,7 @@ import type { Received as _holdfast_worker_v1_Received, Received__Output as _hol
 import type { Refused as _holdfast_worker_v1_Refused, Refused__Output as _holdfast_worker_v1_Refused__Output } from './holdfast/worker/v1/Refused.ts';
 import type { Resume as _holdfast_worker_v1_Resume, Resume__Output as _holdfast_worker_v1_Resume__Output } from './holdfast/worker/v1/Resume.ts';
 import type { Start as _holdfast_worker_v1_Start, Start__Output as _holdfast_worker_v1_Start__Output } from './holdfast/worker/v1/Start.ts';
+import type { Starts as _holdfast_worker_v1_Starts, Starts__Output as _holdfast_worker_v1_Starts__Output } from './holdfast/worker/v1/Starts.ts';
 import type { Welcome as _holdfast_worker_v1_Welcome, Welcome__Output as _holdfast_worker_v1_Welcome__Output } from './holdfast/worker/v1/Welcome.ts';
 
 type SubtypeConstructor<Constructor extends new (...args: any) => any, Subtype> = {
@@ -53,6 +54,7 @@ export interface ProtoGrpcType {
         Refused: MessageTypeDefinition<_holdfast_worker_v1_Refused, _holdfast_worker_v1_Refused__Output>
         Resume: MessageTypeDefinition<_holdfast_worker_v1_Resume, _holdfast_worker_v1_Resume__Output>
         Start: MessageTypeDefinition<_holdfast_worker_v1_Start, _holdfast_worker_v1_Start__Output>
+        Starts: MessageTypeDefinition<_holdfast_worker_v1_Starts, _holdfast_worker_v1_Starts__Output>
         Welcome: MessageTypeDefinition<_holdfast_worker_v1_Welcome, _holdfast_worker_v1_Welcome__Output>
       }
     }

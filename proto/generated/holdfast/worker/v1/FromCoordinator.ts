@@ -7,6 +7,7 @@ import type { Acknowledge as _holdfast_worker_v1_Acknowledge, Acknowledge__Outpu
 import type { Resume as _holdfast_worker_v1_Resume, Resume__Output as _holdfast_worker_v1_Resume__Output } from '../../../holdfast/worker/v1/Resume.ts';
 import type { Received as _holdfast_worker_v1_Received, Received__Output as _holdfast_worker_v1_Received__Output } from '../../../holdfast/worker/v1/Received.ts';
 import type { Drain as _holdfast_worker_v1_Drain, Drain__Output as _holdfast_worker_v1_Drain__Output } from '../../../holdfast/worker/v1/Drain.ts';
+import type { Starts as _holdfast_worker_v1_Starts, Starts__Output as _holdfast_worker_v1_Starts__Output } from '../../../holdfast/worker/v1/Starts.ts';
 
 export interface FromCoordinator {
   'welcome'?: (_holdfast_worker_v1_Welcome | null);
@@ -16,7 +17,8 @@ export interface FromCoordinator {
   'resume'?: (_holdfast_worker_v1_Resume | null);
   'received'?: (_holdfast_worker_v1_Received | null);
   'drain'?: (_holdfast_worker_v1_Drain | null);
-  'message'?: "welcome"|"start"|"cancel"|"acknowledge"|"resume"|"received"|"drain";
+  'starts'?: (_holdfast_worker_v1_Starts | null);
+  'message'?: "welcome"|"start"|"cancel"|"acknowledge"|"resume"|"received"|"drain"|"starts";
 }
 
 export interface FromCoordinator__Output {
@@ -27,5 +29,6 @@ export interface FromCoordinator__Output {
   'resume'?: (_holdfast_worker_v1_Resume__Output | null);
   'received'?: (_holdfast_worker_v1_Received__Output | null);
   'drain'?: (_holdfast_worker_v1_Drain__Output | null);
-  'message'?: "welcome"|"start"|"cancel"|"acknowledge"|"resume"|"received"|"drain";
+  'starts'?: (_holdfast_worker_v1_Starts__Output | null);
+  'message'?: "welcome"|"start"|"cancel"|"acknowledge"|"resume"|"received"|"drain"|"starts";
 }
