@@ -390,3 +390,19 @@ test('what a worker no longer holds it is no longer chosen for', () => {
   world.enqueue('1', { prefix: ['p'] })
   expect(world.startedOn('a')).toEqual(['1'])
 })
+
+test('a restart of the coordinator gives nobody more time to wait or to run than was asked for', () => {
+  const world = new SchedulerWorld()
+  const recovered = { attempt: 0, worker: null, tokens: 0, sha256: null, served: null, strikes: 0, failures: 0 }
+  world.apply({ kind: 'job-recovered', ...recovered, job: plainJob('waited', { maxWaitMs: 60_000, waitedMs: 50_000 }) })
+  const worker = { id: 'a' as WorkerId, name: 'a' }
+  world.apply({ kind: 'job-recovered', ...recovered, job: plainJob('ran', { maxRunMs: 60_000 }), attempt: 1, worker, ranMs: 55_000 })
+  world.connect('a', { m: 1 }, [{ job: 'ran', attempt: 1 }])
+  world.pass(4_000)
+  expect([...world.outcomes.keys()]).toEqual([])
+  world.pass(2_000)
+  expect([...world.outcomes.keys()]).toEqual(['ran'])
+  // Its slot stays taken until the worker confirms, so the other one waits to its end.
+  world.pass(4_200)
+  expect([...world.outcomes.keys()]).toEqual(['ran', 'waited'])
+})

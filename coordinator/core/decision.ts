@@ -47,7 +47,7 @@ export function explain(nowMs: number, question: Question, fleet: Fleet, eligibl
       }
       const { offer } = entry
       const chosen = choice?.worker === worker && choice.model === offer.name
-      const whyNot = chosen ? null : whyNotHere(nowMs, question, worker, offer.name, able.has(entry), choice !== undefined, fleet)
+      const whyNot = chosen ? null : whyNotHere(nowMs, question, worker, offer.name, able.has(entry), choice !== undefined)
       const eligibleHere = able.has(entry) && whyNot !== 'all_slots_busy'
       candidates.push({ provider: worker.name, tier: offer.tier ?? 'gpu', model: offer.name, eligible: eligibleHere, whyNot })
     }
@@ -69,7 +69,6 @@ function whyNotHere(
   model: string,
   able: boolean,
   another: boolean,
-  fleet: Fleet,
 ): string {
   const offer = worker.models.get(model)?.offer
   const tier = offer?.tier ?? 'gpu'
@@ -81,7 +80,7 @@ function whyNotHere(
   if (offer === undefined || offer.slots === 0) return offer?.state === 'loading' ? 'model_loading' : 'model_down'
   if (!isAble(key.needs, offer.abilities)) return 'lacks_ability'
   if (key.sha256 !== null && offer.sha256 !== key.sha256) return 'other_model_file'
-  if (offer.paid === true && key.purses.some((purse) => fleet.isSpent(purse))) return 'spend_limit_reached'
+  if (offer.paid === true && key.broke) return 'spend_limit_reached'
   if (!able) return key.avoid.includes(worker.id) ? 'failed_before' : 'tier_not_open_yet'
   if (teamFull) return 'team_limit'
   const hold = worker.holding(model, nowMs)

@@ -20,6 +20,8 @@ export type Input =
       failures: number
       /** Its last attempt was on an engine that cannot go on from what it had begun. */
       startsOver?: boolean
+      /** How long its attempt has run under the coordinator before this one. */
+      ranMs?: number
     }
   | { kind: 'job-cancelled'; job: JobId }
   | { kind: 'team-set'; team: TeamRules }

@@ -19,6 +19,8 @@ export class Line<J extends LineJob<J>> {
   /** The tiers in which the model was offered when its jobs last judged how those stand to them. */
   offering: ReadonlySet<Tier>
   readonly #routes = new Map<string, Route<Flow<J>>>()
+  /** The flows that a limited account pays for: they change their route when it is empty, and when it is full again. */
+  readonly #flowsByPurse = new Map<string, Set<Flow<J>>>()
   readonly #accounts: Map<string, Account<J>>[] = [new Map(), new Map(), new Map()]
   readonly #classTags = [0, 0, 0]
   readonly #classWaiting = [0, 0, 0]
@@ -47,7 +49,7 @@ export class Line<J extends LineJob<J>> {
   /** True when nobody else in the job's line could have been started instead: then a slot may be free. */
   add(job: J, key: RouteKey, team: Team<J>): boolean {
     const account = this.#account(team, job.rank)
-    const flow = this.#flow(key, account)
+    const flow = this.#flow(key, job.purses, account)
     if (account.waiting === 0) account.tag = Math.max(account.tag, this.#teamTime[job.rank] ?? 0)
     if (this.#classWaiting[job.rank] === 0) this.#classTags[job.rank] = Math.max(this.#classTags[job.rank] ?? 0, this.#classTime)
     job.flow = flow
@@ -64,28 +66,40 @@ export class Line<J extends LineJob<J>> {
     if (flow === null || !flow.jobs.remove(job)) return
     job.flow = null
     this.#count(flow.account, job, -1)
-    const ready = flow.route.ready[job.rank] as Heap<Flow<J>>
     if (flow.jobs.size > 0) {
-      ready.moved(flow)
+      flow.route.ready[job.rank]?.moved(flow)
       return
     }
-    ready.remove(flow)
+    this.#leaveRoute(flow)
     flow.account.flows.delete(flow)
-    flow.route.flows.delete(flow.account)
-    if (flow.route.flows.size === 0) this.#routes.delete(flow.route.id)
+    for (const purse of flow.purses) {
+      const flows = this.#flowsByPurse.get(purse)
+      flows?.delete(flow)
+      if (flows?.size === 0) this.#flowsByPurse.delete(purse)
+    }
   }
 
-  /** The job to start next among the routes that are not closed. */
-  next(closed: ReadonlySet<Route<Flow<J>>>): J | undefined {
+  /** The job to start next among those of the routes. */
+  next(routes: Iterable<Route<Flow<J>>>): J | undefined {
     let best: Flow<J> | undefined
-    for (const route of this.#routes.values()) {
-      if (closed.has(route)) continue
+    for (const route of routes)
       for (const heap of route.ready) {
         const flow = heap.first()
         if (flow !== undefined && (best === undefined || this.#isBefore(flow, best))) best = flow
       }
-    }
     return best?.jobs.first()
+  }
+
+  /** An account is empty, or has something again. Costs one look per flow that it pays for, however many jobs wait there. */
+  judgePurse(purse: string, isSpent: (purse: string) => boolean): void {
+    for (const flow of this.#flowsByPurse.get(purse) ?? []) {
+      const broke = flow.purses.some(isSpent)
+      if (broke === flow.route.key.broke) continue
+      const { key } = flow.route
+      this.#leaveRoute(flow)
+      this.#joinRoute(flow, this.#route({ ...key, broke }))
+      if (!flow.account.team.full) flow.route.ready[flow.account.rank]?.add(flow)
+    }
   }
 
   /** The job's attempt starts: its class and team pay for it. */
@@ -166,29 +180,54 @@ export class Line<J extends LineJob<J>> {
     const accounts = this.#accounts[rank] as Map<string, Account<J>>
     let account = accounts.get(team.name)
     if (account === undefined) {
-      account = { team, rank, tag: this.#teamTime[rank] ?? 0, waiting: 0, waitingCost: 0, flows: new Set() }
+      account = { team, rank, name: `${rank} ${team.name}`, tag: this.#teamTime[rank] ?? 0, waiting: 0, waitingCost: 0, flows: new Set() }
       accounts.set(team.name, account)
       team.lines.add(this)
     }
     return account
   }
 
-  #flow(key: RouteKey, account: Account<J>): Flow<J> {
-    const id = routeId(key)
-    let route = this.#routes.get(id)
-    if (route === undefined) {
-      const { model, provider, tiers, needs, purses, sha256, avoid } = key
-      route = new Route(id, { model, provider, tiers, needs, purses, sha256, avoid }, () => new Heap<Flow<J>>(flowBefore))
-      this.#routes.set(id, route)
-    }
-    let flow = route.flows.get(account)
-    if (flow === undefined) {
-      flow = { route, account, jobs: new Ordered<J>(), heapIndex: -1 }
-      route.flows.set(account, flow)
-      account.flows.add(flow)
+  #flow(key: RouteKey, purses: readonly string[], account: Account<J>): Flow<J> {
+    const route = this.#route(key)
+    let flow = route.flows.get(flowName(account, purses))
+    if (flow !== undefined) return flow
+    flow = { route, account, purses, jobs: new Ordered<J>(), heapIndex: -1 }
+    this.#joinRoute(flow, route)
+    account.flows.add(flow)
+    for (const purse of purses) {
+      const flows = this.#flowsByPurse.get(purse)
+      if (flows === undefined) this.#flowsByPurse.set(purse, new Set([flow]))
+      else flows.add(flow)
     }
     return flow
   }
+
+  #route(key: RouteKey): Route<Flow<J>> {
+    const id = routeId(key)
+    let route = this.#routes.get(id)
+    if (route === undefined) {
+      const { model, provider, tiers, needs, broke, sha256, avoid } = key
+      route = new Route(id, { model, provider, tiers, needs, broke, sha256, avoid }, () => new Heap<Flow<J>>(flowBefore))
+      this.#routes.set(id, route)
+    }
+    return route
+  }
+
+  #joinRoute(flow: Flow<J>, route: Route<Flow<J>>): void {
+    flow.route = route
+    route.flows.set(flowName(flow.account, flow.purses), flow)
+  }
+
+  #leaveRoute(flow: Flow<J>): void {
+    const { route, account } = flow
+    route.ready[account.rank]?.remove(flow)
+    route.flows.delete(flowName(account, flow.purses))
+    if (route.flows.size === 0) this.#routes.delete(route.id)
+  }
+}
+
+function flowName(account: { name: string }, purses: readonly string[]): string {
+  return purses.length === 0 ? account.name : [account.name, ...purses].join('\u0001')
 }
 
 /** What a line needs to know of a job; `rank` is the place of its class in PRIORITIES. */
@@ -196,6 +235,8 @@ export type LineJob<J extends LineJob<J>> = {
   readonly order: number
   readonly rank: number
   readonly cost: number
+  /** Limited accounts that pay for it. */
+  readonly purses: readonly string[]
   flow: Flow<J> | null
 }
 
@@ -213,6 +254,7 @@ export type Team<J extends LineJob<J>> = {
 type Account<J extends LineJob<J>> = {
   readonly team: Team<J>
   readonly rank: number
+  readonly name: string
   /** Tokens served so far, divided by weight, as far as they count against the others. */
   tag: number
   waiting: number
@@ -221,15 +263,16 @@ type Account<J extends LineJob<J>> = {
 }
 
 export type Flow<J extends LineJob<J>> = {
-  readonly route: Route<Flow<J>>
+  route: Route<Flow<J>>
   readonly account: Account<J>
+  readonly purses: readonly string[]
   readonly jobs: Ordered<J>
   heapIndex: number
 }
 
 export const PRIORITIES: readonly Priority[] = ['interactive', 'normal', 'batch']
 // Of 21 tokens 16, 4 and 1 are reserved: an interactive flood slows batch to a twentieth, and never to a stop.
-const CLASS_WEIGHTS = [16, 4, 1]
+export const CLASS_WEIGHTS = [16, 4, 1]
 
 function flowBefore<J extends LineJob<J>>(a: Flow<J>, b: Flow<J>): boolean {
   if (a.account.tag !== b.account.tag) return a.account.tag < b.account.tag
@@ -248,14 +291,4 @@ function meanCost<J extends LineJob<J>>(account: Account<J>): number {
 function servedBefore(tag: number, from: number, unit: number, waiting: number): number {
   if (from >= tag) return 0
   return unit <= 0 ? waiting : Math.min(waiting, Math.ceil((tag - from) / unit))
-}
-
-/** The job to start first among the lines; each line says who is its next. */
-export function earliest<J extends LineJob<J>>(lines: readonly Line<J>[], closed: ReadonlySet<Route<Flow<J>>>): J | undefined {
-  let first: J | undefined
-  for (const line of lines) {
-    const next = line.next(closed)
-    if (next !== undefined && (first === undefined || next.order < first.order)) first = next
-  }
-  return first
 }

@@ -1,4 +1,4 @@
-import type { FleetWorker } from './fleet.ts'
+import type { FleetWorker, ModelOffer } from './fleet.ts'
 import type { Heap } from './heap.ts'
 import type { WorkerId } from './job.ts'
 import { TIERS } from './tiers.ts'
@@ -13,8 +13,8 @@ export type RouteKey = {
   tiers: string
   /** Abilities that its model must have there. */
   needs: readonly string[]
-  /** Accounts that pay for it: while one is empty, nothing that costs money is open to it. */
-  purses: readonly string[]
+  /** An account that pays for it is empty: nothing that costs money is open to it. */
+  broke: boolean
   /** Set once text of an answer was delivered: only the same model file continues it. */
   sha256: string | null
   /** Workers on which the job already failed; used again only when nobody else serves the model. */
@@ -22,26 +22,30 @@ export type RouteKey = {
 }
 
 /** The jobs that may run on the same workers: a free slot looks at heads of flows and never at the jobs behind them. */
-export class Route<F extends { heapIndex: number; account: object }> {
+export class Route<F extends { heapIndex: number }> {
   readonly id: string
   readonly key: RouteKey
   /** Flows with a job that may start, per class in falling priority. */
   readonly ready: readonly Heap<F>[]
-  readonly flows = new Map<F['account'], F>()
+  readonly flows = new Map<string, F>()
 
   constructor(id: string, key: RouteKey, newHeap: () => Heap<F>) {
     this.id = id
     this.key = key
     this.ready = [newHeap(), newHeap(), newHeap()]
   }
+
+  /** Some flow of it has a job that may start. */
+  get isReady(): boolean {
+    return this.ready.some((heap) => heap.size > 0)
+  }
 }
 
 export function routeId(key: RouteKey): string {
-  const { model, provider, tiers, needs, purses, sha256, avoid } = key
+  const { model, provider, tiers, needs, broke, sha256, avoid } = key
   // Nearly every job is free to run anywhere.
-  if (provider === null && sha256 === null && avoid.length === 0 && tiers === 'occ' && needs.length === 0 && purses.length === 0)
-    return model
-  return [model, provider ?? '', tiers, needs.join(), purses.join(), sha256 ?? '', ...[...avoid].sort()].join('\u0001')
+  if (provider === null && sha256 === null && avoid.length === 0 && tiers === 'occ' && needs.length === 0 && !broke) return model
+  return [model, provider ?? '', tiers, needs.join(), broke ? 'broke' : '', sha256 ?? '', ...[...avoid].sort()].join('\u0001')
 }
 
 export const AUTO = 'auto'
@@ -50,7 +54,7 @@ export const AUTO = 'auto'
 export type Place = { worker: FleetWorker; model: string }
 
 /** What places are judged by besides the key. */
-export type Fleet = { workers(): Iterable<FleetWorker>; isSpent(purse: string): boolean; spentUntil(purse: string): number | null }
+export type Fleet = { workers(): Iterable<FleetWorker>; spentUntil(purse: string): number | null }
 
 /** The places that may run the route's jobs, whether or not a slot is free there; the cheapest tier first. */
 export function eligiblePlaces(key: RouteKey, fleet: Fleet): Place[] {
@@ -66,11 +70,11 @@ export function eligiblePlaces(key: RouteKey, fleet: Fleet): Place[] {
     for (const worker of fleet.workers())
       for (const model of candidates(key.model, worker)) {
         const offer = worker.models.get(model)?.offer
-        if (offer === undefined || (offer.tier ?? 'gpu') !== tier) continue
+        // Who could never run it keeps no other tier closed to it.
+        if (offer === undefined || (offer.tier ?? 'gpu') !== tier || !isFit(key, worker, offer)) continue
         offered = true
         thereHere ||= worker.isThere(model)
-        if (open && couldRun(key, worker, model) && !(offer.paid === true && key.purses.some((purse) => fleet.isSpent(purse))))
-          able.push({ worker, model })
+        if (open && worker.serves(model) && !(offer.paid === true && key.broke)) able.push({ worker, model })
       }
     there ||= thereHere || able.length > before
   }
@@ -80,7 +84,7 @@ export function eligiblePlaces(key: RouteKey, fleet: Fleet): Place[] {
 }
 
 /** The models of a worker that a job for `wanted` could mean. */
-function candidates(wanted: string, worker: FleetWorker): Iterable<string> {
+export function candidates(wanted: string, worker: FleetWorker): Iterable<string> {
   if (wanted !== AUTO || worker.models.has(AUTO)) return worker.models.has(wanted) ? [wanted] : []
   return [...worker.models.values()].filter(({ offer }) => speaks(offer.abilities)).map(({ offer }) => offer.name)
 }
@@ -130,14 +134,13 @@ function load({ worker, model }: Place): number {
   return worker.busy(model) / Math.max(1, worker.models.get(model)?.offer.slots ?? 1)
 }
 
-function couldRun(key: RouteKey, worker: FleetWorker, model: string): boolean {
-  if (!worker.serves(model)) return false
+/** Whether it is what the job asks for, be it there or not. */
+export function isFit(key: RouteKey, worker: FleetWorker, offer: ModelOffer): boolean {
   if (key.provider !== null && key.provider !== worker.name) return false
-  const { offer } = worker.models.get(model) ?? {}
-  if (key.sha256 !== null && offer?.sha256 !== key.sha256) return false
+  if (key.sha256 !== null && offer.sha256 !== key.sha256) return false
   // A model that only embeds or ranks has no words for anything else.
-  if (!speaks(offer?.abilities) && !key.needs.includes('embeddings') && !key.needs.includes('rerank')) return false
-  return isAble(key.needs, offer?.abilities)
+  if (!speaks(offer.abilities) && !key.needs.includes('embeddings') && !key.needs.includes('rerank')) return false
+  return isAble(key.needs, offer.abilities)
 }
 
 export function isAble(needs: readonly string[], abilities: readonly string[] | undefined): boolean {

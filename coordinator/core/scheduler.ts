@@ -16,10 +16,12 @@ import { decide, type Decision, explain, offeringTiers, type Question } from './
 import { FleetWorker, type Hold, SPENT, type ModelOffer, type WorkerState } from './fleet.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
-import { earliest, type Flow, Line, type Team } from './line.ts'
+import { Contest } from './contest.ts'
+import { Line, type Team } from './line.ts'
 import { Quota } from './quota.ts'
-import { AUTO, type Choice, choosePlace, eligiblePlaces, type Fleet, type Place, type Route, tierOf } from './routing.ts'
+import { AUTO, type Choice, type Fleet, type Place, type RouteKey, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob } from './scheduled-job.ts'
+import { settle } from './settle.ts'
 import { sameTiers } from './tiers.ts'
 import { Waits } from './waits.ts'
 import { countWaiting, waitingOf } from './waiting.ts'
@@ -45,6 +47,7 @@ export class Scheduler {
   readonly #lines = new Map<string, Line<ScheduledJob>>()
   /** Models whose line or slots changed in this input: filled when it has been taken in whole. */
   readonly #unsettled = new Set<string>()
+  readonly #contest = new Contest<ScheduledJob>()
   readonly #delayed = new Set<ScheduledJob>()
   readonly #waits = new Waits()
   readonly #running = new Set<ScheduledJob>()
@@ -54,7 +57,6 @@ export class Scheduler {
   readonly #spentUntilMs = new Map<string, number>()
   readonly #fleet: Fleet = {
     workers: () => this.#workers.values(),
-    isSpent: (purse) => (this.#spentUntilMs.get(purse) ?? 0) > this.#nowMs,
     spentUntil: (purse) => this.#spentUntilMs.get(purse) ?? null,
   }
   #nowMs = 0
@@ -166,7 +168,7 @@ export class Scheduler {
     this.#nowMs = nowMs
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
-    return waitingOf(nowMs, job, this.#lines.get(job.model), this.#serviceMsByModel.get(job.model), this.#fleet)
+    return waitingOf(nowMs, job, this.#keyOf(job), this.#lines.get(job.model), this.#serviceMsByModel.get(job.model), this.#fleet)
   }
 
   /** What would be decided now for a job that waits; undefined for any other. */
@@ -199,7 +201,8 @@ export class Scheduler {
     if (input.tokens > 0) job.sha256 = input.sha256
     job.startsOver = input.startsOver === true
     job.served = input.served ?? job.model
-    this.#waits.begin(nowMs, job)
+    job.ranMs = input.ranMs ?? 0
+    this.#waits.begin(nowMs, job, job.waitedMs)
     if (input.worker === null) {
       this.#joinLine(job)
       return
@@ -536,6 +539,7 @@ export class Scheduler {
       const hold = spentUntilMs === null ? null : { state: 'over_quota' as const, untilMs: spentUntilMs, why: SPENT }
       this.#emit({ kind: 'provider-held', worker: provider.id, model: null, hold })
     }
+    for (const line of this.#lines.values()) line.judgePurse(purse, this.#isSpent)
     for (const model of this.#lines.keys()) this.#unsettled.add(model)
   }
 
@@ -555,6 +559,7 @@ export class Scheduler {
   // ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #passTime(nowMs: number): void {
+    for (const [purse, untilMs] of this.#spentUntilMs) if (untilMs <= nowMs) this.#setPurse(purse, null)
     for (const worker of this.#workers.values()) this.#judge(nowMs, worker)
     for (const job of this.#delayed) {
       if (job.notBeforeMs > nowMs) continue
@@ -628,10 +633,6 @@ export class Scheduler {
     if (this.#lines.has(AUTO)) this.#unsettled.add(AUTO)
   }
 
-  /**
-   * Starts waiting jobs until no eligible slot is free. Within a line the line's own order decides; where several lines want
-   * the same slots (of a cloud, or for `auto`), the job that came first.
-   */
   #settle(nowMs: number): void {
     const lines: Line<ScheduledJob>[] = []
     for (const model of this.#unsettled) {
@@ -639,15 +640,7 @@ export class Scheduler {
       if (line !== undefined && line.waiting > 0) lines.push(line)
     }
     this.#unsettled.clear()
-    const closed = new Set<Route<Flow<ScheduledJob>>>()
-    for (let job = earliest(lines, closed); job !== undefined; job = earliest(lines, closed)) {
-      const { route } = job.flow as Flow<ScheduledJob>
-      const eligible = eligiblePlaces(route.key, this.#fleet)
-      const free = eligible.filter(({ worker, model }) => worker.free(model, nowMs) > 0)
-      const choice = choosePlace(free, job.prefix)
-      if (choice === undefined) closed.add(route)
-      else this.#start(nowMs, job, choice, eligible)
-    }
+    settle(nowMs, lines, this.#fleet, this.#contest, (job, choice, eligible) => this.#start(nowMs, job, choice, eligible))
   }
 
   #start(nowMs: number, job: ScheduledJob, place: Choice, eligible: readonly Place[]): void {
@@ -663,8 +656,15 @@ export class Scheduler {
 
   #questionOf(nowMs: number, job: ScheduledJob): Question {
     const waitedMs = job.waitedMs + nowMs - job.waitingSinceMs
-    return { key: job, patience: job.patience, prefix: job.prefix, waitedMs, teamFull: job.team.full, delayed: job.phase === 'delayed' }
+    const { patience, prefix, team, phase } = job
+    return { key: this.#keyOf(job), patience, prefix, waitedMs, teamFull: team.full, delayed: phase === 'delayed' }
   }
+
+  #keyOf({ model, provider, tiers, needs, purses, sha256, avoid }: ScheduledJob): RouteKey {
+    return { model, provider, tiers, needs, sha256, avoid, broke: purses.length > 0 && purses.some(this.#isSpent) }
+  }
+
+  readonly #isSpent = (purse: string): boolean => this.#spentUntilMs.has(purse)
 
   #run(nowMs: number, job: ScheduledJob, { worker, model }: Place): void {
     this.#waits.end(this.#nowMs, job)
@@ -683,7 +683,8 @@ export class Scheduler {
   }
 
   #remember(worker: FleetWorker, job: ScheduledJob | undefined): void {
-    if (job === undefined || job.prefix.length === 0) return
+    // A cloud never says what it holds, so nothing would ever be forgotten.
+    if (job === undefined || job.prefix.length === 0 || worker.cloud !== null) return
     const held = worker.models.get(job.served)?.prefixes
     for (const name of job.prefix) held?.add(name)
   }
@@ -726,7 +727,7 @@ export class Scheduler {
     job.phase = 'queued'
     this.#waits.judgeTiers(this.#nowMs, job, this.#offeringTiers(job.model))
     // With others already in line there is no slot free for this route: the invariant above.
-    if (this.#lineOf(job.model).add(job, job, job.team)) this.#unsettled.add(job.model)
+    if (this.#lineOf(job.model).add(job, this.#keyOf(job), job.team)) this.#unsettled.add(job.model)
   }
 
   #lineOf(model: string): Line<ScheduledJob> {

@@ -1,13 +1,15 @@
-import type { FleetWorker, Hold } from './fleet.ts'
+import type { FleetWorker, Hold, ModelOffer } from './fleet.ts'
 import type { Waiting, WaitingReason } from './job.ts'
 import type { Line } from './line.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
-import { AUTO, eligiblePlaces, type Fleet, type Place, type RouteKey } from './routing.ts'
+import { AUTO, candidates, eligiblePlaces, type Fleet, isFit, type Place, type RouteKey } from './routing.ts'
+import { TIERS } from './tiers.ts'
 
 /** Why a job waits, its place in its line, and an estimate where there is something to make one from. */
 export function waitingOf(
   nowMs: number,
   job: ScheduledJob,
+  key: RouteKey,
   line: Line<ScheduledJob> | undefined,
   meanServiceMs: number | undefined,
   fleet: Fleet,
@@ -17,8 +19,8 @@ export function waitingOf(
     return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
   }
   const position = line?.position(job) ?? 1
-  const why = whyWaits(nowMs, job, job.team, fleet, job.opening?.atMs ?? null)
-  const basis = estimateBasis(job, meanServiceMs, fleet)
+  const why = whyWaits(nowMs, key, job, job.team, fleet, job.opening?.atMs ?? null)
+  const basis = estimateBasis(key, meanServiceMs, fleet)
   const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
   const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
   return { ...why, position, estimateMs, basis }
@@ -36,7 +38,7 @@ export function countWaiting(
     const counts = new Map<WaitingReason, number>()
     for (const route of line.routes)
       for (const flow of route.flows.values()) {
-        const { reason } = whyWaits(nowMs, route.key, flow.account.team, fleet, flow.jobs.first()?.opening?.atMs ?? null)
+        const { reason } = whyWaits(nowMs, route.key, flow, flow.account.team, fleet, flow.jobs.first()?.opening?.atMs ?? null)
         counts.set(reason, (counts.get(reason) ?? 0) + flow.jobs.size)
       }
     for (const [reason, count] of counts) rows.push({ model, reason, count })
@@ -51,19 +53,15 @@ export function countWaiting(
  * Why the jobs of a route and a team wait: the first of these that is true, from the fleet as it is now. `opensMs` is when
  * the next tier opens for the job by waiting; null: none does.
  */
-function whyWaits(nowMs: number, key: RouteKey, team: TeamState, fleet: Fleet, opensMs: number | null): Why {
+function whyWaits(nowMs: number, key: RouteKey, payer: Payer, team: TeamState, fleet: Fleet, opensMs: number | null): Why {
   const eligible = eligiblePlaces(key, fleet)
   if (eligible.length > 0) {
     if (team.full) return { reason: 'team_limit', untilMs: null, detail: `team ${team.name} runs ${team.running}, its limit` }
     return whyNoneIsFree(nowMs, eligible)
   }
-  for (const worker of fleet.workers()) {
-    const named = key.provider === null || key.provider === worker.name
-    const offer = worker.models.get(key.model)?.offer
-    if (named && worker.state === 'online' && offer?.state === 'loading')
-      return { reason: 'model_loading', untilMs: null, detail: offer.detail === '' ? null : offer.detail }
-  }
-  const spent = spentPurse(key, fleet)
+  const loading = loadingOffer(key, fleet)
+  if (loading !== null) return { reason: 'model_loading', untilMs: null, detail: loading.detail === '' ? null : loading.detail }
+  const spent = spentPurse(key, payer, fleet)
   if (spent !== null) return { reason: 'over_quota', untilMs: fleet.spentUntil(spent), detail: `the spend limit of ${spent} is reached` }
   if (opensMs !== null) return { reason: 'tier_not_open_yet', untilMs: opensMs, detail: null }
   return { reason: 'no_provider_for_model', untilMs: null, detail: null }
@@ -78,6 +76,7 @@ function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: 
 }
 
 type Why = Pick<Waiting, 'reason' | 'untilMs' | 'detail'>
+type Payer = { purses: readonly string[] }
 type TeamState = { name: string; running: number; full: boolean }
 
 /** Held and cooling providers are the reason only when all of them are: then the first of them to come back says until when. */
@@ -99,9 +98,26 @@ function coolingHold(worker: FleetWorker, model: string, nowMs: number): Hold | 
   return untilMs === null ? null : { state: 'cooling_down', untilMs, why: '' }
 }
 
+/** The model is on its way: its worker loads it, or starts its process again, and a tier that may be used has it. */
+function loadingOffer(key: RouteKey, fleet: Fleet): ModelOffer | null {
+  let restarting: ModelOffer | null = null
+  for (const worker of fleet.workers()) {
+    if (worker.state !== 'online') continue
+    for (const model of candidates(key.model, worker)) {
+      const offer = worker.models.get(model)?.offer
+      // Which file it is may be known only once it is loaded.
+      const wanted = offer?.sha256 === '' ? { ...key, sha256: null } : key
+      if (offer === undefined || !isFit(wanted, worker, offer) || key.tiers[TIERS.indexOf(offer.tier ?? 'gpu')] === 'c') continue
+      if (offer.state === 'loading') return offer
+      if (offer.state === 'down') restarting ??= offer
+    }
+  }
+  return restarting
+}
+
 /** The empty purse without which somebody could run it. */
-function spentPurse(key: RouteKey, fleet: Fleet): string | null {
-  const spent = key.purses.find((purse) => fleet.isSpent(purse))
+function spentPurse(key: RouteKey, { purses }: Payer, fleet: Fleet): string | null {
+  const spent = purses.find((purse) => fleet.spentUntil(purse) !== null)
   if (spent === undefined) return null
   const paid = (worker: FleetWorker): boolean =>
     [...worker.models.values()].some(({ offer }) => offer.paid === true && (key.model === AUTO || offer.name === key.model))

@@ -9,12 +9,15 @@ export class Waits {
   readonly #openings = new Heap<WaitLimit>((a, b) => a.atMs < b.atMs)
   count = 0
 
-  /** Every wait is limited by itself: a job that ran and lost its worker did not wait meanwhile. */
-  begin(nowMs: number, job: ScheduledJob): void {
+  /**
+   * Every wait is limited by itself: a job that ran and lost its worker did not wait meanwhile. `alreadyMs` is what this
+   * wait has lasted under a coordinator before this one.
+   */
+  begin(nowMs: number, job: ScheduledJob, alreadyMs = 0): void {
     this.count += 1
     job.waitingSinceMs = nowMs
     if (job.maxWaitMs === null) return
-    job.waitLimit = { job, atMs: nowMs + job.maxWaitMs, heapIndex: -1 }
+    job.waitLimit = { job, atMs: nowMs + job.maxWaitMs - alreadyMs, heapIndex: -1 }
     this.#limits.add(job.waitLimit)
   }
 

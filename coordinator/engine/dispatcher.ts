@@ -166,9 +166,14 @@ export class Dispatcher {
   }
 
   #line({ record, tokenIds }: LiveJob, worker: { id: WorkerId; name: string } | null): void {
+    const nowMs = this.#parts.now()
+    // Of a job that ran and went back to the line it is not known since when it stands there.
+    const waitedMs = record.status === 'queued' && record.attempt === 0 ? nowMs - record.createdMs : 0
+    const ranMs = worker === null || record.attemptStartedMs === null ? 0 : nowMs - record.attemptStartedMs
     this.#apply({
       kind: 'job-recovered',
-      job: accepted(record, [], this.#parts.termsOf(record), true, record.status === 'queued' ? this.#parts.now() - record.createdMs : 0),
+      job: accepted(record, [], this.#parts.termsOf(record), true, waitedMs),
+      ranMs,
       attempt: record.attempt,
       worker,
       tokens: tokenIds.length,

@@ -30,18 +30,32 @@ export async function migrate(db: Db): Promise<number[]> {
 
 /**
  * Makes sure that the history tables have a partition for today and the days ahead. Called at start and then every few
- * hours; rows of a day without one would land in the default partition, which is never dropped.
+ * hours. Rows of a day without one are in the default partition, which is never dropped: after a long sleep of the host, or
+ * a jump of its clock. They move into the day's partition when that is made.
  */
 export async function ensurePartitions(db: Db, todayMs: number): Promise<void> {
   for (let day = 0; day <= DAYS_AHEAD; day++) {
     const from = Math.floor(todayMs / DAY_MS) * DAY_MS + day * DAY_MS
-    const suffix = new Date(from).toISOString().slice(0, 10).replaceAll('-', '')
-    for (const table of PARTITIONED) {
-      await db.query(
-        `create table if not exists ${table}_${suffix} partition of ${table} for values from ('${firstUuidOf(from)}') to ('${firstUuidOf(from + DAY_MS)}')`,
-      )
-    }
+    for (const table of PARTITIONED) await ensurePartition(db, table, from)
   }
+}
+
+async function ensurePartition(db: Db, table: string, fromMs: number): Promise<void> {
+  const name = `${table}_${new Date(fromMs).toISOString().slice(0, 10).replaceAll('-', '')}`
+  const [first, end] = [firstUuidOf(fromMs), firstUuidOf(fromMs + DAY_MS)]
+  const key = table === 'jobs' || table === 'events' ? 'id' : 'job'
+  if ((await db.maybeOne('select to_regclass($1) as made', [name]))?.made != null) return
+  await db.transaction(async (query) => {
+    await query('select pg_advisory_xact_lock($1)', [MIGRATION_LOCK])
+    if ((await query('select to_regclass($1) as made', [name]))[0]?.made != null) return
+    // What the writer adds meanwhile waits for the partition, or it would land where no partition may be made any more.
+    await query(`lock table ${table}_default in access exclusive mode`)
+    await query(`create table ${name} (like ${table} including all)`)
+    await query(
+      `with moved as (delete from ${table}_default where ${key} >= '${first}' and ${key} < '${end}' returning *) insert into ${name} select * from moved`,
+    )
+    await query(`alter table ${table} attach partition ${name} for values from ('${first}') to ('${end}')`)
+  })
 }
 
 /** The smallest UUIDv7 of a millisecond: its first 48 bits are the time. */

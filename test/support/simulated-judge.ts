@@ -128,8 +128,9 @@ export class SimulatedJudge {
     const job = this.#add(nowMs, input.job, input.attempt)
     job.tokens = input.tokens
     if (input.tokens > 0) job.sha256 = input.sha256
-    if (input.worker === null) return
-    this.#run(nowMs, job, input.worker.id)
+    // A death of the coordinator is no reason to wait longer than was asked for.
+    if (input.worker === null) job.sinceMs = nowMs - input.job.waitedMs
+    else this.#run(nowMs, job, input.worker.id)
   }
 
   #greeted(nowMs: number, worker: WorkerId, id: JobId, attempt: number): void {

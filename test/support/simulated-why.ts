@@ -34,7 +34,9 @@ function isAble(job: WatchedJob, worker: FleetWorker): boolean {
 
 function isLoading(job: WatchedJob, worker: FleetWorker): boolean {
   if (job.provider !== null && job.provider !== worker.name) return false
-  return worker.state === 'online' && worker.models.get(job.model)?.offer.state === 'loading'
+  const offer = worker.models.get(job.model)?.offer
+  if (worker.state !== 'online' || offer === undefined || offer.state === 'ready') return false
+  return job.sha256 === null || offer.sha256 === '' || offer.sha256 === job.sha256
 }
 
 function isCooling(nowMs: number, job: WatchedJob, worker: FleetWorker): boolean {

@@ -47,6 +47,9 @@ process.on('disconnect', vanish)
 process.once('message', (message: ToProcess) => {
   if (message.kind === 'open') serve(message.settings).catch(giveUp)
 })
+process.on('message', (message: ToProcess) => {
+  if (message.kind === 'ask') tell({ kind: 'alive' })
+})
 
 /** Ends at once, even while a batch is being computed on another thread: an orderly exit would wait for it or crash in it. */
 function vanish(): void {

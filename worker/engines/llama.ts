@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
 import { expectedAbilities, type Purpose } from './llama/abilities.ts'
+import { Watchdog } from './llama/watchdog.ts'
 import type { FromProcess, GenerationNews, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
 
 export type LlamaEngineOptions = {
@@ -50,6 +51,7 @@ class LlamaEngine implements Engine {
   #process: ModelProcess | undefined
   #restartTimer: NodeJS.Timeout | undefined
   #steadyTimer: NodeJS.Timeout | undefined
+  #watchdog: Watchdog | undefined
   #failures = 0
   #closed = false
   #state: EngineState
@@ -75,13 +77,20 @@ class LlamaEngine implements Engine {
     }
     this.#generations.set(id, sink)
     target.tell({ kind: 'start', id, request, continuation })
-    return { cancel: () => target.tell({ kind: 'cancel', id }) }
+    return {
+      cancel: () => {
+        if (!this.#generations.has(id)) return
+        this.#watchdog?.stopping(id)
+        target.tell({ kind: 'cancel', id })
+      },
+    }
   }
 
   async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#restartTimer)
     clearTimeout(this.#steadyTimer)
+    this.#watchdog?.close()
     await this.#process?.end()
     this.#failAll({ layer: 'model', code: 'engine_closed', message: `the worker closed the model ${this.#options.name}`, retryable: true })
   }
@@ -91,6 +100,8 @@ class LlamaEngine implements Engine {
     let unloadable: string | undefined
     this.#process = new ModelProcess(this.#options, {
       told: (message) => {
+        this.#watchdog?.heard()
+        if (message.kind === 'alive') return
         if (message.kind === 'news') this.#pass(message.news)
         else if (message.kind === 'ready') this.#ready(message.model)
         else if (message.kind === 'loading') this.#change({ detail: `loading ${message.percent} %` })
@@ -103,6 +114,12 @@ class LlamaEngine implements Engine {
 
   #ready({ slots, contextTokens, maxTokenBytes, sizeBytes, detail, abilities }: ModelFacts): void {
     this.#options.log.info(`model ${this.#options.name} is ready: ${slots} slots of ${contextTokens} tokens, ${detail}`)
+    const target = this.#process
+    this.#watchdog = new Watchdog({
+      now: () => performance.now(),
+      ask: () => target?.tell({ kind: 'ask' }),
+      onDead: (why) => target?.kill(why),
+    })
     this.#change({ phase: 'ready', detail, slots, contextTokens, maxTokenBytes, sizeBytes, abilities })
     this.#steadyTimer = setTimeout(() => (this.#failures = 0), STEADY_AFTER_MS).unref()
   }
@@ -111,7 +128,10 @@ class LlamaEngine implements Engine {
     for (const one of news) {
       const sink = this.#generations.get(one.id)
       if (sink === undefined) continue
-      if (one.finished !== undefined || one.failed !== undefined) this.#generations.delete(one.id)
+      if (one.finished !== undefined || one.failed !== undefined) {
+        this.#generations.delete(one.id)
+        this.#watchdog?.stopped(one.id)
+      }
       if (one.accepted !== undefined) sink.accepted(one.accepted.promptTokens, one.accepted.cachedTokens)
       if (one.prefilled !== undefined) sink.prefilled?.(one.prefilled.processed, one.prefilled.total)
       if (one.tokens !== undefined) sink.tokens(one.tokens.ids, one.tokens.text, one.tokens.delta)
@@ -126,6 +146,8 @@ class LlamaEngine implements Engine {
   #died(death: Death): void {
     this.#process = undefined
     clearTimeout(this.#steadyTimer)
+    this.#watchdog?.close()
+    this.#watchdog = undefined
     if (this.#closed) return
     const waitMs = restartDelayMs(death.kind, this.#failures++, Math.random())
     this.#options.log.error(`model ${this.#options.name}: ${death.reason}; restarts in ${seconds(waitMs)}`)
@@ -196,6 +218,8 @@ class ModelProcess {
   readonly #gone: Promise<void>
   readonly #prefixFolder: string
   #lastWords = ''
+  /** Why it was ended by its worker. */
+  #killedFor: string | undefined
 
   constructor(options: LlamaEngineOptions, listener: ProcessListener) {
     this.#prefixFolder = makePrefixFolder()
@@ -220,6 +244,12 @@ class ModelProcess {
     if (this.#child.connected) this.#child.send(message, () => {})
   }
 
+  /** For one that does not listen any more. */
+  kill(why: string): void {
+    this.#killedFor = why
+    this.#child.kill('SIGKILL')
+  }
+
   /** Cutting the line is the order to end; resolves when the process is gone. */
   async end(): Promise<void> {
     if (this.#child.connected) this.#child.disconnect()
@@ -241,6 +271,7 @@ class ModelProcess {
   }
 
   #reason(code: number | null, signal: NodeJS.Signals | null): string {
+    if (this.#killedFor !== undefined) return `its process was killed because ${this.#killedFor}`
     const how = signal === null ? `exited with code ${code}` : `was ended by ${signal}`
     const words = this.#lastWords.trim().split('\n').slice(-LAST_WORDS_LINES).join(' | ')
     return words === '' ? `its process ${how}` : `its process ${how} (${words})`

@@ -9,6 +9,8 @@ export type ToProcess =
   | { kind: 'open'; settings: ModelSettings }
   | { kind: 'start'; id: number; request: GenerationRequest; continuation: readonly number[] }
   | { kind: 'cancel'; id: number }
+  /** Answered by `alive`, whatever else it does. */
+  | { kind: 'ask' }
 
 export type ModelSettings = {
   path: string
@@ -33,6 +35,7 @@ export type FromProcess =
   | { kind: 'log'; level: LogLevel; message: string }
   /** All news of one step in one message: at thousands of tokens a second a message for each would cost more than the tokens. */
   | { kind: 'news'; news: GenerationNews[] }
+  | { kind: 'alive' }
 
 export type ModelFacts = {
   slots: number
