@@ -176,12 +176,17 @@ export class WorkerSessions implements WorkerLink {
     for (const chunk of output.chunks)
       dispatcher.attemptGrew(worker, {
         ...chunk,
+        promptTokens: storable(chunk.promptTokens),
+        cachedTokens: storable(chunk.cachedTokens),
         job: chunk.job as JobId,
         ...(chunk.delta === '' ? {} : { deltas: readDeltas(chunk.delta) }),
       })
     for (const end of output.finished)
       dispatcher.attemptFinished(worker, {
         ...end,
+        promptTokens: storable(end.promptTokens),
+        completionTokens: storable(end.completionTokens),
+        cachedTokens: storable(end.cachedTokens),
         job: end.job as JobId,
         finishReason: finishReason(end.finishReason),
         stopSequence: end.stopSequence === '' ? null : end.stopSequence,
@@ -212,8 +217,10 @@ export class WorkerSessions implements WorkerLink {
         break
       case 'heartbeat':
         if (told.heartbeat) {
-          this.#options.onHeartbeat(worker, told.heartbeat.models, told.heartbeat.host ?? null)
-          dispatcher.workerReported(worker, told.heartbeat.models.map(offerOf))
+          // A name that no greeting would be let in with is nobody's model.
+          const models = told.heartbeat.models.filter((model) => problemWithModel(model) === undefined).slice(0, MODELS_MAX)
+          this.#options.onHeartbeat(worker, models, told.heartbeat.host ?? null)
+          dispatcher.workerReported(worker, models.map(offerOf))
         }
         break
       case 'draining':
@@ -298,9 +305,24 @@ function problemWith(hello: ToldHello): string | undefined {
   if (!isUuid(hello.worker)) return 'Hello.worker must be a UUID.'
   if (!NAME.test(hello.name)) return 'Hello.name must be 1 to 128 letters, digits, spaces or . _ : @ / -, beginning with a letter or digit.'
   if (hello.models.length > MODELS_MAX) return `A worker may offer at most ${MODELS_MAX} models, not ${hello.models.length}.`
-  const odd = hello.models.find((model) => model.name === '' || model.name.length > 200)
-  return odd === undefined ? undefined : 'A model needs a name of 1 to 200 characters.'
+  return hello.models.map(problemWithModel).find((problem) => problem !== undefined)
 }
+
+function problemWithModel({ name, sha256 }: ToldModel): string | undefined {
+  if (name === '' || name.length > 200 || UNPRINTABLE.test(name) || !name.isWellFormed())
+    return 'A model needs a name of 1 to 200 printable characters.'
+  return sha256.length > 200 || UNPRINTABLE.test(sha256) ? 'Model.sha256 must be at most 200 printable characters.' : undefined
+}
+
+// PostgreSQL stores no NUL, and people read these in logs.
+const UNPRINTABLE = /\p{Cc}/u
+
+/** A count that no model can have reached must not keep the end of a job from its row. */
+function storable(count: number): number {
+  return Math.min(count, INTEGER_MAX)
+}
+
+const INTEGER_MAX = 2_147_483_647
 
 function finishReason(value: string): FinishReason {
   return FINISH_REASONS.find((reason) => reason === value) ?? 'cancelled'

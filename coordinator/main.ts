@@ -31,7 +31,7 @@ import { DatabaseClock } from './store/clock.ts'
 import { Db, type DbOptions, isUnavailable } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
-import { readRequest } from './store/jobs.ts'
+import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey } from './store/keys.ts'
 import { ensurePartitions, migrate } from './store/migrate.ts'
@@ -264,6 +264,7 @@ async function startCoordinator(
   )
   await reload()
   await purses.load()
+  for (const { model, meanMs } of await recentServiceTimes(db)) dispatcher.knowServiceTime(model, meanMs)
   await lease.begin(version)
   const adoption = new Adoption({ db, lease, dispatcher, log, addEvent })
   await adoption.adopt()

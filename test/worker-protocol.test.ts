@@ -173,6 +173,37 @@ test('what one turn starts leaves in one message, a cancel comes behind it, and 
   for (const id of ids) await world.request('POST', `/api/jobs/${id}/cancel`)
 })
 
+test('a model whose name no row can hold is refused in the greeting, and left out of a heartbeat', async () => {
+  const odd = session({ name: 'odd', models: [model('a\u0000b')] })
+  expect((await odd.ended).error).toContain('A model needs a name of 1 to 200 printable characters.')
+  const one = session({ name: 'even', models: [model('even')] })
+  await one.welcomed
+  one.end.write({ heartbeat: { count: 1, models: [model('even'), model('a\u0000b')] } })
+  await world.until('the heartbeat was heard', async () => (await world.findWorker('even'))?.models.length === 1)
+  one.end.end()
+})
+
+test('a count that no model can have reached does not keep a job from its end', async () => {
+  const one = session({ name: 'boaster', models: [model('boasts')] })
+  await one.welcomed
+  const stream = chatStream(world, 'boasts', 'x')
+  const { start } = await one.told((message) => message.start != null)
+  const base = { job: start?.job ?? '', attempt: start?.attempt ?? 0 }
+  const counts = { promptTokens: 4_000_000_000, completionTokens: 4_000_000_000, cachedTokens: 4_000_000_000 }
+  one.end.write({
+    output: {
+      chunks: [{ ...base, first: 0, tokenIds: [1], text: 'a' }],
+      finished: [{ ...base, tokens: 1, finishReason: 'stop', ...counts }],
+    },
+  })
+  expect((await stream.done).text).toBe('a')
+  await world.until('its end is stored', async () => {
+    const { acknowledge } = await one.told((message) => message.acknowledge != null)
+    return acknowledge?.attempts.length === 1
+  })
+  one.end.end()
+})
+
 type Hello = Partial<NonNullable<FromWorker['hello']>>
 
 function model(name: string): NonNullable<NonNullable<FromWorker['hello']>['models']>[number] {

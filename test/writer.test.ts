@@ -116,6 +116,30 @@ test('one bad row is refused alone; its neighbours are stored', async () => {
   await writer.close()
 })
 
+test('a job that is refused leaves nothing behind: no event, no output, no progress', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  const bad = { ...record(), status: 'odd' as JobRecord['status'] }
+  const tell = (): void => {
+    const nobody = { team: null, provider: null, worker: null, traceId: null }
+    writer.addEvent({ id: newId(), atMs: Date.now(), type: 'job.accepted', actor: 'test', details: {}, job: bad.id, ...nobody })
+    writer.addOutput(bad.id, '{}')
+    writer.addProgress({ job: bad.id, firstToken: 0, tokenIds: [1], text: 'x', extra: null })
+  }
+  const stored = writer.insertJob(bad, '{}')
+  tell()
+  // While that is on its way, and refused, more gathers about it.
+  setTimeout(tell, 0)
+  await expect(stored).rejects.toThrow('refused')
+  await writer.drained()
+  const left = await db.query(
+    `select (select count(*) from events where job = $1) + (select count(*) from job_outputs where job = $1)
+          + (select count(*) from job_progress where job = $1) as rows`,
+    [bad.id],
+  )
+  expect(Number(left[0]?.rows)).toBe(0)
+  await writer.close()
+})
+
 test('progress is put together in order, and a hole ends it', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
   const [whole, holed] = [newId() as JobId, newId() as JobId]

@@ -74,8 +74,12 @@ export function isSettled(status: JobStatus): boolean {
 
 export function waitingComment(waiting: Waiting): string {
   const until = waiting.untilMs === null ? '' : ` until=${new Date(waiting.untilMs).toISOString()}`
-  return `: waiting reason=${waiting.reason} position=${waiting.position} estimate_ms=${waiting.estimateMs ?? 'unknown'}${until}\n\n`
+  // JSON has no line breaks, which would end the comment.
+  const detail = waiting.detail === null ? '' : ` detail=${JSON.stringify(waiting.detail.slice(0, DETAIL_MAX))}`
+  return `: waiting reason=${waiting.reason} position=${waiting.position} estimate_ms=${waiting.estimateMs ?? 'unknown'}${until}${detail}\n\n`
 }
+
+const DETAIL_MAX = 200
 
 export function prefillComment({ processed, total }: Prefill): string {
   return `: prefill processed=${processed} total=${total}\n\n`

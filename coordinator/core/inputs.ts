@@ -23,6 +23,8 @@ export type Input =
       /** How long its attempt has run under the coordinator before this one. */
       ranMs?: number
     }
+  /** From jobs of an earlier life: estimates begin with it. */
+  | { kind: 'service-time-known'; model: string; meanMs: number }
   | { kind: 'job-cancelled'; job: JobId }
   | { kind: 'team-set'; team: TeamRules }
   /** A provider that the coordinator calls itself, new or changed. */

@@ -80,6 +80,9 @@ export class Scheduler {
       case 'job-cancelled':
         this.#cancel(nowMs, input.job)
         break
+      case 'service-time-known':
+        if (!this.#serviceMsByModel.has(input.model)) this.#learnServiceTime(input.model, input.meanMs)
+        break
       case 'worker-known': {
         const worker = this.#know(nowMs, input.worker, input.name)
         const offers = input.offers.map((offer): ModelOffer => ({ ...offer, slots: 0, state: 'down' }))
@@ -661,7 +664,7 @@ export class Scheduler {
   }
 
   #keyOf({ model, provider, tiers, needs, purses, sha256, avoid }: ScheduledJob): RouteKey {
-    return { model, provider, tiers, needs, sha256, avoid, broke: purses.length > 0 && purses.some(this.#isSpent) }
+    return { model, provider, tiers, needs, sha256, avoid, broke: purses.some(this.#isSpent) }
   }
 
   readonly #isSpent = (purse: string): boolean => this.#spentUntilMs.has(purse)

@@ -70,7 +70,10 @@ export class Dispatcher {
     live.generation = job.generation
     this.#live.set(record.id, live)
     const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
-      // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, and its caller is told.
+      // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, its caller is told, and no row of it stays.
+      live.unstorable = true
+      // Of an answer that is complete already the worker keeps what nobody will ever store.
+      if (record.status === 'succeeded' && record.worker !== null) this.#parts.link.acknowledge(record.worker, record.id, record.attempt)
       this.#apply({ kind: 'job-cancelled', job: record.id })
       this.#live.delete(record.id)
       throw error
@@ -139,6 +142,10 @@ export class Dispatcher {
 
   setTeam(team: TeamRules): void {
     this.#apply({ kind: 'team-set', team })
+  }
+
+  knowServiceTime(model: string, meanMs: number): void {
+    this.#apply({ kind: 'service-time-known', model, meanMs })
   }
 
   /** A row of a batch, stored already, joins the line. */
@@ -493,7 +500,7 @@ export class Dispatcher {
     // An attempt that brought its job to its end is told by the job's own row; only the others need one.
     if (effect.status === 'succeeded' || effect.status === 'cancelled') return
     live.endedAttempts.push(ended)
-    this.#writer.addAttempt(ended)
+    if (!live.unstorable) this.#writer.addAttempt(ended)
     if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${record.workerName}`, { attempt: effect.attempt })
   }
 
@@ -529,7 +536,7 @@ export class Dispatcher {
     this.#queuedAndFollowed.delete(live)
     if (!isFinal(status)) this.#storeProgress(live)
     this.#progressed.delete(live)
-    if (isFinal(status)) {
+    if (isFinal(status) && !live.unstorable) {
       this.#writer.addOutput(record.id, JSON.stringify(live.output()))
       if (live.storedTokens > 0) this.#writer.clearProgress(record.id)
     }
@@ -546,11 +553,12 @@ export class Dispatcher {
 
   #changed(live: LiveJob, settled?: (error: Error | null) => void): void {
     live.record.version += 1
-    this.#writer.updateJob(live.record, settled)
+    if (!live.unstorable) this.#writer.updateJob(live.record, settled)
   }
 
   #event(type: EventType, live: LiveJob, actor: string, details: Record<string, unknown>): void {
     const { record } = live
+    if (live.unstorable) return
     this.#writer.addEvent({
       ...this.#parts.newEvent(type, actor, details),
       team: record.team,
@@ -577,7 +585,7 @@ export class Dispatcher {
 
   #storeProgress(live: LiveJob): void {
     const tokenIds = live.tokenIds.slice(live.storedTokens)
-    if (tokenIds.length === 0) return
+    if (tokenIds.length === 0 || live.unstorable) return
     const extra = live.unstored.length === 0 ? null : JSON.stringify(live.unstored)
     const text = live.text.slice(live.storedChars)
     this.#writer.addProgress({ job: live.record.id, firstToken: live.storedTokens, tokenIds, text, extra })

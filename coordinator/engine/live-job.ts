@@ -26,6 +26,8 @@ export class LiveJob {
   tokensAtAttemptStart = 0
   /** Why the last attempt went where it went. */
   decision: Decision | null = null
+  /** PostgreSQL refused its row: nothing about it is written any more. */
+  unstorable = false
   /** Its acceptance is in the ledger. */
   announced = false
   /** How much of its prompt the current attempt has computed; null: not said. */

@@ -37,6 +37,19 @@ export async function adoptJobs(db: Db, coordinator: string): Promise<JobRecord[
   return rows.map(parseJob)
 }
 
+/** How long the answers of each model took, in the mean of the latest jobs. */
+export async function recentServiceTimes(db: Db): Promise<{ model: string; meanMs: number }[]> {
+  const rows = await db.query(
+    `select model, avg(extract(epoch from finished_at - started_at) * 1000) as mean_ms
+       from (select * from jobs order by id desc limit $1) recent
+      where status = 'succeeded' and started_at is not null group by model`,
+    [RECENT_JOBS],
+  )
+  return rows.map((row) => ({ model: text(row.model), meanMs: Number(row.mean_ms) }))
+}
+
+const RECENT_JOBS = 5_000
+
 export async function readRequest(db: Db, id: JobId): Promise<string | undefined> {
   const row = await db.maybeOne('select request::text from job_requests where job = $1', [id])
   return row === undefined ? undefined : text(row.request)

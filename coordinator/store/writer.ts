@@ -262,17 +262,32 @@ class Lane {
   async #flushOneByOne(batch: Batch, cause: unknown): Promise<void> {
     const singles = split(batch)
     if (singles.length <= 1) {
+      for (const [job, { request }] of batch.jobs) if (request !== null) this.#forget(job, new Set())
       this.#refuse(batch, cause)
       return
     }
+    const refused = new Set<string>()
     for (const single of singles) {
+      if (isAbout(single, refused)) continue
       try {
         await this.#send(statementFor(single))
         this.#stored(single)
       } catch (error) {
+        for (const [job, { request }] of single.jobs) if (request !== null) this.#forget(job, refused)
         this.#refuse(single, error)
       }
     }
+  }
+
+  /** A job that was never accepted leaves no events, and no output, behind. */
+  #forget(job: string, refused: Set<string>): void {
+    refused.add(job)
+    const batch = this.#gathering
+    batch.jobs.delete(job as JobId)
+    batch.attempts = batch.attempts.filter((attempt) => attempt.job !== job)
+    batch.events = batch.events.filter((event) => event.job !== job)
+    batch.outputs = batch.outputs.filter((output) => output.job !== job)
+    batch.progress = batch.progress.filter((progress) => progress.job !== job)
   }
 
   #stored(batch: Batch): void {
@@ -280,6 +295,7 @@ class Lane {
     if (batch.events.length > 0) this.#db.onEvents(batch.events)
   }
 
+  /** Told as refused to whoever waits. */
   #refuse(batch: Batch, cause: unknown): void {
     for (const [id, job] of batch.jobs)
       for (const settle of job.settled)
@@ -331,6 +347,12 @@ function split(batch: Batch): Batch[] {
   for (const progress of batch.progress) singles.push({ ...emptyBatch(), progress: [progress] })
   for (const cleared of batch.cleared) singles.push({ ...emptyBatch(), cleared: [cleared] })
   return singles
+}
+
+/** Whether a batch of one row is about one of the jobs. */
+function isAbout({ attempts, events, outputs, progress }: Batch, jobs: ReadonlySet<string>): boolean {
+  const about = attempts[0]?.job ?? events[0]?.job ?? outputs[0]?.job ?? progress[0]?.job
+  return about !== undefined && jobs.has(about)
 }
 
 function describe(batch: Batch): string {

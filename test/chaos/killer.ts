@@ -93,8 +93,10 @@ export class Killer {
     const running = this.#scene.workers.filter(isUp).flatMap((worker) => descendants(worker.running.pid))
     const engine = running.find((pid) => commandOf(pid).includes('llama-process'))
     if (engine === undefined) return undefined
-    process.kill(engine, 'SIGKILL')
-    return `engine ${engine}: kill -9`
+    // A frozen one has to be found and ended by its worker.
+    const frozen = this.#chance.is(0.3)
+    process.kill(engine, frozen ? 'SIGSTOP' : 'SIGKILL')
+    return `engine ${engine}: ${frozen ? 'SIGSTOP for good' : 'kill -9'}`
   }
 
   #freeze(victim: Member, forMs: number): void {
