@@ -30,7 +30,7 @@ export type ParsedRequest = {
 export function parseChatRequest(body: unknown): ParsedRequest {
   const fields = objectBody(body)
   const beyond: string[] = []
-  refuseUnknown(fields, [...COMMON, ...CHAT], CHAT_ELSEWHERE, beyond)
+  refuseUnknown(fields, CHAT_KNOWN, CHAT_ELSEWHERE, beyond)
   const maxTokens = integer(fields, 'max_completion_tokens', 1, MAX_TOKENS) ?? integer(fields, 'max_tokens', 1, MAX_TOKENS)
   const parsed = parsedOf(fields, { kind: 'chat', messages: readMessages(fields.messages, beyond) }, maxTokens)
   const { generation } = parsed
@@ -48,7 +48,7 @@ export function parseChatRequest(body: unknown): ParsedRequest {
 export function parseCompletionRequest(body: unknown): ParsedRequest {
   const fields = objectBody(body)
   const beyond: string[] = []
-  refuseUnknown(fields, [...COMMON, 'prompt', 'logprobs'], COMPLETION_UNSUPPORTED, beyond)
+  refuseUnknown(fields, COMPLETION_KNOWN, COMPLETION_UNSUPPORTED, beyond)
   const [first] = beyond
   if (first !== undefined) throw unsupported(first, first)
   // The dialect's own default; a chat answers until it is done, a completion sixteen tokens.
@@ -100,6 +100,9 @@ const CHAT = [
   'reasoning_max_tokens',
 ]
 
+const CHAT_KNOWN: ReadonlySet<string> = new Set([...COMMON, ...CHAT])
+const COMPLETION_KNOWN: ReadonlySet<string> = new Set([...COMMON, 'prompt', 'logprobs'])
+
 /** What only a provider of the dialect itself can honour, with the values that mean "off" and are fine everywhere. */
 const CHAT_ELSEWHERE: Record<string, (value: unknown) => boolean> = {
   functions: renamed('functions', 'tools', isEmptyList),
@@ -146,9 +149,15 @@ function onlyElsewhere(parsed: ParsedRequest, fields: Body, param: string): Pars
   return { ...parsed, onlyDialect: 'openai', onlyDialectFor: param }
 }
 
-function refuseUnknown(fields: Body, known: string[], elsewhere: Record<string, (value: unknown) => boolean>, beyond: string[]): void {
-  for (const [name, value] of Object.entries(fields)) {
-    if (known.includes(name) || value === null) continue
+function refuseUnknown(
+  fields: Body,
+  known: ReadonlySet<string>,
+  elsewhere: Record<string, (value: unknown) => boolean>,
+  beyond: string[],
+): void {
+  for (const name of Object.keys(fields)) {
+    const value = fields[name]
+    if (known.has(name) || value === null) continue
     const isOff = Object.hasOwn(elsewhere, name) ? elsewhere[name] : undefined
     if (isOff === undefined) throw badRequest('unknown_parameter', `Unknown parameter: ${name.slice(0, 100)}.`, name.slice(0, 100))
     if (!isOff(value)) beyond.push(name)

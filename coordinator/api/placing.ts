@@ -47,10 +47,9 @@ export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wi
 }
 
 function offersOf(parts: ApiParts, model: string): ModelOffer[] {
-  const known = parts.scheduler.knownModels()
-  const named = known.get(model)
-  if (named !== undefined || model !== AUTO) return named ?? []
-  return [...known.values()].flat().filter((offer) => speaks(offer.abilities))
+  const named = parts.scheduler.offersOf(model)
+  if (named.length > 0 || model !== AUTO) return named
+  return [...parts.scheduler.knownModels().values()].flat().filter((offer) => speaks(offer.abilities))
 }
 
 /** A pin to what its policy or key never opens would wait for ever. */

@@ -158,6 +158,16 @@ export class Scheduler {
     return this.#workers.get(id)
   }
 
+  /** What anybody ever offered under the name; costs one look per provider. */
+  offersOf(model: string): ModelOffer[] {
+    const offers: ModelOffer[] = []
+    for (const { models } of this.#workers.values()) {
+      const entry = models.get(model)
+      if (entry !== undefined) offers.push(entry.offer)
+    }
+    return offers
+  }
+
   /** Every model that any worker ever offered, with the offers of those that are there. */
   knownModels(): Map<string, ModelOffer[]> {
     const known = new Map<string, ModelOffer[]>()

@@ -21,13 +21,7 @@ export function statementFor(batch: Batch): Statement {
   }
   const parts: Part[] = []
   if (inserted.length > 0) {
-    parts.push(
-      insertPart(
-        'jobs',
-        JOB,
-        inserted.map((item) => item.record),
-      ),
-    )
+    parts.push(jobsPart(inserted.map((item) => item.record)))
     parts.push(
       insertPart(
         'job_requests',
@@ -84,9 +78,20 @@ function prepare(parts: Part[], onConflict: string): Prepared {
   return { name: statementName(text), text }
 }
 
-function insertPart<T>(table: string, columns: Column<T>[], rows: T[]): Part {
+/** Most jobs are new and wish for nothing: what they all leave empty is not sent. */
+function jobsPart(rows: JobRecord[]): Part {
+  return rows.every(isPlain) ? insertPart('jobs', PLAIN_JOB, rows, '-plain') : insertPart('jobs', JOB, rows)
+}
+
+function isPlain(record: JobRecord): boolean {
+  if (record.needs.length > 0 || record.costMicros > 0) return false
+  for (const field of MOSTLY_NULL) if (record[field] !== null) return false
+  return true
+}
+
+function insertPart<T>(table: string, columns: Column<T>[], rows: T[], kind = ''): Part {
   return {
-    key: `new-${table}`,
+    key: `new-${table}${kind}`,
     types: columns.map(([, type]) => type),
     columns: columns.map(([, type, value]) => binaryArray(type, rows, value)),
     sql: (parameters, onConflict) =>
@@ -174,6 +179,30 @@ const JOB: Column<JobRecord>[] = [
   ['finish_reason', 'text', (r) => r.finishReason],
   ['error', 'json', (r) => json(r.error)],
 ]
+
+const MOSTLY_NULL = [
+  'pinnedProvider',
+  'pinnedTier',
+  'policy',
+  'maxWaitMs',
+  'maxRunMs',
+  'batch',
+  'rowKey',
+  'finishedMs',
+  'firstTokenMs',
+  'promptTokens',
+  'completionTokens',
+  'cachedTokens',
+  'finishReason',
+  'error',
+] as const satisfies readonly (keyof JobRecord)[]
+
+const LEFT_OUT = new Set(
+  'pinned_provider pinned_tier policy max_wait_ms max_run_ms batch row_key finished_at first_token_ms prompt_tokens completion_tokens cached_tokens finish_reason error needs cost_micros'.split(
+    ' ',
+  ),
+)
+const PLAIN_JOB = JOB.filter(([name]) => !LEFT_OUT.has(name))
 
 const CHANGING = new Set(
   'version status strikes failures detached started_at finished_at attempt attempt_started_at worker worker_name tier served_model model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
