@@ -4,6 +4,7 @@ import { allAliases, removeAlias, saveAlias } from '../store/aliases.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, requireAdmin } from './auth.ts'
 import { fieldsOf, required, text } from './body.ts'
+import { allOffers } from '../core/offers.ts'
 import type { ApiParts } from './health.ts'
 import { readQuery, rfc3339 } from './paging.ts'
 
@@ -52,7 +53,7 @@ export function registerModels(app: FastifyInstance, parts: ApiParts): void {
 
 /** Every name that a caller may ask for. */
 export function namesOf(parts: ApiParts): Set<string> {
-  return new Set([...parts.scheduler.knownModels().keys(), ...parts.registry.aliases.keys()])
+  return new Set([...allOffers(parts.scheduler.providers).map(({ name }) => name), ...parts.registry.aliases.keys()])
 }
 
 /** Those that the caller's key allows, in order. */

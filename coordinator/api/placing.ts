@@ -2,6 +2,7 @@ import { type Ability, needsOf } from '../../proto/abilities.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
 import type { Tier } from '../core/job.ts'
+import { allOffers, offersOf as namedOffers } from '../core/offers.ts'
 import { AUTO, isAble, speaks } from '../core/routing.ts'
 import { TIERS } from '../core/tiers.ts'
 import type { Terms } from '../engine/new-job.ts'
@@ -47,9 +48,9 @@ export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wi
 }
 
 function offersOf(parts: ApiParts, model: string): ModelOffer[] {
-  const named = parts.scheduler.offersOf(model)
+  const named = namedOffers(model, parts.scheduler.providers)
   if (named.length > 0 || model !== AUTO) return named
-  return [...parts.scheduler.knownModels().values()].flat().filter((offer) => speaks(offer.abilities))
+  return allOffers(parts.scheduler.providers).filter((offer) => speaks(offer.abilities))
 }
 
 /** A pin to what its policy or key never opens would wait for ever. */

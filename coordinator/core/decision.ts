@@ -95,16 +95,6 @@ function openingName(opening: Opening): string {
   return opening === 0 ? 'at_once' : 'after_s'
 }
 
-/** The tiers that any provider has ever offered the model in. */
-export function offeringTiers(model: string, workers: Iterable<FleetWorker>): Set<Tier> {
-  const tiers = new Set<Tier>()
-  for (const worker of workers) {
-    for (const { offer } of worker.models.values()) if (model === 'auto' || offer.name === model) tiers.add(offer.tier ?? 'gpu')
-    if (tiers.size === TIERS.length) break
-  }
-  return tiers
-}
-
 /** A decision as its event tells it, in the contract's words. */
 export function decisionDetails({ rule, chosen, candidates, more, waitedMs }: Decision): Record<string, unknown> {
   return {

@@ -12,12 +12,13 @@ import {
 } from './attempt-errors.ts'
 import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
-import { decide, type Decision, explain, offeringTiers, type Question } from './decision.ts'
+import { decide, type Decision, explain, type Question } from './decision.ts'
 import { FleetWorker, type Hold, SPENT, type ModelOffer, type WorkerState } from './fleet.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { Contest } from './contest.ts'
 import { Line, type Team } from './line.ts'
+import { offeringTiers } from './offers.ts'
 import { Quota } from './quota.ts'
 import { AUTO, type Choice, type Fleet, type Place, type RouteKey, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob } from './scheduled-job.ts'
@@ -156,24 +157,6 @@ export class Scheduler {
 
   findWorker(id: WorkerId): FleetWorker | undefined {
     return this.#workers.get(id)
-  }
-
-  /** What anybody ever offered under the name; costs one look per provider. */
-  offersOf(model: string): ModelOffer[] {
-    const offers: ModelOffer[] = []
-    for (const { models } of this.#workers.values()) {
-      const entry = models.get(model)
-      if (entry !== undefined) offers.push(entry.offer)
-    }
-    return offers
-  }
-
-  /** Every model that any worker ever offered, with the offers of those that are there. */
-  knownModels(): Map<string, ModelOffer[]> {
-    const known = new Map<string, ModelOffer[]>()
-    for (const worker of this.#workers.values())
-      for (const { offer } of worker.models.values()) known.set(offer.name, [...(known.get(offer.name) ?? []), offer])
-    return known
   }
 
   /** Why the job waits; undefined when it does not. */
