@@ -30,14 +30,17 @@ export async function run(): Promise<void> {
       { role: 'user', content: `Say hello. ${'lorem ipsum dolor sit amet '.repeat(8)}` },
     ],
   })
-  await loadRequests(url, headers, body, 32, 2)
-  await loadRequests(floorUrl, {}, body, 32, 1)
+  // What is compiled on the way is no part of what a request costs: after some ten thousand there is nothing left to compile.
+  await loadRequests(url, headers, body, 32, WARM_UP_S)
+  await loadRequests(floorUrl, {}, body, 32, 2)
 
   const r1 = await commitsPerSecond(dataDir, 2)
   const rows: Record<string, string | number>[] = []
   const results = new Map<number, { ours: Load; floor: Load }>()
   for (const connections of [1, 32, 128]) {
+    const floorBefore = cpuSeconds([floor.pid ?? 0])
     const bare = await loadRequests(floorUrl, {}, body, connections, 3)
+    const floorCpu = ((cpuSeconds([floor.pid ?? 0]) - floorBefore) * 1000) / bare.count
     const postgres = postgresOf(coordinator.pid)
     const before = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
     const ours = await loadRequests(url, headers, body, connections, 4)
@@ -54,13 +57,14 @@ export async function run(): Promise<void> {
       'p99 ms': ours.p99Ms,
       'added p50 ms': ours.p50Ms - bare.p50Ms,
       'CPU s per 1,000': cpu,
+      floors: cpu / floorCpu,
       'coordinator, worker, PostgreSQL': per1000.map((seconds) => seconds.toFixed(2)).join(', '),
     })
   }
   printTable(`overhead: fake engine, 16 tokens, durable; R1 = ${Math.round(r1)} commits/s (${(1000 / r1).toFixed(2)} ms each)`, rows)
   const one = results.get(1)
   console.log(
-    `\nTargets: added p50 at one connection ≤ 0.6 ms + commits waited for (1): ${((one?.ours.p50Ms ?? 0) - (one?.floor.p50Ms ?? 0)).toFixed(2)} against ${(0.6 + 1000 / r1).toFixed(2)} ms; ≥ 0.25 of the floor at 32; ≥ 0.4 at 128; ≤ 0.35 CPU s per 1,000 at 32.`,
+    `\nTargets: added p50 at one connection ≤ 0.6 ms + commits waited for (1): ${((one?.ours.p50Ms ?? 0) - (one?.floor.p50Ms ?? 0)).toFixed(2)} against ${(0.6 + 1000 / r1).toFixed(2)} ms; ≥ 0.25 of the floor at 32; ≥ 0.4 at 128; ≤ 0.35 CPU s per 1,000 at 32, which is 5.3 floors where that was measured.`,
   )
   const slow = await loadRequests(url, headers, body.replace('"fake"', '"slow"'), 1, 3)
   const bare = await loadRequests(floorUrl, {}, body.replace('{', '{"first_token_ms":20,'), 1, 3)
@@ -70,3 +74,5 @@ export async function run(): Promise<void> {
   console.log(`Peak RSS of the coordinator: ${peakRssMiB(coordinator.pid).toFixed(0)} MiB.`)
   floor.kill()
 }
+
+const WARM_UP_S = 15
