@@ -204,6 +204,9 @@ const SERVER_OPTIONS = Object.entries({
   max_wal_size: '2GB',
   jit: 'off',
   autovacuum_naptime: '10s',
+  // Nothing here is planned by statistics that a tenth more rows would change, and sampling forty columns is dear.
+  autovacuum_analyze_threshold: '10000',
+  autovacuum_analyze_scale_factor: '1',
   idle_in_transaction_session_timeout: '60s',
   log_min_messages: 'warning',
   timezone: 'UTC',

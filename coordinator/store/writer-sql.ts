@@ -95,8 +95,16 @@ function insertPart<T>(table: string, columns: Column<T>[], rows: T[], kind = ''
     types: columns.map(([, type]) => type),
     columns: columns.map(([, type, value]) => binaryArray(type, rows, value)),
     sql: (parameters, onConflict) =>
-      `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select * from unnest(${parameters.join(', ')})${onConflict}`,
+      `insert into ${table} (${columns.map(([name]) => name).join(', ')}) select ${unnested(parameters)}${onConflict}`,
   }
+}
+
+/**
+ * A list of `unnest` instead of one over all arrays, which would copy every array into a table of its own before the rows are
+ * put together: with forty columns that was half of what a small statement cost.
+ */
+function unnested(parameters: string[], names?: string[]): string {
+  return parameters.map((parameter, index) => `unnest(${parameter})${names === undefined ? '' : ` as ${names[index]}`}`).join(', ')
 }
 
 /**
@@ -114,7 +122,7 @@ function updatePart(rows: JobRecord[]): Part {
       .filter((name) => name !== 'id')
       .map((name) => `${name} = x.${name}`)
       .join(', ')}
-      from unnest(${parameters.join(', ')}) as x(${names.join(', ')}) where j.id = x.id and j.version < x.version and (j.owner = x.owner or j.status = 'parked')`,
+      from (select ${unnested(parameters, names)}) x where j.id = x.id and j.version < x.version and (j.owner = x.owner or j.status = 'parked')`,
   }
 }
 
@@ -132,7 +140,7 @@ function progressPart(batch: Batch): Part {
       binaryArray('json', rows, (r) => r.extra),
     ],
     sql: (parameters, onConflict) => `insert into job_progress (job, first_token, token_ids, text, extra)
-      select a, b, c::integer[], d, e from unnest(${parameters.join(', ')}) as x(a, b, c, d, e)${onConflict}`,
+      select a, b, c::integer[], d, e from (select ${unnested(parameters, [...'abcde'])}) x${onConflict}`,
   }
 }
 
