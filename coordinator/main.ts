@@ -35,6 +35,7 @@ import { readRequest } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey } from './store/keys.ts'
 import { ensurePartitions, migrate } from './store/migrate.ts'
+import { readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
 import { listWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
@@ -172,7 +173,7 @@ async function startCoordinator(
     reports: {
       attemptGrew: (provider, growth) => dispatcher.attemptGrew(provider, growth),
       attemptFinished: (provider, end) => dispatcher.attemptFinished(provider, end),
-      attemptCost: (report, micros) => dispatcher.attemptCost(report, micros),
+      attemptCost: (provider, report, micros) => dispatcher.attemptCost(provider, report, micros),
       attemptFailed: (provider, report, error, hold) => dispatcher.attemptFailed(provider, report, error, hold),
       attemptRefused: (provider, report) => dispatcher.attemptRefused(provider, report),
       holdProvider: (provider, hold) => dispatcher.holdProvider(provider, hold),
@@ -217,7 +218,8 @@ async function startCoordinator(
   })
   sessions.serve(dispatcher)
   const purses = new Purses({
-    db,
+    readSpending: (fromMs, untilMs) => readSpending(db, fromMs, untilMs),
+    stored: () => writer.drained(),
     now: () => clock.now(),
     onThreshold: (purse, ratio, window) => addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio, window }),
     onEmpty: (purse, untilMs) => {

@@ -275,7 +275,7 @@ export class Dispatcher {
       live.record.promptTokens = end.promptTokens
       live.record.completionTokens = end.completionTokens
       live.record.cachedTokens = end.cachedTokens
-      live.record.costMicros += end.costMicros ?? 0
+      if (end.costMicros !== undefined) this.#pay(live, worker, end, end.costMicros)
       live.workerMs = end.totalMs
       live.stopSequence = end.stopSequence ?? null
       live.reasoningTokens = end.reasoningTokens ?? null
@@ -301,11 +301,20 @@ export class Dispatcher {
   }
 
   /** What a call that was broken off has cost nevertheless. */
-  attemptCost({ job }: { job: JobId }, costMicros: number): void {
-    const live = this.#live.get(job)
+  attemptCost(worker: WorkerId, report: { job: JobId; attempt: number }, costMicros: number): void {
+    const live = this.#live.get(report.job)
     if (this.#stopped || live === undefined || costMicros === 0) return
-    live.record.costMicros += costMicros
+    this.#pay(live, worker, report, costMicros)
     this.#changed(live)
+  }
+
+  /** Booked on the provider of the attempt, whoever brings the job to its end. */
+  #pay({ record }: LiveJob, worker: WorkerId, { job, attempt }: { job: JobId; attempt: number }, micros: number): void {
+    if (micros === 0) return
+    record.costMicros += micros
+    const { team, policy, key } = record
+    const provider = this.#workerNames.get(worker) ?? worker
+    this.#writer.addPayment({ job, attempt, atMs: this.#parts.now(), provider, team, policy, key, micros })
   }
 
   /**

@@ -89,18 +89,18 @@ export class CloudTier {
     void this.#run(id, provider, call).finally(() => this.#calls.delete(keyOf(job, attempt)))
   }
 
-  cancel(_id: WorkerId, job: JobId, attempt: number): void {
+  cancel(id: WorkerId, job: JobId, attempt: number): void {
     const call = this.#calls.get(keyOf(job, attempt))
     if (call === undefined || call.abort.signal.aborted) return
     // A caller who hangs up before the end has spent what was made by then.
-    this.#bill(call)
+    this.#bill(id, call)
     call.abort.abort()
   }
 
   /** What an answer without an end has cost, as near as that can be known. */
-  #bill(call: Call): void {
+  #bill(id: WorkerId, call: Call): void {
     const micros = costOf(call.offered, promptTokens(call.generation), call.pieces)
-    this.#parts.reports.attemptCost(call, micros)
+    this.#parts.reports.attemptCost(id, call, micros)
     call.pay(micros)
   }
 
@@ -132,10 +132,10 @@ export class CloudTier {
         })
         return
       }
-      this.#bill(call)
+      this.#bill(id, call)
       this.#parts.reports.attemptFailed(id, { job, attempt }, withoutSecret(outcome.error, provider))
     } catch (cause) {
-      if (isAnswered && !call.abort.signal.aborted) this.#bill(call)
+      if (isAnswered && !call.abort.signal.aborted) this.#bill(id, call)
       else call.pay(0)
       this.#refused(id, provider, call, isAnswered ? new BrokenOff(cause) : cause)
     }
@@ -342,7 +342,7 @@ type CloudParts = {
     attemptGrew(provider: WorkerId, growth: Growth): void
     attemptFinished(provider: WorkerId, end: CallEnd & { job: JobId; attempt: number; tokens: number; text: string; totalMs: number }): void
     attemptFailed(provider: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Hold): void
-    attemptCost(report: { job: JobId }, micros: number): void
+    attemptCost(provider: WorkerId, report: { job: JobId; attempt: number }, micros: number): void
     attemptRefused(provider: WorkerId, report: { job: JobId; attempt: number; reason: string }): void
     holdProvider(provider: WorkerId, hold: Hold): void
   }

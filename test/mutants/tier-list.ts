@@ -101,6 +101,27 @@ export const TIER_MUTANTS: Mutant[] = [
     tests: ['tiers'],
   },
   {
+    bug: 'spending: a day is that of the job and not that of the payment',
+    file: 'coordinator/store/spending.ts',
+    find: 'where at >= to_timestamp($1::float8 / 1000)',
+    replace: 'where $1::float8 is not null',
+    tests: ['policies'],
+  },
+  {
+    bug: 'spending: what was paid while the rows were read is forgotten',
+    file: 'coordinator/engine/purses.ts',
+    find: '      this.#meanwhile?.push({ purse, micros: paidMicros, atMs: this.#parts.now() })\n',
+    replace: '',
+    tests: ['policies'],
+  },
+  {
+    bug: 'spending: two payments for one job are one',
+    file: 'coordinator/store/migrations/0005_payments.sql',
+    find: 'primary key (job, attempt)',
+    replace: 'primary key (job)',
+    tests: ['policies'],
+  },
+  {
     bug: 'master key: a rotation that was broken off loses every secret',
     file: 'coordinator/master-key.ts',
     find: 'if (isInForce) renameSync(next(file), file)',
