@@ -17,9 +17,9 @@ import type { AnswerDelta, FinishReason } from '../proto/answer.ts'
 import { validate as isUuid } from 'uuid'
 import type { Dispatcher } from './engine/dispatcher.ts'
 import type { WorkerLink } from './engine/worker-link.ts'
-import type { ModelOffer } from './core/fleet.ts'
+import type { Hold, ModelOffer } from './core/fleet.ts'
 import type { Layer } from './core/fault.ts'
-import type { JobId, WorkerId } from './core/job.ts'
+import type { JobError, JobId, WorkerId } from './core/job.ts'
 
 /**
  * The coordinator's end of every worker session: greets, checks what comes in, and hands it to the dispatcher. A worker
@@ -191,9 +191,7 @@ export class WorkerSessions implements WorkerLink {
     for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
       const status = told.providerStatus === 0 ? {} : { providerStatus: told.providerStatus }
       const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable, ...status }
-      const hold =
-        told.retryAtMs === 0 ? undefined : { state: 'over_quota' as const, untilMs: told.retryAtMs, why: error.message.slice(0, 300) }
-      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error, hold)
+      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error, holdOf(error, told.retryAtMs))
     }
     session.outputsTaken += 1
     if (session.outputsTaken % RECEIPT_EVERY === 0) session.end.write({ received: { outputs: session.outputsTaken } })
@@ -279,7 +277,17 @@ export function offerOf(model: ToldModel): ModelOffer {
     abilities: abilitiesOf(model),
     startsOver: model.startsOver,
     limitedUntilMs: model.limitedUntilMs === 0 ? null : model.limitedUntilMs,
+    needsPerson: state === 'down' && model.needsPerson,
+    firstTokenTimeoutMs: model.firstTokenTimeoutMs === 0 ? null : model.firstTokenTimeoutMs,
+    nextTokenTimeoutMs: model.nextTokenTimeoutMs === 0 ? null : model.nextTokenTimeoutMs,
   }
+}
+
+/** A model that is not let in gets nothing until a person has seen to it, and one whose limit is used up until then. */
+function holdOf({ code, message }: JobError, retryAtMs: number): Hold | undefined {
+  const why = message.slice(0, 300)
+  if (code === 'cli_not_authenticated' || code === 'upstream_not_authenticated') return { state: 'parked', untilMs: null, why }
+  return retryAtMs === 0 ? undefined : { state: 'over_quota', untilMs: retryAtMs, why }
 }
 
 /** A worker of protocol 1.1 does not say, and its engines had these. */

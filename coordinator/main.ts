@@ -182,7 +182,6 @@ async function startCoordinator(
       const names = pursesOf(provider, job)
       return purses.reserve(names, micros) ? (paid) => purses.settle(names, micros, paid) : null
     },
-    onBadCredential: (provider) => registry.markParked(provider),
     now: () => clock.now(),
     log,
   })

@@ -7,6 +7,7 @@ import { retryTimeOf } from '../worker/engines/cli/failures.ts'
 import { type CliKind, openCliEngine } from '../worker/engines/cli.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { parseModels } from '../worker/models.ts'
+import { ended, enqueue, readProvider, waitsFor } from './support/cloud.ts'
 import { World } from './support/world.ts'
 
 /** Real processes, which write what the real programs were seen to write. */
@@ -52,9 +53,9 @@ for (const kind of [...KINDS, 'command'] as const) {
   test(`${kind}: without a login it fails once, says what to do, and offers no slots`, async () => {
     const engine = open(kind)
     const { failure } = await generate(engine, ask('AUTH')).done
-    expect(failure).toMatchObject({ code: 'cli_not_authenticated', layer: 'provider', retryable: false })
+    expect(failure).toMatchObject({ code: 'cli_not_authenticated', layer: 'provider', retryable: true })
     expect(failure?.message).toContain('option ')
-    expect(engine.state()).toMatchObject({ phase: 'down', slots: 0 })
+    expect(engine.state()).toMatchObject({ phase: 'down', slots: 0, needsPerson: true })
     expect(engine.state().detail).toContain('not logged in')
   })
 }
@@ -253,6 +254,24 @@ test('a worker serves one through the API', async () => {
   expect(refused.status).toBe(400)
   expect(await refused.text()).toContain('temperature')
 })
+
+test('a job whose program is not logged in is not blamed: it waits for a person, or goes elsewhere', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const command = encodeURIComponent(JSON.stringify([process.execPath, standIn('claude')]))
+  await world.worker('w', `x=cli:claude?command=${command}&slots=2`)
+  const ids = [await enqueue(world, 'x', {}, AUTH), await enqueue(world, 'x', {}, AUTH)]
+  for (const id of ids) expect((await waitsFor(world, id, 'paused')).waiting?.detail).toContain('not logged in')
+  expect(await readProvider(world, 'w')).toMatchObject({ state: 'parked', reason: expect.stringContaining('not logged in') as string })
+  await world.worker('other', 'x=fake:')
+  for (const id of ids) {
+    const job = await ended(world, id)
+    expect(job).toMatchObject({ status: 'succeeded', provider: 'other' })
+    expect(job.attempts.filter(({ error }) => error?.code === 'cli_not_authenticated').length).toBeLessThanOrEqual(1)
+  }
+})
+
+const AUTH = { messages: [{ role: 'user', content: 'AUTH' }] }
 
 test('kill -9 of the worker takes the programs of its jobs with it, and their folders', async () => {
   await using world = await World.open()

@@ -98,7 +98,7 @@ test('a decision is kept for every attempt', async () => {
   const { history = [], ...last } = await decision((await ended(world, await enqueue(world, spare.model))).id)
   const [first, second] = [history[0]?.chosen ?? '', history[1]?.chosen ?? '']
   expect(new Set([first, second])).toEqual(new Set([spare.name, broken.name]))
-  expect(whyNot(history[1] as Decision)).toEqual({ [first]: 'failed_before', [second]: null })
+  expect(whyNot(history[1] as Decision)).toEqual({ [first]: 'cooling_down', [second]: null })
   expect(last).toMatchObject({ attempt: 3, chosen: expect.any(String) as string })
 })
 
@@ -118,6 +118,15 @@ const NEVER = [
 test.each(NEVER)('a policy of $tiers is refused as $code', async ({ tiers, code, param }) => {
   expect(await refused(world, 'POST', '/api/policies', { name: 'odd', tiers })).toMatchObject({ status: 400, code, param })
   expect(await refused(world, 'PATCH', '/api/policies/soon', { tiers: tiers ?? null })).toMatchObject({ status: 400, code, param })
+})
+
+test('a policy under which nothing may be spent and only the cloud opens is refused', async () => {
+  const penniless = { name: 'penniless', tiers: { cloud: 'at_once' }, spend_micros_per_day: 0 }
+  const told = { status: 400, code: 'policy_never_opens', param: 'spend_micros_per_day' }
+  expect(await refused(world, 'POST', '/api/policies', penniless)).toMatchObject(told)
+  await policy('was-open', { cloud: 'at_once' })
+  expect(await refused(world, 'PATCH', '/api/policies/was-open', { spend_micros_per_day: 0 })).toMatchObject(told)
+  await policy('at-home-too', { gpu: 'at_once', cloud: 'at_once' }, { spend_micros_per_day: 0 })
 })
 
 test('a policy is changed, is not taken from a team that is under it, and is gone when it was archived', async () => {
@@ -205,6 +214,15 @@ test.each(CAPS)('a spent $0 waits until midnight with what costs money, and with
   if (raise === null) return
   await raise()
   expect(await ended(world, id)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+})
+
+test('a cap of nothing closes a cloud of which nobody knows the price, and not one that is known to be free', async () => {
+  const unknown = await addCloud(world, { models: [{ name: 'unpriced', upstream: 'large' }] })
+  const { headers } = await team('penniless', { spend_micros_per_day: 0 })
+  await waitsFor(world, await enqueue(world, 'unpriced', headers), 'over_quota')
+  expect(unknown.upstream.generations).toHaveLength(0)
+  await addCloud(world, { models: [{ name: 'free', upstream: 'large', input_micros_per_mtok: 0, output_micros_per_mtok: 0 }] })
+  expect(await ended(world, await enqueue(world, 'free', headers))).toMatchObject({ status: 'succeeded', cost_micros: 0 })
 })
 
 test('calls at once do not spend more than the limit and what one of them reserves', async () => {

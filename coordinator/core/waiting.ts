@@ -14,7 +14,7 @@ export function waitingOf(
 ): Waiting {
   if (job.phase === 'delayed') {
     const estimateMs = Math.max(0, job.notBeforeMs - nowMs)
-    return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
+    return { reason: job.delayedBy, position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
   }
   const position = line?.position(job) ?? 1
   const why = whyWaits(nowMs, job, job.team, fleet, job.opening?.atMs ?? null)
@@ -41,9 +41,11 @@ export function countWaiting(
       }
     for (const [reason, count] of counts) rows.push({ model, reason, count })
   }
-  const delayedByModel = new Map<string, number>()
-  for (const { model } of delayed) delayedByModel.set(model, (delayedByModel.get(model) ?? 0) + 1)
-  for (const [model, count] of delayedByModel) rows.push({ model, reason: 'retry_backoff', count })
+  for (const reason of ['retry_backoff', 'cooling_down'] as const) {
+    const counts = new Map<string, number>()
+    for (const { model, delayedBy } of delayed) if (delayedBy === reason) counts.set(model, (counts.get(model) ?? 0) + 1)
+    for (const [model, count] of counts) rows.push({ model, reason, count })
+  }
   return rows
 }
 
@@ -62,6 +64,7 @@ function whyWaits(nowMs: number, key: RouteKey, team: TeamState, fleet: Fleet, o
     const offer = worker.models.get(key.model)?.offer
     if (named && worker.state === 'online' && offer?.state === 'loading')
       return { reason: 'model_loading', untilMs: null, detail: offer.detail === '' ? null : offer.detail }
+    if (named && worker.state === 'online' && offer?.needsPerson === true) return { reason: 'paused', untilMs: null, detail: offer.detail }
   }
   const spent = spentPurse(key, fleet)
   if (spent !== null) return { reason: 'over_quota', untilMs: fleet.spentUntil(spent), detail: `the spend limit of ${spent} is reached` }
@@ -91,12 +94,13 @@ function whyNoneIsFree(nowMs: number, eligible: Place[]): Why {
   }
   if (first === null) return { reason: 'all_slots_busy', untilMs: null, detail: null }
   if (first.state === 'parked') return { reason: 'paused', untilMs: null, detail: first.why }
-  return { reason: first.state, untilMs: first.untilMs, detail: first.why === '' ? null : first.why }
+  const reason = first.state === 'offline' ? 'cooling_down' : first.state
+  return { reason, untilMs: first.untilMs, detail: first.why === '' ? null : first.why }
 }
 
 function coolingHold(worker: FleetWorker, model: string, nowMs: number): Hold | null {
   const untilMs = worker.cooling(model, nowMs)
-  return untilMs === null ? null : { state: 'cooling_down', untilMs, why: '' }
+  return untilMs === null ? null : { state: 'cooling_down', untilMs, why: worker.models.get(model)?.breaker.why ?? '' }
 }
 
 /** The empty purse without which somebody could run it. */

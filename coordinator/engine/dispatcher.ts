@@ -4,6 +4,7 @@ import { SPEND_LIMIT } from '../core/attempt-errors.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { decisionDetails } from '../core/decision.ts'
+import type { Setback } from '../core/cooldown.ts'
 import type { CloudTerms, Hold, ModelOffer } from '../core/fleet.ts'
 import { isFinal, type JobError, type JobId, type JobRecord, type Waiting, type WorkerId } from '../core/job.ts'
 import type { Effect } from '../core/effects.ts'
@@ -75,7 +76,7 @@ export class Dispatcher {
       this.#live.delete(record.id)
       throw error
     })
-    this.#apply({ kind: 'job-accepted', job: accepted(record, job.prefix, job.terms, !job.restartless, 0) })
+    this.#apply({ kind: 'job-accepted', job: { ...accepted(record, job.prefix, job.terms, !job.restartless, 0), streamed: job.streamed } })
     // A job that found a slot at once is accepted and started by one event: nearly every job does.
     const started = record.attempt === 1 && live.decision !== null ? { attempt: 1, ...decisionDetails(live.decision) } : {}
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
@@ -286,7 +287,7 @@ export class Dispatcher {
   }
 
   /** With a hold it was the provider that could take no more. */
-  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Hold): void {
+  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Setback): void {
     if (this.#stopped) return
     const { job, attempt } = report
     this.#apply({ kind: 'attempt-failed', job, attempt, worker, error, ...(hold === undefined ? {} : { hold }) })

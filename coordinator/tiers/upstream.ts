@@ -13,6 +13,8 @@ export interface Upstream {
   /** The answer as it comes, after its head; any status of 400 and above rejects with the package's own error. */
   ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<UpstreamAnswer>
   reader(): UpstreamReader
+  /** Spares the first call the reading of its package. */
+  prepare(): Promise<void>
   /** The names of its models. */
   list(signal: AbortSignal): Promise<string[]>
 }
@@ -73,6 +75,10 @@ class OpenAiUpstream implements Upstream {
     return new OpenAiReader()
   }
 
+  async prepare(): Promise<void> {
+    await this.#client()
+  }
+
   async list(signal: AbortSignal): Promise<string[]> {
     const client = await this.#client()
     const { data } = await client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
@@ -109,6 +115,10 @@ class AnthropicUpstream implements Upstream {
 
   reader(): UpstreamReader {
     return new AnthropicReader()
+  }
+
+  async prepare(): Promise<void> {
+    await this.#client()
   }
 
   async list(signal: AbortSignal): Promise<string[]> {
