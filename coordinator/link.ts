@@ -12,7 +12,7 @@ import {
   type ToldHost,
   type ToldModel,
 } from '../proto/link.ts'
-import { SAMPLING_ABILITIES } from '../proto/abilities.ts'
+import { SAMPLING_ABILITIES, withPlain } from '../proto/abilities.ts'
 import type { AnswerDelta, FinishReason } from '../proto/answer.ts'
 import { validate as isUuid } from 'uuid'
 import type { Dispatcher } from './engine/dispatcher.ts'
@@ -291,8 +291,15 @@ function holdOf({ code, message }: JobError, retryAtMs: number): Hold | undefine
 }
 
 /** A worker of protocol 1.1 does not say, and its engines had these. */
-function abilitiesOf({ engine, abilities }: ToldModel): readonly string[] {
-  return abilities.length === 0 && (engine === 'llama' || engine === 'fake') ? SAMPLING_ABILITIES : abilities.slice(0, ABILITIES_MAX)
+function abilitiesOf({ engine, tier, abilities }: ToldModel): readonly string[] {
+  if (abilities.length === 0 && (engine === 'llama' || engine === 'fake')) return SAMPLING_ABILITIES
+  const told = abilities.slice(0, ABILITIES_MAX)
+  return tier === 'cli' ? told : withPlain(told)
+}
+
+/** The offer of a worker as it was stored, by this version or an older one. */
+export function storedOffer(offer: ModelOffer): ModelOffer {
+  return offer.abilities === undefined || offer.tier === 'cli' ? offer : { ...offer, abilities: withPlain(offer.abilities) }
 }
 
 const ABILITIES_MAX = 100

@@ -24,7 +24,7 @@ import { CloudTier } from './tiers/cloud.ts'
 import { applyDefinitions } from './definitions.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
-import { WorkerSessions } from './link.ts'
+import { storedOffer, WorkerSessions } from './link.ts'
 import { Metrics } from './metrics.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
@@ -229,7 +229,7 @@ async function startCoordinator(
 
   for (const worker of known) {
     facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
-    dispatcher.knowWorker(worker.id, worker.name, worker.models, worker.state === 'online' || worker.state === 'suspect')
+    dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
   const reloadKeys = async (): Promise<void> => {
     const keys = await activeKeys(db)

@@ -1,3 +1,4 @@
+import { withPlain } from '../../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES } from '../../proto/anthropic-wire-request.ts'
 import { OPENAI_ABILITIES } from '../../proto/openai-wire-request.ts'
 import type { Hold, ModelOffer } from '../core/fleet.ts'
@@ -207,7 +208,7 @@ function offerOf(record: ProviderRecord, model: ProviderModel): ModelOffer {
     // Names what defines the answer, so that nobody else's text is ever joined to it.
     sha256: `${record.name}/${model.upstream}`,
     tier: 'cloud',
-    abilities: model.abilities ?? ABILITIES_OF[record.kind],
+    abilities: withPlain(model.abilities ?? ABILITIES_OF[record.kind], ABILITIES_OF[record.kind]),
     startsOver: true,
     paid: !isFree(model),
     firstTokenTimeoutMs: model.firstTokenTimeoutMs ?? null,

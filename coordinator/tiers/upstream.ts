@@ -46,11 +46,13 @@ const PATIENT = { maxRetries: 0, timeout: 2_147_483_647, fetch: upstreamFetch }
 class OpenAiUpstream implements Upstream {
   readonly #baseUrl: string
   readonly #secret: string | null
+  readonly #maxTokensName: 'max_tokens' | 'max_completion_tokens'
   #opened: Promise<OpenAI> | undefined
 
   constructor(baseUrl: string, secret: string | null) {
     this.#baseUrl = baseUrl
     this.#secret = secret
+    this.#maxTokensName = maxTokensName(baseUrl)
   }
 
   async #client(): Promise<OpenAI> {
@@ -67,7 +69,7 @@ class OpenAiUpstream implements Upstream {
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
     const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
-    const body = openAiBody(request, model.upstream, streams, { seedGiven, extended })
+    const body = openAiBody(request, model.upstream, streams, { seedGiven, extended, maxTokensName: this.#maxTokensName })
     return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
   }
 
@@ -84,6 +86,11 @@ class OpenAiUpstream implements Upstream {
     const { data } = await client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
     return data.map((model) => model.id)
   }
+}
+
+/** The newer name is what OpenAI's own models of reasoning demand; most other servers know the older one alone. */
+export function maxTokensName(baseUrl: string): 'max_tokens' | 'max_completion_tokens' {
+  return /(^|\.)api\.openai\.com$/.test(URL.parse(baseUrl)?.hostname ?? '') ? 'max_completion_tokens' : 'max_tokens'
 }
 
 class AnthropicUpstream implements Upstream {

@@ -206,6 +206,27 @@ export const TIER_MUTANTS: Mutant[] = [
     tests: ['cli-engine'],
   },
   {
+    bug: 'command-line agents: a prompt reads the files of the host',
+    file: 'worker/engines/cli/prompt.ts',
+    find: 'words.replaceAll(/@(?=\\S)/g, `@${GUARD}`)',
+    replace: 'words',
+    tests: ['cli-engine'],
+  },
+  {
+    bug: 'command-line agents: who asks for a temperature is sent where there is none',
+    file: 'proto/abilities.ts',
+    find: "  need('temperature', sampling.temperature !== undefined)\n",
+    replace: '',
+    tests: ['cli-engine'],
+  },
+  {
+    bug: 'clouds: a temperature that Anthropic refuses is sent there',
+    file: 'proto/abilities.ts',
+    find: 'sampling.temperature > 1',
+    replace: 'sampling.temperature > 2',
+    tests: ['cloud'],
+  },
+  {
     bug: 'master key: a rotation that was broken off loses every secret',
     file: 'coordinator/master-key.ts',
     find: 'if (isInForce) renameSync(next(file), file)',

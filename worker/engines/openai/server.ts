@@ -152,7 +152,18 @@ export function reasonOf(error: unknown): string {
   return message !== '' ? message : (code ?? name)
 }
 
-const BASE: readonly Ability[] = ['completions', 'seed', 'frequency_penalty', 'presence_penalty', 'json_object', 'json_schema', 'tools']
+const BASE: readonly Ability[] = [
+  'completions',
+  'temperature',
+  'temperature_above_1',
+  'top_p',
+  'seed',
+  'frequency_penalty',
+  'presence_penalty',
+  'json_object',
+  'json_schema',
+  'tools',
+]
 const OPEN: readonly Ability[] = [
   ...BASE,
   'top_k',
