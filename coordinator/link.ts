@@ -12,14 +12,14 @@ import {
   type ToldHost,
   type ToldModel,
 } from '../proto/link.ts'
-import { SAMPLING_ABILITIES } from '../proto/abilities.ts'
+import { SAMPLING_ABILITIES, withPlain } from '../proto/abilities.ts'
 import type { AnswerDelta, FinishReason } from '../proto/answer.ts'
 import { validate as isUuid } from 'uuid'
 import type { Dispatcher } from './engine/dispatcher.ts'
 import type { WorkerLink } from './engine/worker-link.ts'
-import type { ModelOffer } from './core/fleet.ts'
+import type { Hold, ModelOffer } from './core/fleet.ts'
 import type { Layer } from './core/fault.ts'
-import type { JobId, WorkerId } from './core/job.ts'
+import type { JobError, JobId, WorkerId } from './core/job.ts'
 
 /**
  * The coordinator's end of every worker session: greets, checks what comes in, and hands it to the dispatcher. A worker
@@ -196,9 +196,7 @@ export class WorkerSessions implements WorkerLink {
     for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
       const status = told.providerStatus === 0 ? {} : { providerStatus: told.providerStatus }
       const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable, ...status }
-      const hold =
-        told.retryAtMs === 0 ? undefined : { state: 'over_quota' as const, untilMs: told.retryAtMs, why: error.message.slice(0, 300) }
-      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error, hold)
+      dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error, holdOf(error, told.retryAtMs))
     }
     session.outputsTaken += 1
     if (session.outputsTaken % RECEIPT_EVERY === 0) session.end.write({ received: { outputs: session.outputsTaken } })
@@ -286,12 +284,29 @@ export function offerOf(model: ToldModel): ModelOffer {
     abilities: abilitiesOf(model),
     startsOver: model.startsOver,
     limitedUntilMs: model.limitedUntilMs === 0 ? null : model.limitedUntilMs,
+    needsPerson: state === 'down' && model.needsPerson,
+    firstTokenTimeoutMs: model.firstTokenTimeoutMs === 0 ? null : model.firstTokenTimeoutMs,
+    nextTokenTimeoutMs: model.nextTokenTimeoutMs === 0 ? null : model.nextTokenTimeoutMs,
   }
 }
 
+/** A model that is not let in gets nothing until a person has seen to it, and one whose limit is used up until then. */
+function holdOf({ code, message }: JobError, retryAtMs: number): Hold | undefined {
+  const why = message.slice(0, 300)
+  if (code === 'cli_not_authenticated' || code === 'upstream_not_authenticated') return { state: 'parked', untilMs: null, why }
+  return retryAtMs === 0 ? undefined : { state: 'over_quota', untilMs: retryAtMs, why }
+}
+
 /** A worker of protocol 1.1 does not say, and its engines had these. */
-function abilitiesOf({ engine, abilities }: ToldModel): readonly string[] {
-  return abilities.length === 0 && (engine === 'llama' || engine === 'fake') ? SAMPLING_ABILITIES : abilities.slice(0, ABILITIES_MAX)
+function abilitiesOf({ engine, tier, abilities }: ToldModel): readonly string[] {
+  if (abilities.length === 0 && (engine === 'llama' || engine === 'fake')) return SAMPLING_ABILITIES
+  const told = abilities.slice(0, ABILITIES_MAX)
+  return tier === 'cli' ? told : withPlain(told)
+}
+
+/** The offer of a worker as it was stored, by this version or an older one. */
+export function storedOffer(offer: ModelOffer): ModelOffer {
+  return offer.abilities === undefined || offer.tier === 'cli' ? offer : { ...offer, abilities: withPlain(offer.abilities) }
 }
 
 const ABILITIES_MAX = 100

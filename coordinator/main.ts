@@ -24,7 +24,7 @@ import { CloudTier } from './tiers/cloud.ts'
 import { applyDefinitions } from './definitions.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
-import { WorkerSessions } from './link.ts'
+import { storedOffer, WorkerSessions } from './link.ts'
 import { Metrics } from './metrics.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
@@ -35,6 +35,7 @@ import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey } from './store/keys.ts'
 import { ensurePartitions, migrate } from './store/migrate.ts'
+import { readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
 import { listWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
@@ -172,7 +173,7 @@ async function startCoordinator(
     reports: {
       attemptGrew: (provider, growth) => dispatcher.attemptGrew(provider, growth),
       attemptFinished: (provider, end) => dispatcher.attemptFinished(provider, end),
-      attemptCost: (report, micros) => dispatcher.attemptCost(report, micros),
+      attemptCost: (provider, report, micros) => dispatcher.attemptCost(provider, report, micros),
       attemptFailed: (provider, report, error, hold) => dispatcher.attemptFailed(provider, report, error, hold),
       attemptRefused: (provider, report) => dispatcher.attemptRefused(provider, report),
       holdProvider: (provider, hold) => dispatcher.holdProvider(provider, hold),
@@ -181,7 +182,6 @@ async function startCoordinator(
       const names = pursesOf(provider, job)
       return purses.reserve(names, micros) ? (paid) => purses.settle(names, micros, paid) : null
     },
-    onBadCredential: (provider) => registry.markParked(provider),
     now: () => clock.now(),
     log,
   })
@@ -217,7 +217,8 @@ async function startCoordinator(
   })
   sessions.serve(dispatcher)
   const purses = new Purses({
-    db,
+    readSpending: (fromMs, untilMs) => readSpending(db, fromMs, untilMs),
+    stored: () => writer.drained(),
     now: () => clock.now(),
     onThreshold: (purse, ratio, window) => addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio, window }),
     onEmpty: (purse, untilMs) => {
@@ -228,7 +229,7 @@ async function startCoordinator(
 
   for (const worker of known) {
     facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
-    dispatcher.knowWorker(worker.id, worker.name, worker.models, worker.state === 'online' || worker.state === 'suspect')
+    dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
   const reloadKeys = async (): Promise<void> => {
     const keys = await activeKeys(db)

@@ -1,7 +1,7 @@
 import type { Content, GenerationRequest } from './request.ts'
 
 /**
- * What a provider can honour of a model, beyond plain text with `temperature`, `top_p`, `max_tokens` and `stop`. A request
+ * What a provider can honour of a model, beyond plain text with `max_tokens` and `stop`. A request
  * needs some of them, a model on a provider has some, and goes only where all that it needs is there: no parameter is ever
  * accepted and ignored. Names are those of the parameters, which is what a caller is told when nobody has one.
  */
@@ -18,7 +18,13 @@ export const ABILITIES = [
   'logprobs',
   'reasoning_effort',
   'reasoning_max_tokens',
+  // One that is too small for a dialect whose caps begin at 1,024 tokens and stay below `max_tokens`.
+  'reasoning_max_tokens_below_1024',
   'min_tokens',
+  'temperature',
+  // Beyond what one dialect takes.
+  'temperature_above_1',
+  'top_p',
   'seed',
   'top_k',
   'min_p',
@@ -33,8 +39,26 @@ export const ABILITIES = [
 
 export type Ability = (typeof ABILITIES)[number]
 
+/** What every model honours but a command-line agent, and one that says otherwise. */
+const PLAIN_SAMPLING: readonly Ability[] = ['temperature', 'temperature_above_1', 'top_p']
+
+/**
+ * The abilities of a model where they were written down before these had names: it had them all the same. `plain` are those of
+ * its dialect.
+ */
+export function withPlain(abilities: readonly string[], plain: readonly string[] = PLAIN_SAMPLING): string[] {
+  if (PLAIN_SAMPLING.some((ability) => abilities.includes(ability))) return [...abilities]
+  const small = plain.includes('temperature_above_1') && abilities.includes('reasoning_max_tokens')
+  return [
+    ...abilities,
+    ...PLAIN_SAMPLING.filter((ability) => plain.includes(ability)),
+    ...(small ? ['reasoning_max_tokens_below_1024'] : []),
+  ]
+}
+
 /** Every choice of the next token that a local engine leaves open. */
 export const SAMPLING_ABILITIES: readonly Ability[] = [
+  ...PLAIN_SAMPLING,
   'completions',
   'seed',
   'top_k',
@@ -64,7 +88,11 @@ export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boo
   need('logprobs', request.logprobs !== undefined)
   need('reasoning_effort', request.reasoning?.effort !== undefined)
   need('reasoning_max_tokens', request.reasoning?.maxTokens !== undefined)
+  need('reasoning_max_tokens_below_1024', isSmallCap(request))
   need('min_tokens', request.minTokens !== undefined)
+  need('temperature', sampling.temperature !== undefined)
+  need('temperature_above_1', sampling.temperature !== undefined && sampling.temperature > 1)
+  need('top_p', sampling.topP !== undefined)
   need('seed', seedGiven)
   need('top_k', sampling.topK !== undefined)
   need('min_p', sampling.minP !== undefined)
@@ -73,6 +101,12 @@ export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boo
   need('presence_penalty', sampling.presencePenalty !== undefined)
   need('logit_bias', sampling.logitBias !== undefined)
   return needs
+}
+
+/** None at all is no cap. */
+function isSmallCap({ reasoning, maxTokens = Number.POSITIVE_INFINITY }: Omit<GenerationRequest, 'seed'>): boolean {
+  const cap = reasoning?.maxTokens ?? 0
+  return cap > 0 && Math.min(cap, maxTokens - 1) < 1_024
 }
 
 function hasImage(content: Content): boolean {

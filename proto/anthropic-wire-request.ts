@@ -17,6 +17,8 @@ export const ANTHROPIC_ABILITIES: readonly Ability[] = [
   'json_schema',
   'reasoning_effort',
   'reasoning_max_tokens',
+  'temperature',
+  'top_p',
   'top_k',
   'anthropic_dialect',
 ]
@@ -50,11 +52,12 @@ export function anthropicBody(
 }
 
 /** A budget is manual thinking, an effort alone leaves to the model how much of it is thinking. */
-function thinking({ reasoning }: GenerationRequest): Json {
+function thinking({ reasoning, maxTokens: most = Number.POSITIVE_INFINITY }: GenerationRequest): Json {
   if (reasoning === undefined) return {}
   const { effort, maxTokens } = reasoning
   if (maxTokens === 0 || effort === 'none') return { thinking: { type: 'disabled' } }
-  if (maxTokens !== undefined) return { thinking: { type: 'enabled', budget_tokens: maxTokens } }
+  // Thinking is part of the answer's tokens, and the dialect refuses a budget that leaves none of them.
+  if (maxTokens !== undefined) return { thinking: { type: 'enabled', budget_tokens: Math.min(maxTokens, most - 1) } }
   return effort === undefined ? {} : { thinking: { type: 'adaptive' } }
 }
 

@@ -2,7 +2,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { ABILITIES, type Ability, needsOf } from '../proto/abilities.ts'
+import { ABILITIES, type Ability, needsOf, withPlain } from '../proto/abilities.ts'
+import { ANTHROPIC_ABILITIES } from '../proto/anthropic-wire-request.ts'
 import type { GenerationRequest, Prompt } from '../proto/request.ts'
 import { writeTinyModel } from '../worker/tiny-model.ts'
 import { chat, complete, openTiny, type TinyEngine, type Wish } from './support/tiny-engine.ts'
@@ -86,6 +87,13 @@ const CHECKS: Partial<Record<Ability, Check>> = {
     wish: { reasoning: { maxTokens: 4 }, maxTokens: 60 },
     seen: async (_engine, ask) => expect((await ask()).text).not.toBe(''),
   },
+  reasoning_max_tokens_below_1024: {
+    wish: { reasoning: { maxTokens: 4 }, maxTokens: 60 },
+    seen: async (_engine, ask) => expect((await ask()).text).not.toBe(''),
+  },
+  temperature: differs({ sampling: { temperature: 0 }, maxTokens: 60 }, { sampling: HOT, maxTokens: 60 }),
+  temperature_above_1: differs({ sampling: { temperature: 2 }, maxTokens: 60 }, { sampling: { ...HOT, temperature: 0.1 }, maxTokens: 60 }),
+  top_p: differs({ sampling: { topP: 0.01 }, maxTokens: 60 }, { sampling: HOT, maxTokens: 60 }),
   min_tokens: {
     wish: { minTokens: 400, maxTokens: 700 },
     seen: async (_engine, ask) => expect((await ask()).ids.length).toBeGreaterThanOrEqual(400),
@@ -100,7 +108,11 @@ const CHECKS: Partial<Record<Ability, Check>> = {
 }
 
 const KINDS: [kind: string, open: () => Promise<TinyEngine>, lacks: readonly Ability[]][] = [
-  ['that generates', () => openTiny(), ['embeddings', 'rerank', 'reasoning_effort', 'reasoning_max_tokens']],
+  [
+    'that generates',
+    () => openTiny(),
+    ['embeddings', 'rerank', 'reasoning_effort', 'reasoning_max_tokens', 'reasoning_max_tokens_below_1024'],
+  ],
   ['that reasons', openThinker, ['embeddings', 'rerank']],
   ['that embeds', () => openTiny({ purpose: 'embed' }), ABILITIES.filter((ability) => ability !== 'embeddings')],
 ]
@@ -110,6 +122,14 @@ async function openThinker(): Promise<TinyEngine> {
   writeTinyModel(path, THINKING)
   return openTiny({ path })
 }
+
+test('a model of which it was written down what it can before sampling had names has it all the same', () => {
+  expect(withPlain(['tools'])).toEqual(['tools', 'temperature', 'temperature_above_1', 'top_p'])
+  expect(withPlain(['tools'], ANTHROPIC_ABILITIES)).toEqual(['tools', 'temperature', 'top_p'])
+  expect(withPlain(['top_p', 'tools'])).toEqual(['top_p', 'tools'])
+  expect(withPlain(['reasoning_max_tokens'])).toContain('reasoning_max_tokens_below_1024')
+  expect(withPlain(['reasoning_max_tokens'], ANTHROPIC_ABILITIES)).not.toContain('reasoning_max_tokens_below_1024')
+})
 
 describe.each(KINDS)('a model %s', (_kind, open, lacks) => {
   let engine: Promise<TinyEngine> | undefined

@@ -7,6 +7,7 @@ import { retryTimeOf } from '../worker/engines/cli/failures.ts'
 import { type CliKind, openCliEngine } from '../worker/engines/cli.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { parseModels } from '../worker/models.ts'
+import { ended, enqueue, readProvider, send, waitsFor } from './support/cloud.ts'
 import { World } from './support/world.ts'
 
 /** Real processes, which write what the real programs were seen to write. */
@@ -52,9 +53,9 @@ for (const kind of [...KINDS, 'command'] as const) {
   test(`${kind}: without a login it fails once, says what to do, and offers no slots`, async () => {
     const engine = open(kind)
     const { failure } = await generate(engine, ask('AUTH')).done
-    expect(failure).toMatchObject({ code: 'cli_not_authenticated', layer: 'provider', retryable: false })
+    expect(failure).toMatchObject({ code: 'cli_not_authenticated', layer: 'provider', retryable: true })
     expect(failure?.message).toContain('option ')
-    expect(engine.state()).toMatchObject({ phase: 'down', slots: 0 })
+    expect(engine.state()).toMatchObject({ phase: 'down', slots: 0, needsPerson: true })
     expect(engine.state().detail).toContain('not logged in')
   })
 }
@@ -72,6 +73,20 @@ test('a program gets an empty directory, its own home, and the variables that we
   const configured = await factsOf(open('claude', { home: '/nonexistent/home' }))
   expect(configured.env.HOME).toBe('/nonexistent/home')
   expect(configured.env.SECRET_KEY).toBeUndefined()
+})
+
+test('a prompt names no file of the host and gives no command to the program, and reads as it was written', async () => {
+  const written = '/FACTS @/etc/passwd and @"~/.ssh/id" of me@example.com'
+  for (const kind of KINDS) {
+    const { encoded, prompt } = await factsOf(open(kind), { prompt: { kind: 'chat', messages: [{ role: 'user', content: written }] } })
+    const taken = decodeURIComponent(encoded)
+    expect(taken, kind).not.toMatch(/^\s*\/|@[^\u2060]/)
+    expect(taken.replaceAll('\u2060', '')).toBe(written)
+    // What the model repeats of it is as it was.
+    expect(prompt).toBe(written)
+  }
+  const plain = await factsOf(open('command'), { prompt: { kind: 'chat', messages: [{ role: 'user', content: written }] } })
+  expect(decodeURIComponent(plain.encoded)).toBe(written)
 })
 
 test('tools are off by default, by the means of each program, and on when allowed', async () => {
@@ -254,6 +269,41 @@ test('a worker serves one through the API', async () => {
   expect(await refused.text()).toContain('temperature')
 })
 
+test('a job whose answer is to be chosen in a certain way goes to no program, and waits where only others could take it', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const command = encodeURIComponent(JSON.stringify([process.execPath, standIn('claude')]))
+  await world.worker('w', `x=cli:claude?command=${command}`)
+  const busy = await world.worker('local', 'x=fake:?slots=1&stall_on=STALL')
+  await send(world, 'POST', '/api/policies', { name: 'both', tiers: { gpu: 'at_once', cli: 'at_once' } })
+  const both = { 'x-holdfast-policy': 'both' }
+  const hog = await enqueue(world, 'x', both, { messages: [{ role: 'user', content: 'STALL' }] })
+  const chosen = [await enqueue(world, 'x', both, { temperature: 0.5 }), await enqueue(world, 'x', both, { top_p: 0.5 })]
+  expect(await ended(world, await enqueue(world, 'x', both))).toMatchObject({ status: 'succeeded', provider: 'w' })
+  for (const id of chosen) await waitsFor(world, id, 'all_slots_busy')
+  await send(world, 'POST', `/api/jobs/${hog}/cancel`, {})
+  for (const id of chosen) expect(await ended(world, id)).toMatchObject({ status: 'succeeded', provider: 'local' })
+  await busy.stop()
+})
+
+test('a job whose program is not logged in is not blamed: it waits for a person, or goes elsewhere', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const command = encodeURIComponent(JSON.stringify([process.execPath, standIn('claude')]))
+  await world.worker('w', `x=cli:claude?command=${command}&slots=2`)
+  const ids = [await enqueue(world, 'x', {}, AUTH), await enqueue(world, 'x', {}, AUTH)]
+  for (const id of ids) expect((await waitsFor(world, id, 'paused')).waiting?.detail).toContain('not logged in')
+  expect(await readProvider(world, 'w')).toMatchObject({ state: 'parked', reason: expect.stringContaining('not logged in') as string })
+  await world.worker('other', 'x=fake:')
+  for (const id of ids) {
+    const job = await ended(world, id)
+    expect(job).toMatchObject({ status: 'succeeded', provider: 'other' })
+    expect(job.attempts.filter(({ error }) => error?.code === 'cli_not_authenticated').length).toBeLessThanOrEqual(1)
+  }
+})
+
+const AUTH = { messages: [{ role: 'user', content: 'AUTH' }] }
+
 test('kill -9 of the worker takes the programs of its jobs with it, and their folders', async () => {
   await using world = await World.open()
   await world.coordinator()
@@ -343,7 +393,7 @@ function generate(engine: Engine, request: GenerationRequest): Running {
   return new Running(engine, request)
 }
 
-type Facts = { env: Record<string, string>; cwd: string; files: string[]; args: string[]; prompt: string }
+type Facts = { env: Record<string, string>; cwd: string; files: string[]; args: string[]; prompt: string; encoded: string }
 
 async function factsOf(engine: Engine, extra: Partial<GenerationRequest> = {}): Promise<Facts> {
   const made = await generate(engine, ask('FACTS', extra)).done

@@ -19,6 +19,7 @@ import type { JobId } from '../coordinator/core/job.ts'
 import { readProgress } from '../coordinator/store/jobs.ts'
 import { readJobStream } from './support/job-stream.ts'
 import { chatStream } from './support/stream.ts'
+import { Upstream } from './support/upstream.ts'
 import { ADMIN_KEY, freePorts, type Running, World } from './support/world.ts'
 
 /** What clouds do when they are not well, and what becomes of the jobs that are with them. */
@@ -74,7 +75,9 @@ test.concurrent.each([
 ] as const)('429 of $kind with $says parks the provider and not the job', async ({ play, kind, state, leastMs }) => {
   const cloud = await addCloud(world, { kind })
   cloud.upstream.plan(play)
-  const [first, second] = [await enqueue(world, cloud.model), await enqueue(world, cloud.model)]
+  const first = await enqueue(world, cloud.model)
+  await world.until('it is refused', async () => (await readJob(world, first)).attempts[0]?.error != null)
+  const second = await enqueue(world, cloud.model)
   for (const id of [first, second]) expect(await ended(world, id)).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
   const changes = (await world.events('&type=provider.state_changed')) as unknown as StateChange[]
   const held = changes.find(({ provider, details }) => provider === cloud.name && details.state === state)
@@ -103,6 +106,26 @@ test.concurrent('a provider that goes silent is left after its own time, and a s
   expect(slow.choices[0]?.message.content).toBe(USUAL)
   expect(broken.upstream.generations).toHaveLength(3)
 })
+
+test('a model may have limits on silence of its own, at a cloud and at a worker', async () => {
+  const cloud = await addCloud(world, { models: [{ name: 'soon', upstream: 'large', first_token_timeout_s: 1 }, { name: 'whenever' }] })
+  const worker = await world.worker('soon-worker', 'soon-local=fake:?stall_on=STALL&first_token_timeout_s=1 slow=fake:?stall_on=STALL')
+  expect(await readProvider(world, cloud.name)).toMatchObject({ models: [{ first_token_timeout_s: 1 }, { name: 'whenever' }] })
+  cloud.upstream.plan({ stallAfter: 0 }, {}, { delayMs: 2_000 })
+  expect(await ask('soon')).toBe(USUAL)
+  expect(await ask('whenever')).toBe(USUAL)
+  expect(cloud.upstream.generations).toHaveLength(3)
+  const [stalled, slow] = [await enqueue(world, 'soon-local', {}, STALL), await enqueue(world, 'slow', {}, STALL)]
+  await world.until('it is stalled', async () => {
+    const [first] = (await readJob(world, stalled)).attempts
+    return first?.error?.code === 'first_token_timeout'
+  })
+  expect(await readJob(world, slow)).toMatchObject({ status: 'running' })
+  for (const id of [stalled, slow]) await world.request('POST', `/api/jobs/${id}/cancel`, {})
+  await worker.stop()
+})
+
+const STALL = { messages: [{ role: 'user', content: 'STALL' }] }
 
 test.each([
   { play: { refuse: { status: 429, code: 'insufficient_quota' } }, kind: 'openai' },
@@ -146,7 +169,7 @@ test('a call that began with the old secret says nothing about the new one', asy
   const cloud = await addCloud(world)
   cloud.upstream.plan({ delayMs: 400, refuse: { status: 401 } })
   const job = await enqueue(world, cloud.model)
-  await cloud.upstream.call(1)
+  await cloud.upstream.call(0)
   cloud.upstream.key = `${SECRET}new`
   await send(world, 'POST', `/api/credentials/${cloud.credential}/rotate`, { secret: `${SECRET}new` })
   expect(await ended(world, job)).toMatchObject({ status: 'succeeded' })
@@ -179,6 +202,80 @@ test('after a refused connection another provider answers, which then is asked f
     { provider: broken.name, status: 'failed', error: { code: 'provider_unreachable' } },
     { provider: spare.name, status: 'succeeded' },
   ])
+})
+
+test('a sole cloud that cannot be reached is offline, and its jobs wait until it can be', async () => {
+  const [port = 0] = await freePorts(1)
+  const cloud = await addCloud(world, { base_url: `http://127.0.0.1:${port}/v1` })
+  const ids = [await enqueue(world, cloud.model), await enqueue(world, cloud.model)]
+  const { reason, until } = await inState(world, cloud.name, 'offline')
+  expect(reason).toContain('could not be reached')
+  expect(Date.parse(until ?? '')).toBeGreaterThan(Date.now() - 1_500)
+  expect((await waitsFor(world, ids[1] ?? '', 'cooling_down')).waiting?.detail).toContain('could not be reached')
+  // Longer than three tries without a pause would take: nobody is parked.
+  await world.until('it was tried three times', async () => {
+    const jobs = await Promise.all(ids.map((id) => readJob(world, id)))
+    return jobs.flatMap(({ attempts }) => attempts).length >= 3
+  })
+  const upstream = await Upstream.open(port)
+  upstream.key = cloud.upstream.key
+  for (const id of ids) expect(await ended(world, id)).toMatchObject({ status: 'succeeded' })
+  expect(await readProvider(world, cloud.name)).toMatchObject({ state: 'online', reason: null, until: null })
+  await upstream.close()
+})
+
+test.each([
+  { what: '503', refuse: { status: 503 } },
+  { what: '503 that says until when', refuse: { status: 503, retryAfterS: 3 } },
+  { what: '500', refuse: { status: 500 } },
+  { what: '404 of its model', refuse: { status: 404 } },
+])('a sole cloud that answers $what keeps its jobs waiting, and no job is blamed', async ({ refuse }) => {
+  const cloud = await addCloud(world)
+  cloud.upstream.usual = { refuse }
+  const id = await enqueue(world, cloud.model)
+  const { waiting } = await waitsFor(world, id, 'cooling_down')
+  if ('retryAfterS' in refuse) expect(Date.parse(waiting?.until ?? '')).toBeGreaterThan(Date.now() + 1_500)
+  const { reason } = await inState(world, cloud.name, 'cooling_down')
+  expect(reason).toContain(String(refuse.status))
+  await world.until('it was tried more than three times', () => cloud.upstream.generations.length > ('retryAfterS' in refuse ? 1 : 3))
+  expect(await readJob(world, id)).toMatchObject({ status: expect.stringMatching(/queued|running/) as string })
+  cloud.upstream.usual = {}
+  expect(await ended(world, id)).toMatchObject({ status: 'succeeded' })
+  expect(await inState(world, cloud.name, 'online')).toMatchObject({ until: null })
+})
+
+test('403 about one model or one request is no matter of the credential: the job goes elsewhere, or ends', async () => {
+  const { broken, spare, model } = await pair()
+  broken.upstream.plan({ refuse: { status: 403, message: 'Your API key does not have access to model large' } })
+  expect(await ask(model)).toBe(SPARE)
+  expect(await readProvider(world, broken.name)).toMatchObject({ state: 'online' })
+  broken.upstream.plan({ refuse: { status: 403, message: 'Your prompt was flagged by moderation' } })
+  const flagged = await ended(world, await enqueue(world, model, { 'x-holdfast-provider': broken.name }))
+  expect(flagged).toMatchObject({ status: 'failed', error: { code: 'provider_refused_request', provider_status: 403 } })
+  spare.upstream.plan({ refuse: { status: 403, message: 'No access to the model' } })
+  const alone = await ended(world, await enqueue(world, model, { 'x-holdfast-provider': spare.name }))
+  expect(alone).toMatchObject({ status: 'failed', error: { code: 'provider_forbids', provider_status: 403 } })
+  spare.upstream.plan({ refuse: { status: 403, message: 'Your account has been disabled.' } })
+  await enqueue(world, model, { 'x-holdfast-provider': spare.name })
+  expect((await inState(world, spare.name, 'parked')).reason).toContain('disabled')
+})
+
+test('a changed credential lifts what the old one had used up', async () => {
+  const cloud = await addCloud(world)
+  cloud.upstream.plan({ refuse: { status: 429, code: 'insufficient_quota' } })
+  const job = await enqueue(world, cloud.model)
+  await inState(world, cloud.name, 'over_quota')
+  await send(world, 'POST', `/api/credentials/${cloud.credential}/rotate`, { secret: `${SECRET}${cloud.name}` })
+  expect(await ended(world, job)).toMatchObject({ status: 'succeeded' })
+})
+
+test('a cloud whose models are named is not asked for its list', async () => {
+  const named = await addCloud(world)
+  expect(await ask(named.model)).toBe(USUAL)
+  const listed = await addCloud(world, { models: undefined })
+  await world.until('it is asked for its list', () => listed.upstream.calls.some(({ path }) => path === '/v1/models'))
+  expect(named.upstream.calls.filter(({ path }) => path === '/v1/models')).toEqual([])
+  await send(world, 'DELETE', `/api/providers/${listed.name}`)
 })
 
 test('what a provider calls a bad request is one: told in both dialects with its status, and not tried again', async () => {

@@ -1,7 +1,8 @@
 import Anthropic from '@anthropic-ai/sdk'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { addCloud, type Cloud, readJob, readProvider, refused, send } from './support/cloud.ts'
+import { maxTokensName } from '../coordinator/tiers/upstream.ts'
+import { addCloud, type Cloud, ended, enqueue, readJob, readProvider, refused, send } from './support/cloud.ts'
 import type { Call } from './support/upstream-play.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
@@ -230,6 +231,29 @@ test('what only one dialect has is passed on to a cloud of that dialect as it ca
     code: 'unsupported_parameter',
     param: 'prediction',
   })
+})
+
+test('a limit on the answer goes by the name that the server knows', async () => {
+  expect(['https://api.openai.com/v1', 'https://eu.api.openai.com/v1'].map(maxTokensName)).toEqual(Array(2).fill('max_completion_tokens'))
+  expect(['https://openrouter.ai/api/v1', 'https://notapi.openai.com.example/v1'].map(maxTokensName)).toEqual(Array(2).fill('max_tokens'))
+  const cloud = await addCloud(world)
+  await ended(world, await enqueue(world, cloud.model, {}, { max_tokens: 7 }))
+  expect(cloud.upstream.generations[0]?.body).toMatchObject({ max_tokens: 7 })
+  expect(cloud.upstream.generations[0]?.body).not.toHaveProperty('max_completion_tokens')
+})
+
+test('what Anthropic would refuse is refused where nobody else could take it, and goes where somebody can', async () => {
+  const cloud = await addCloud(world, { kind: 'anthropic' })
+  const body = { model: cloud.model, messages: [{ role: 'user', content: 'hello' }] }
+  const told = { status: 400, code: 'unsupported_parameter' }
+  const hot = await refused(world, 'POST', '/api/jobs', { ...body, temperature: 1.5 })
+  expect(hot).toMatchObject({ ...told, param: 'temperature', message: expect.stringContaining('temperature above 1 ') as string })
+  for (const caps of [{ reasoning_max_tokens: 500 }, { reasoning_max_tokens: 5_000, max_tokens: 1_000 }])
+    expect(await refused(world, 'POST', '/api/jobs', { ...body, ...caps })).toMatchObject({ ...told, param: 'reasoning_max_tokens' })
+  await ended(world, await enqueue(world, cloud.model, {}, { reasoning_max_tokens: 5_000, max_tokens: 3_000, temperature: 1 }))
+  expect(cloud.upstream.generations[0]?.body).toMatchObject({ max_tokens: 3_000, thinking: { budget_tokens: 2_999 } })
+  const other = await addCloud(world, { model: cloud.model })
+  expect(await ended(world, await enqueue(world, cloud.model, {}, { temperature: 1.5 }))).toMatchObject({ provider: other.name })
 })
 
 test('embeddings come from a cloud, and a cloud of a dialect without them refuses', async () => {

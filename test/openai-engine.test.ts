@@ -2,6 +2,7 @@ import { afterEach, expect, test } from 'vitest'
 import { Answer } from '../proto/answer.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import type { Engine, EngineState, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
+import { Login } from '../worker/engines/login.ts'
 import { openOpenAiEngine } from '../worker/engines/openai.ts'
 import { parseModels } from '../worker/models.ts'
 import { OpenAiServer } from './support/openai-server.ts'
@@ -102,6 +103,10 @@ test('a model that is not there, or not named among several, leaves it down and 
   expect((await settled(open(server.baseUrl))).detail).toMatch(/serves 2 models; say which by openai:.*#name: a, b/)
   expect((await settled(open(server.baseUrl, { model: 'c' }))).detail).toMatch(/serves no model "c"; it has a, b/)
   expect((await settled(open(server.baseUrl, { model: 'b' }))).phase).toBe('ready')
+  // Who calls it by its own name need not say so twice.
+  const named = await ready(server, { name: 'b' })
+  await generate(named, ask('hello')).done
+  expect(server.bodies.at(-1)).toMatchObject({ model: 'b' })
 })
 
 test('a key comes from the worker and goes to the server, and into no message', async () => {
@@ -113,10 +118,33 @@ test('a key comes from the worker and goes to the server, and into no message', 
   expect((await generate(engine, ask('hello')).done).answer.text).toBe('Hello from upstream.')
   server.key = 'another'
   const { failure } = await generate(engine, ask('hello')).done
-  expect(failure).toMatchObject({ code: 'upstream_not_authenticated', layer: 'provider', providerStatus: 401, retryable: false })
+  expect(failure).toMatchObject({ code: 'upstream_not_authenticated', layer: 'provider', providerStatus: 401, retryable: true })
   expect(failure?.message).not.toContain('sk-the-key')
-  expect(engine.state().phase).toBe('down')
+  expect(engine.state()).toMatchObject({ phase: 'down', needsPerson: true })
   expect(open(server.baseUrl, { keyEnv: 'NOT_SET_ANYWHERE' }).state()).toMatchObject({ phase: 'down', slots: 0 })
+})
+
+test('a server that lists its models to anybody and refuses every job is left alone for a while', async () => {
+  await using server = await OpenAiServer.open()
+  const engine = await ready(server)
+  expect((await generate(engine, ask('WRONG KEY')).done).failure).toMatchObject({ code: 'upstream_not_authenticated', retryable: true })
+  expect(engine.state()).toMatchObject({ phase: 'down', slots: 0, needsPerson: true })
+  // Longer than it takes to ask a server anew that was only gone.
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  expect(engine.state()).toMatchObject({ phase: 'down', slots: 0 })
+  const other = await ready(server)
+  expect((await generate(other, ask('NOT THIS MODEL')).done).failure).toMatchObject({ code: 'upstream_forbids', retryable: false })
+  expect(other.state()).toMatchObject({ phase: 'ready' })
+})
+
+test('a login that was refused is tried by one job after half a minute, then after twice as long, and again by all when it works', () => {
+  const login = new Login()
+  expect([login.refused(0), login.refused(1_000), login.waitMs(29_000), login.isOnTrial]).toEqual([30_000, 29_000, 1_000, true])
+  expect([login.waitMs(30_000), login.refused(30_000), login.refused(90_000)]).toEqual([0, 60_000, 120_000])
+  for (let nowMs = 300_000; nowMs < 40_000_000; nowMs += 1_000_000) login.refused(nowMs)
+  expect(login.refused(50_000_000)).toBe(600_000)
+  login.served()
+  expect([login.isOnTrial, login.refused(60_000_000)]).toEqual([false, 30_000])
 })
 
 test('cancelling closes the connection, and the server sees it', async () => {
@@ -170,9 +198,20 @@ test('closing the engine ends what runs as retryable', async () => {
 })
 
 test('options are parsed, and what is wrong is named', () => {
-  expect(parseModels('x=openai:http://gpu:8000/v1/#org/model?slots=4&images=true&key_env=A_KEY&without=tools')[0]?.source).toEqual({
+  expect(
+    parseModels(
+      'x=openai:http://gpu:8000/v1/#org/model?slots=4&images=true&reasoning=true&key_env=A_KEY&without=tools&first_token_timeout_s=2.5',
+    )[0]?.source,
+  ).toEqual({
     kind: 'openai',
-    openai: { baseUrl: 'http://gpu:8000/v1', model: 'org/model', slots: 4, keyEnv: 'A_KEY', having: ['images'], without: ['tools'] },
+    openai: {
+      baseUrl: 'http://gpu:8000/v1',
+      model: 'org/model',
+      slots: 4,
+      keyEnv: 'A_KEY',
+      having: ['images', 'reasoning_effort'],
+      without: ['tools'],
+    },
   })
   for (const [wrong, named] of [
     ['openai:gpu:8000', /openai:http:\/\/host:port\/v1#upstream-model/],
@@ -182,6 +221,7 @@ test('options are parsed, and what is wrong is named', () => {
     ['openai:http://gpu/v1?key_env=HOLDFAST_ADMIN_KEY', /HOLDFAST_ADMIN_KEY is Holdfast's own/],
     ['openai:http://gpu/v1?key_env=A,B', /names more than 1/],
     ['openai:http://gpu/v1?threads=2', /option "threads=2"/],
+    ['openai:http://gpu/v1?next_token_timeout_s=0', /next_token_timeout_s=0, which is no number of seconds/],
   ] as const)
     expect(() => parseModels(`x=${wrong}`)).toThrow(named)
 })

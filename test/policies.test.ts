@@ -98,7 +98,7 @@ test('a decision is kept for every attempt', async () => {
   const { history = [], ...last } = await decision((await ended(world, await enqueue(world, spare.model))).id)
   const [first, second] = [history[0]?.chosen ?? '', history[1]?.chosen ?? '']
   expect(new Set([first, second])).toEqual(new Set([spare.name, broken.name]))
-  expect(whyNot(history[1] as Decision)).toEqual({ [first]: 'failed_before', [second]: null })
+  expect(whyNot(history[1] as Decision)).toEqual({ [first]: 'cooling_down', [second]: null })
   expect(last).toMatchObject({ attempt: 3, chosen: expect.any(String) as string })
 })
 
@@ -118,6 +118,15 @@ const NEVER = [
 test.each(NEVER)('a policy of $tiers is refused as $code', async ({ tiers, code, param }) => {
   expect(await refused(world, 'POST', '/api/policies', { name: 'odd', tiers })).toMatchObject({ status: 400, code, param })
   expect(await refused(world, 'PATCH', '/api/policies/soon', { tiers: tiers ?? null })).toMatchObject({ status: 400, code, param })
+})
+
+test('a policy under which nothing may be spent and only the cloud opens is refused', async () => {
+  const penniless = { name: 'penniless', tiers: { cloud: 'at_once' }, spend_micros_per_day: 0 }
+  const told = { status: 400, code: 'policy_never_opens', param: 'spend_micros_per_day' }
+  expect(await refused(world, 'POST', '/api/policies', penniless)).toMatchObject(told)
+  await policy('was-open', { cloud: 'at_once' })
+  expect(await refused(world, 'PATCH', '/api/policies/was-open', { spend_micros_per_day: 0 })).toMatchObject(told)
+  await policy('at-home-too', { gpu: 'at_once', cloud: 'at_once' }, { spend_micros_per_day: 0 })
 })
 
 test('a policy is changed, is not taken from a team that is under it, and is gone when it was archived', async () => {
@@ -207,6 +216,15 @@ test.each(CAPS)('a spent $0 waits until midnight with what costs money, and with
   expect(await ended(world, id)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
 })
 
+test('a cap of nothing closes a cloud of which nobody knows the price, and not one that is known to be free', async () => {
+  const unknown = await addCloud(world, { models: [{ name: 'unpriced', upstream: 'large' }] })
+  const { headers } = await team('penniless', { spend_micros_per_day: 0 })
+  await waitsFor(world, await enqueue(world, 'unpriced', headers), 'over_quota')
+  expect(unknown.upstream.generations).toHaveLength(0)
+  await addCloud(world, { models: [{ name: 'free', upstream: 'large', input_micros_per_mtok: 0, output_micros_per_mtok: 0 }] })
+  expect(await ended(world, await enqueue(world, 'free', headers))).toMatchObject({ status: 'succeeded', cost_micros: 0 })
+})
+
 test('calls at once do not spend more than the limit and what one of them reserves', async () => {
   const paid = await addCloud(world)
   paid.upstream.plan({ delayMs: 1_500 }, { delayMs: 1_500 })
@@ -239,7 +257,11 @@ test('a limit that is set while a job waits holds it without trying again and ag
 test('a purse is full again with the first call of a day or a month, whoever looks first', () => {
   let nowMs = Date.UTC(2026, 0, 30, 23, 59)
   const told: [string, number | null][] = []
-  const purses = new Purses({ db: undefined as never, now: () => nowMs, onThreshold: () => {}, onEmpty: (...args) => told.push(args) })
+  const purses = pursesAt(
+    () => nowMs,
+    async () => [],
+    told,
+  )
   purses.setLimits('team', new Map([['t', { perDay: 10, perMonth: 25 }]]))
   const spend = (micros: number): boolean => {
     const open = purses.reserve(['team:t'], micros)
@@ -255,6 +277,55 @@ test('a purse is full again with the first call of a day or a month, whoever loo
   expect(purses.view('team:t')).toMatchObject({ dayMicros: 0, monthMicros: 0 })
   expect(spend(9)).toBe(true)
   expect(told.at(-1)).toEqual(['team:t', null])
+})
+
+function pursesAt(
+  now: () => number,
+  readSpending: ConstructorParameters<typeof Purses>[0]['readSpending'],
+  told: [string, number | null][] = [],
+): Purses {
+  return new Purses({ readSpending, stored: async () => {}, now, onThreshold: () => {}, onEmpty: (...args) => told.push(args) })
+}
+
+test('what is paid while the rows are read is counted once, and on its own day', async () => {
+  let nowMs = Date.UTC(2026, 0, 30, 12)
+  const row = { team: 't', policy: null, key: null, provider: 'p', micros: 3 }
+  const purses = pursesAt(
+    () => nowMs,
+    async (_, untilMs) => {
+      if (nowMs === untilMs) purses.settle(['team:t'], 0, 4)
+      nowMs = Date.UTC(2026, 0, 31)
+      return [row]
+    },
+  )
+  await purses.load()
+  expect(purses.view('team:t')).toMatchObject({ dayMicros: 0, monthMicros: 7 })
+})
+
+test('what was paid is booked on who was paid, and on the day of the payment', async () => {
+  const broken = await addCloud(world)
+  const spare = await addCloud(world, { model: broken.model })
+  broken.upstream.plan({ cutAfter: 2 })
+  const id = await enqueue(world, broken.model)
+  const job = await ended(world, id)
+  expect(job).toMatchObject({ status: 'succeeded', provider: spare.name, cost_micros: 2 + 2 * 4 + (11 + 5 * 4) })
+  const spent = async (name: string): Promise<unknown> => (await readProvider(world, name)).spent_micros_today
+  expect([await spent(broken.name), await spent(spare.name)]).toEqual([2 + 2 * 4, 11 + 5 * 4])
+  const db = world.database()
+  await world.until('both are stored', async () => (await db.query('select 1 from payments where job = $1', [id])).length === 2)
+  // As if the first had been paid before midnight, and a job of last year only now.
+  await db.query("update payments set at = at - interval '1 day' where job = $1 and provider = $2", [id, broken.name])
+  await db.query(
+    `insert into payments (job, attempt, at, provider, team, micros)
+     values ('01890000-0000-7000-8000-000000000000', 1, now(), $1, 'default', 1000)`,
+    [spare.name],
+  )
+  await db.close()
+  coordinator.kill()
+  await coordinator.exited
+  coordinator = await world.coordinator()
+  expect([await spent(broken.name), await spent(spare.name)]).toEqual([0, 11 + 5 * 4 + 1000])
+  await world.until('the worker is back', async () => (await readProvider(world, 'a')).state === 'online')
 })
 
 test('decisions, spending and what waits for it outlive the coordinator', async () => {

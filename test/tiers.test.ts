@@ -152,6 +152,97 @@ test('429 parks the provider and not the job: no strike, no other attempt before
   expect(world.kinds('job')).not.toContain('job-parked')
 })
 
+const BROKEN: JobError = { code: 'provider_failed', message: '500', layer: 'provider', retryable: true, providerStatus: 500 }
+
+test('an outage of the only cloud parks nobody, and whoever is there is served when it is over', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 1 })
+  for (const job of ['1', '2']) world.enqueue(job, { patience: ANY_TIER })
+  for (let tries = 0; tries < 12; tries++) {
+    const [running] = world.live.keys()
+    if (running === undefined) throw new Error('nobody tries it')
+    world.fail(running, BROKEN)
+    for (const job of ['1', '2'] as JobId[]) expect(world.scheduler.waiting(world.nowMs, job)).toMatchObject({ reason: 'cooling_down' })
+    world.pass(60_600)
+  }
+  expect(new Set(world.startedOn('cloud'))).toEqual(new Set(['1', '2']))
+  for (let served = 0; served < 2; served++) {
+    const [running] = world.live.keys()
+    world.finish(running ?? '')
+    world.pass(1_600)
+  }
+  expect([...world.outcomes.values()]).toEqual([['job-succeeded'], ['job-succeeded']])
+})
+
+test('a poison prompt does not keep others from the only cloud, and is parked after three tries between which they were served', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 1 })
+  world.enqueue('poison', { patience: ANY_TIER })
+  for (let others = 0; others < 6; others++) world.enqueue(`${others}`, { patience: ANY_TIER })
+  for (let turn = 0; turn < 20; turn++) {
+    const [running] = world.live.keys()
+    if (running === 'poison') world.fail('poison', BROKEN)
+    else if (running !== undefined) world.finish(running)
+    world.pass(1_600)
+  }
+  expect(world.startedOn('cloud').filter((job) => job === 'poison')).toHaveLength(4)
+  expect(world.outcomes.get('poison' as JobId)).toEqual(['job-parked'])
+  expect(world.outcomes.size).toBe(7)
+})
+
+test('a provider that does not say when is tried by one job after a second, then after twice as long, until it is well', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  const gone = { state: 'offline' as const, untilMs: 'untold' as const, why: 'refused' }
+  const names = ['1', '2', '3']
+  for (const job of names) world.enqueue(job, { patience: ANY_TIER })
+  const beganMs = world.nowMs
+  // All that were under way say the same, which is said once.
+  for (const job of names) world.fail(job, BUSY, gone)
+  const hold = (): unknown => [...world.scheduler.providers][0]?.hold
+  expect(hold()).toMatchObject({ state: 'offline', untilMs: beganMs + 1_000 })
+  world.pass(1_000)
+  expect([...world.live.keys()]).toEqual(['1'])
+  expect(world.scheduler.waiting(world.nowMs, '2' as JobId)).toMatchObject({ reason: 'cooling_down', detail: 'refused' })
+  world.fail('1', BUSY, gone)
+  world.pass(1_800)
+  expect(world.live.size).toBe(0)
+  world.pass(200)
+  expect(hold()).toMatchObject({ state: 'offline' })
+  world.progress('1', 1)
+  expect([hold(), world.live.size]).toEqual([null, 3])
+  world.fail('2', BUSY, gone)
+  expect(hold()).toMatchObject({ untilMs: world.nowMs + 1_000 })
+})
+
+test('a shorter hold does not end a longer one', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  for (const job of ['1', '2']) world.enqueue(job, { patience: ANY_TIER })
+  const untilMs = world.nowMs + 30_000
+  world.fail('1', BUSY, { state: 'cooling_down', untilMs, why: 'half a minute' })
+  world.fail('2', BUSY, { state: 'cooling_down', untilMs: world.nowMs + 1_000, why: 'a second' })
+  expect(world.scheduler.waiting(world.nowMs, '1' as JobId)).toMatchObject({ untilMs, detail: 'half a minute' })
+})
+
+test('a cloud that is asked for all at once is silent until it is there, which is no stall; a limit set for it is kept', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { models: ['m', 'n'] })
+  const [offered] = [...world.scheduler.providers]
+  const entry = offered?.models.get('n')
+  if (entry !== undefined) entry.offer = { ...entry.offer, firstTokenTimeoutMs: 2_000 }
+  world.enqueue('whole', { patience: ANY_TIER, streamed: false })
+  world.enqueue('streamed', { patience: ANY_TIER })
+  world.enqueue('limited', { model: 'n', patience: ANY_TIER, streamed: false })
+  world.pass(2_200)
+  expect([...world.live.keys()]).toEqual(['whole', 'streamed'])
+  world.pass(300_000)
+  expect(world.live.has('whole' as JobId)).toBe(true)
+  expect(world.effects.find((effect) => effect.kind === 'attempt-ended' && effect.job === 'streamed')).toMatchObject({
+    error: { code: 'first_token_timeout' },
+  })
+})
+
 test('a limit per minute is kept to the call, and the wait says until when', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { requests: 2 })

@@ -183,7 +183,7 @@ test('a redirect is told and not followed: a credential goes nowhere else', asyn
     const options = { stream: true, seedGiven: false, signal: AbortSignal.timeout(10_000) }
     const refused = openUpstream(dialect, `http://127.0.0.1:${port}/v1`, 'secret').ask(request, { upstream: 'm', abilities: null }, options)
     const cause: unknown = await refused.catch((error: unknown) => error)
-    expect(refusalOf(cause, 0, 0).error).toMatchObject({
+    expect(refusalOf(cause, 0).error).toMatchObject({
       code: 'provider_unreachable',
       message: expect.stringContaining('https://elsewhere.example/v1') as string,
     })

@@ -242,6 +242,11 @@ describe('the body for an Anthropic upstream', () => {
       thinking: { type: 'enabled', budget_tokens: 2_000 },
       max_tokens: 2_100,
     })
+    // A budget that leaves no room is refused there.
+    expect(body({ reasoning: { maxTokens: 2_000 }, maxTokens: 1_500 })).toMatchObject({
+      thinking: { budget_tokens: 1_499 },
+      max_tokens: 1_500,
+    })
     expect(body({ reasoning: { maxTokens: 0 } })).toMatchObject({ thinking: { type: 'disabled' }, max_tokens: 100 })
     expect(body({ reasoning: { effort: 'minimal' } })).toMatchObject({ thinking: { type: 'adaptive' }, output_config: { effort: 'low' } })
     expect(body({ format: { kind: 'schema', name: 's', schema: { type: 'object' }, strict: true } }).output_config).toEqual({
@@ -284,6 +289,8 @@ describe('abilities', () => {
     reasoning_effort: { reasoning: { effort: 'high' } },
     reasoning_max_tokens: { reasoning: { maxTokens: 2_000 } },
     min_tokens: { minTokens: 5 },
+    temperature: { sampling: { temperature: 0.5 } },
+    top_p: { sampling: { topP: 0.5 } },
     top_k: { sampling: { topK: 5 } },
     min_p: { sampling: { minP: 0.5 } },
     repeat_penalty: { sampling: { repeatPenalty: 1.5 } },
@@ -292,7 +299,8 @@ describe('abilities', () => {
     logit_bias: { sampling: { logitBias: { 1: 1 } } },
   }
   // Only a given seed is sent, which no request says; and a dialect's own members come as a whole body.
-  const elsewhere: Ability[] = ['seed', 'openai_dialect', 'anthropic_dialect']
+  // Of a value it is not the body that says whether it is taken.
+  const elsewhere: Ability[] = ['seed', 'openai_dialect', 'anthropic_dialect', 'temperature_above_1', 'reasoning_max_tokens_below_1024']
 
   test.each<[string, readonly Ability[], (request: GenerationRequest) => object]>([
     ["OpenAI's cloud", OPENAI_ABILITIES, (request) => openAiBody(request, 'm', false, cloud)],

@@ -156,6 +156,7 @@ function setOpenAiOption(spec: OpenAiSpec, name: string, option: string, value: 
   else if (option === 'context') spec.contextTokens = whole(name, option, value, 16, 10_000_000)
   else if (option === 'key_env') spec.keyEnv = variables(name, option, value, 1).join()
   else if (option === 'images') addIf(spec.having, 'images', name, option, value)
+  else if (option === 'reasoning') addIf(spec.having, 'reasoning_effort', name, option, value)
   else if (option === 'embedding') addIf(spec.having, 'embeddings', name, option, value)
   else if (option === 'rerank') addIf(spec.having, 'rerank', name, option, value)
   else if (option === 'without') spec.without = abilities(name, option, value)
@@ -172,6 +173,14 @@ export function whole(name: string, option: string, value: string, least: number
   const number = Number(value)
   if (!Number.isInteger(number) || number < least || number > most || value.trim() === '')
     throw wrong(`gives "${name}" ${option}=${value}, which is not a whole number from ${least} to ${most}.`)
+  return number
+}
+
+/** With a fraction to the millisecond. */
+export function seconds(name: string, option: string, value: string): number {
+  const number = Number(value)
+  if (!/^\d+(\.\d{1,3})?$/.test(value) || number < 0.1 || number > 86_400)
+    throw wrong(`gives "${name}" ${option}=${value}, which is no number of seconds from 0.1 to 86400.`)
   return number
 }
 

@@ -6,7 +6,17 @@ import type { Engine, StateListener } from './engines/engine.ts'
 import { openFakeEngine } from './engines/fake.ts'
 import { openCliEngine } from './engines/cli.ts'
 import { openOpenAiEngine } from './engines/openai.ts'
-import { abilities, type CliSpec, type OpenAiSpec, parseCliSpec, parseOpenAiSpec, unknownOption, whole, wrong } from './model-specs.ts'
+import {
+  abilities,
+  type CliSpec,
+  type OpenAiSpec,
+  parseCliSpec,
+  parseOpenAiSpec,
+  seconds,
+  unknownOption,
+  whole,
+  wrong,
+} from './model-specs.ts'
 
 /** One entry of HOLDFAST_MODELS: `name=source[?option=value&…]`. */
 export type ModelSpec = {
@@ -26,6 +36,9 @@ export type ModelSpec = {
   purpose?: 'embed' | 'rank'
   /** Vectors may be cut short to the dimensions that a request names; absent: judged by the model's name. */
   matryoshka?: boolean
+  /** How long it may be silent; absent: as long as the coordinator says. */
+  firstTokenTimeoutMs?: number
+  nextTokenTimeoutMs?: number
   fake: { rate: number; firstTokenMs: number; crashOn?: string; stallOn?: string; failOn?: string; without?: Ability[] }
 }
 
@@ -39,12 +52,17 @@ export function parseModels(text: string): ModelSpec[] {
   return specs
 }
 
-export type OpenedModel = { name: string; kind: string; engine: Engine }
+export type OpenedModel = { name: string; kind: string; engine: Engine; firstTokenTimeoutMs?: number; nextTokenTimeoutMs?: number }
 
 type ModelLog = Record<'info' | 'warn' | 'error' | 'debug', (text: string) => void>
 
 /** Resolves when the engine exists; it may still be loading. A file that is missing or altered throws. */
 export async function openModel(spec: ModelSpec, dataDir: string, log: ModelLog, onState: StateListener): Promise<OpenedModel> {
+  const { firstTokenTimeoutMs, nextTokenTimeoutMs } = spec
+  return { ...(await openEngine(spec, dataDir, log, onState)), ...given({ firstTokenTimeoutMs, nextTokenTimeoutMs }) }
+}
+
+async function openEngine(spec: ModelSpec, dataDir: string, log: ModelLog, onState: StateListener): Promise<OpenedModel> {
   if (spec.source.kind === 'fake') return { name: spec.name, kind: 'fake', engine: openFakeEngine(fakeOptions(spec), onState) }
   if (spec.source.kind === 'cli')
     return { name: spec.name, kind: 'cli', engine: openCliEngine({ name: spec.name, log, ...spec.source.cli }, onState) }
@@ -68,11 +86,28 @@ function parseModel(text: string): ModelSpec {
   if (name === undefined || source === undefined) throw wrong(`holds "${text}", which is not name=source[?option=value&…].`)
   const options = new URLSearchParams(query ?? '')
   const fake = { rate: 0, firstTokenMs: 0 }
-  if (source.startsWith('cli:')) return { name, source: { kind: 'cli', cli: parseCliSpec(name, source, options) }, fake }
-  if (source.startsWith('openai:')) return { name, source: { kind: 'openai', openai: parseOpenAiSpec(name, source, options) }, fake }
-  const spec: ModelSpec = { name, source: parseSource(name, source), fake }
+  const limits = silenceLimits(name, options)
+  if (source.startsWith('cli:')) return { name, source: { kind: 'cli', cli: parseCliSpec(name, source, options) }, ...limits, fake }
+  if (source.startsWith('openai:'))
+    return { name, source: { kind: 'openai', openai: parseOpenAiSpec(name, source, options) }, ...limits, fake }
+  const spec: ModelSpec = { name, source: parseSource(name, source), ...limits, fake }
   for (const [option, value] of options) setOption(spec, option, value)
   return spec
+}
+
+/** Takes what every kind of model has out of its options. */
+function silenceLimits(name: string, options: URLSearchParams): Pick<ModelSpec, 'firstTokenTimeoutMs' | 'nextTokenTimeoutMs'> {
+  const limits: ReturnType<typeof silenceLimits> = {}
+  for (const [option, member] of [
+    ['first_token_timeout_s', 'firstTokenTimeoutMs'],
+    ['next_token_timeout_s', 'nextTokenTimeoutMs'],
+  ] as const) {
+    const value = options.get(option)
+    if (value === null) continue
+    options.delete(option)
+    limits[member] = seconds(name, option, value) * 1_000
+  }
+  return limits
 }
 
 function parseSource(name: string, source: string): ModelSpec['source'] {

@@ -101,14 +101,22 @@ function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], w
   const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? PARAMETER_OF[missing ?? ''] ?? missing ?? 'model'
   throw badRequest(
     'unsupported_parameter',
-    `${param} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
+    `${TOLD_AS[missing ?? ''] ?? param} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
     param,
   )
+}
+
+/** Where it is not the parameter but its value. */
+const TOLD_AS: Record<string, string> = {
+  temperature_above_1: 'temperature above 1',
+  reasoning_max_tokens_below_1024: 'reasoning_max_tokens below 1024, or with max_tokens below 1025,',
 }
 
 /** Where the ability has another name than the parameter. */
 const PARAMETER_OF: Record<string, string> = {
   images: 'messages',
+  temperature_above_1: 'temperature',
+  reasoning_max_tokens_below_1024: 'reasoning_max_tokens',
   json_object: 'response_format',
   json_schema: 'response_format',
   completions: 'model',

@@ -7,6 +7,7 @@ import { newId } from '../ids.ts'
 import { recorded } from '../store/events.ts'
 import { archivePolicy, changePolicy, findPolicy, type PolicyRecord, savePolicy } from '../store/policies.ts'
 import { requireAdmin } from './auth.ts'
+import { isFree } from '../tiers/price.ts'
 import { type Body, fieldsOf, integer, isObject, named, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { readQuery, rfc3339 } from './paging.ts'
@@ -28,6 +29,7 @@ export function registerPolicies(app: FastifyInstance, parts: ApiParts): void {
     const fields = fieldsOf(request.body, ['name', 'tiers', 'spend_micros_per_day'])
     const name = named(required(text(fields, 'name', 64), 'name'))
     const settings = { tiers: readTiers(fields.tiers), spendMicrosPerDay: spendLimit(fields, 'spend_micros_per_day') }
+    refusePenniless(parts, settings)
     const made = await recorded(
       parts.db,
       (query) => savePolicy(query, { id: newId(), name, ...settings }),
@@ -46,6 +48,7 @@ export function registerPolicies(app: FastifyInstance, parts: ApiParts): void {
       tiers: fields.tiers === undefined ? known.tiers : readTiers(fields.tiers),
       spendMicrosPerDay: fields.spend_micros_per_day === undefined ? known.spendMicrosPerDay : spendLimit(fields, 'spend_micros_per_day'),
     }
+    refusePenniless(parts, settings)
     if (isDeepStrictEqual(settings, { tiers: known.tiers, spendMicrosPerDay: known.spendMicrosPerDay })) return policyView(parts, known)
     const policy = await recorded(
       parts.db,
@@ -93,6 +96,17 @@ function readTiers(value: unknown): Patience {
       `tiers.${first}`,
     )
   return tiers
+}
+
+/** Nothing may be spent, and all that ever opens costs something, as far as is known. */
+function refusePenniless(parts: ApiParts, { tiers, spendMicrosPerDay }: Pick<PolicyRecord, 'tiers' | 'spendMicrosPerDay'>): void {
+  if (spendMicrosPerDay !== 0 || TIERS.some((tier) => tier !== 'cloud' && tiers[tier] !== 'never')) return
+  if ([...parts.registry.providers].some(({ models }) => models?.some(isFree) === true)) return
+  throw badRequest(
+    'policy_never_opens',
+    'Only the cloud opens under the policy, and nothing may be spent: a job under it could never run. Open another tier, let it spend something, or set the prices of a cloud model that is free to 0.',
+    'spend_micros_per_day',
+  )
 }
 
 function readOpening(value: unknown, at: string): Opening {

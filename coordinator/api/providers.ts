@@ -148,7 +148,7 @@ async function readSettings(parts: ApiParts, fields: Body, known: ProviderRecord
 /** A limit on money that no model of the provider is known to cost would never be reached. */
 function refuseUnpriced({ models, spendMicrosPerDay, spendMicrosPerMonth }: ProviderSettings): void {
   if (spendMicrosPerDay === null && spendMicrosPerMonth === null) return
-  if (models?.some((model) => model.inputMicros > 0 || model.outputMicros > 0) === true) return
+  if (models?.some(({ inputMicros, outputMicros }) => (inputMicros ?? 0) > 0 || (outputMicros ?? 0) > 0) === true) return
   throw badRequest(
     'limit_without_prices',
     'A spend limit needs models with input_micros_per_mtok and output_micros_per_mtok: of others it is not known what they cost.',
@@ -202,7 +202,15 @@ function readModels(value: unknown): ProviderModel[] | null {
 }
 
 const MODELS_MAX = 1_000
-const MODEL_FIELDS = ['name', 'upstream', 'input_micros_per_mtok', 'output_micros_per_mtok', 'abilities']
+const MODEL_FIELDS = [
+  'name',
+  'upstream',
+  'input_micros_per_mtok',
+  'output_micros_per_mtok',
+  'abilities',
+  'first_token_timeout_s',
+  'next_token_timeout_s',
+]
 
 function readModel(value: unknown): ProviderModel {
   const fields = fieldsOf(value, MODEL_FIELDS)
@@ -210,9 +218,11 @@ function readModel(value: unknown): ProviderModel {
   return {
     name,
     upstream: text(fields, 'upstream', 200) ?? name,
-    inputMicros: integer(fields, 'input_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
-    outputMicros: integer(fields, 'output_micros_per_mtok', 0, 1_000_000_000_000) ?? 0,
+    inputMicros: integer(fields, 'input_micros_per_mtok', 0, 1_000_000_000_000),
+    outputMicros: integer(fields, 'output_micros_per_mtok', 0, 1_000_000_000_000),
     abilities: listOf<Ability>(fields, 'abilities', ABILITIES, ABILITIES.length),
+    firstTokenTimeoutMs: seconds(fields, 'first_token_timeout_s'),
+    nextTokenTimeoutMs: seconds(fields, 'next_token_timeout_s'),
   }
 }
 
@@ -263,13 +273,7 @@ function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, u
     kind: record.kind,
     base_url: record.baseUrl,
     credential: record.credential,
-    models: (record.models ?? parts.cloud.discovered(record.id)).map((model) => ({
-      name: model.name,
-      upstream: model.upstream,
-      input_micros_per_mtok: model.inputMicros,
-      output_micros_per_mtok: model.outputMicros,
-      ...(model.abilities === null ? {} : { abilities: model.abilities }),
-    })),
+    models: (record.models ?? parts.cloud.discovered(record.id)).map(modelView),
     discovered: parts.cloud.discovered(record.id).map((model) => model.upstream),
     max_parallel: record.maxParallel,
     limits: {
@@ -282,6 +286,19 @@ function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, u
     first_token_timeout_s: record.firstTokenTimeoutMs === null ? null : record.firstTokenTimeoutMs / 1000,
     next_token_timeout_s: record.nextTokenTimeoutMs === null ? null : record.nextTokenTimeoutMs / 1000,
     created_at: rfc3339(record.createdMs),
+  }
+}
+
+function modelView(model: ProviderModel): Record<string, unknown> {
+  const { name, upstream, inputMicros, outputMicros, abilities, firstTokenTimeoutMs = null, nextTokenTimeoutMs = null } = model
+  return {
+    name,
+    upstream,
+    input_micros_per_mtok: inputMicros,
+    output_micros_per_mtok: outputMicros,
+    ...(abilities === null ? {} : { abilities }),
+    ...(firstTokenTimeoutMs === null ? {} : { first_token_timeout_s: firstTokenTimeoutMs / 1000 }),
+    ...(nextTokenTimeoutMs === null ? {} : { next_token_timeout_s: nextTokenTimeoutMs / 1000 }),
   }
 }
 

@@ -13,10 +13,14 @@ export type Breaker = {
   openings: number
   openUntilMs: number
   trial: JobId | null
+  /** What the last failure said. */
+  why: string
+  /** Jobs that were answered, ever. */
+  answers: number
 }
 
 export function newBreaker(): Breaker {
-  return { failures: 0, lastFailed: null, openings: 0, openUntilMs: 0, trial: null }
+  return { failures: 0, lastFailed: null, openings: 0, openUntilMs: 0, trial: null, why: '', answers: 0 }
 }
 
 /** A failed attempt. Answers whether the breaker opened, or opened anew after a trial. */
@@ -25,7 +29,9 @@ export function trip(
   job: JobId,
   nowMs: number,
   rules: { breakerFailures: number; breakerOpenMs: number; breakerMaxMs: number },
+  why = '',
 ): boolean {
+  breaker.why = why
   const wasTrial = breaker.trial === job
   if (wasTrial) breaker.trial = null
   // Failures of several jobs in a row mean the provider; one prompt that fails again and again means the prompt.
@@ -40,6 +46,6 @@ export function trip(
 /** A success. Answers whether the breaker had been open. */
 export function reset(breaker: Breaker): boolean {
   const wasOpen = breaker.openings > 0
-  Object.assign(breaker, newBreaker())
+  Object.assign(breaker, newBreaker(), { answers: breaker.answers + 1 })
   return wasOpen
 }

@@ -77,6 +77,7 @@ function whyNotHere(
   if (patience[tier] === 'never') return 'tier_never_opens'
   if (worker.hold?.state === 'parked') return 'parked'
   if (worker.state !== 'online') return worker.state
+  if (offer?.needsPerson === true) return 'parked'
   if (offer === undefined || offer.slots === 0) return offer?.state === 'loading' ? 'model_loading' : 'model_down'
   if (!isAble(key.needs, offer.abilities)) return 'lacks_ability'
   if (key.sha256 !== null && offer.sha256 !== key.sha256) return 'other_model_file'

@@ -1,4 +1,5 @@
 import { type Breaker, newBreaker } from './breaker.ts'
+import { Cooldown, type Setback } from './cooldown.ts'
 import type { JobId, Tier, WorkerId } from './job.ts'
 import type { Quota } from './quota.ts'
 
@@ -35,15 +36,21 @@ export type ModelOffer = {
   startsOver?: boolean
   /** Its own quota is used up until then; null: it is not. */
   limitedUntilMs?: number | null
-  /** A call costs money. */
+  /** It is down until a person changes something, such as a login: `detail` says what. */
+  needsPerson?: boolean
+  /** A call costs money, or may. */
   paid?: boolean
+  /** How long it may be silent, where it has limits of its own. */
+  firstTokenTimeoutMs?: number | null
+  nextTokenTimeoutMs?: number | null
 }
 
 /**
- * Why a whole provider gets nothing: it said that it is asked too much, its quota is used up, or its credential is wrong
- * (`parked`, until a person changes something). `untilMs` null: nobody knows.
+ * Why a whole provider gets nothing: it said that it is asked too much, it cannot be reached, its quota is used up, or its
+ * credential is wrong (`parked`, until a person changes something). `untilMs` null: nobody knows. `onTrial`: nor did it say, so
+ * after that time it gets one job, and the hold ends when that goes well.
  */
-export type Hold = { state: 'cooling_down' | 'over_quota' | 'parked'; untilMs: number | null; why: string }
+export type Hold = { state: 'cooling_down' | 'offline' | 'over_quota' | 'parked'; untilMs: number | null; why: string; onTrial?: boolean }
 
 /** What only providers have that the coordinator calls itself. */
 export type CloudTerms = {
@@ -87,6 +94,7 @@ export class FleetWorker {
   cloud: CloudTerms | null = null
   quota: Quota | null = null
   hold: Hold | null = null
+  readonly cooldown = new Cooldown()
   /** What may be spent on it is spent until then. */
   spentUntilMs: number | null = null
   /** Attempts that hold a slot here, those told to stop included until the worker confirms. */
@@ -112,7 +120,8 @@ export class FleetWorker {
   free(model: string, nowMs: number): number {
     const entry = this.models.get(model)
     if (entry === undefined || !this.serves(model) || entry.refusedUntilMs > nowMs || this.holding(model, nowMs) !== null) return 0
-    const slots = Math.max(0, this.cloud === null ? entry.offer.slots - this.busy(model) : this.cloud.maxParallel - this.occupied.size)
+    let slots = Math.max(0, this.cloud === null ? entry.offer.slots - this.busy(model) : this.cloud.maxParallel - this.occupied.size)
+    if (this.hold?.onTrial === true) slots = Math.min(1, slots)
     if (entry.breaker.openings === 0) return slots
     return entry.breaker.openUntilMs <= nowMs && entry.breaker.trial === null ? Math.min(1, slots) : 0
   }
@@ -128,6 +137,7 @@ export class FleetWorker {
   /** What keeps work away from the model now, whatever its slots: a hold, a quota of ours, or its own. */
   holding(model: string, nowMs: number): Hold | null {
     if (this.hold !== null && (this.hold.untilMs === null || this.hold.untilMs > nowMs)) return this.hold
+    if (this.hold?.onTrial === true && this.cooldown.trial !== null) return this.hold
     const offer = this.models.get(model)?.offer
     if (offer?.paid === true && this.spentUntilMs !== null && this.spentUntilMs > nowMs)
       return { state: 'over_quota', untilMs: this.spentUntilMs, why: SPENT }
@@ -145,7 +155,7 @@ export class FleetWorker {
   /** It may be busy, silent for a moment or loading, but it is not gone: a policy that waits for "offline" waits on. */
   isThere(model: string): boolean {
     const offer = this.models.get(model)?.offer
-    if (offer === undefined || this.hold?.state === 'parked') return false
+    if (offer === undefined || this.hold?.state === 'parked' || this.hold?.state === 'offline') return false
     if (this.recovering) return true
     return (this.state === 'online' || this.state === 'suspect') && (offer.slots > 0 || offer.state === 'loading')
   }
@@ -162,6 +172,7 @@ export class FleetWorker {
     this.#busyByModel.set(model, this.busy(model) + 1)
     const breaker = this.models.get(model)?.breaker
     if (breaker !== undefined && breaker.openings > 0) breaker.trial ??= job
+    if (this.hold?.onTrial === true) this.cooldown.trial ??= job
   }
 
   holds(job: JobId, attempt: number): boolean {
@@ -175,6 +186,34 @@ export class FleetWorker {
     if (held === undefined) return
     this.occupied.delete(key)
     this.#busyByModel.set(held.model, this.busy(held.model) - 1)
+    if (this.cooldown.trial === job) this.cooldown.trial = null
+  }
+
+  /** Until it says anew how the model is. False when it does not have it. */
+  holdModel(model: string, { state, untilMs, why }: Hold): boolean {
+    const entry = this.models.get(model)
+    if (entry === undefined) return false
+    const { offer } = entry
+    entry.offer =
+      state === 'parked'
+        ? { ...offer, state: 'down', slots: 0, detail: why, needsPerson: true }
+        : { ...offer, limitedUntilMs: Math.max(untilMs ?? 0, offer.limitedUntilMs ?? 0) }
+    return true
+  }
+
+  modelOf({ job, attempt }: { job: JobId; attempt: number }): string | null {
+    return this.occupied.get(occupationKey(job, attempt))?.model ?? null
+  }
+
+  /** What keeps work away after an attempt's setback; null: nothing new. */
+  holdAfter(setback: Setback, { job, attempt }: { job: JobId; attempt: number }, nowMs: number): Hold | null {
+    return this.cooldown.holdOf(setback, this.occupied.get(occupationKey(job, attempt))?.startedMs ?? 0, nowMs)
+  }
+
+  /** What went wrong with it as it was set before says nothing any more. */
+  forgive(): void {
+    this.cooldown.reset()
+    for (const entry of this.models.values()) entry.breaker = { ...newBreaker(), answers: entry.breaker.answers }
   }
 
   /** Its models and their tiers, as one text to compare. */

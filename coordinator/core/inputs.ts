@@ -1,3 +1,4 @@
+import type { Setback } from './cooldown.ts'
 import type { CloudTerms, Hold, ModelOffer } from './fleet.ts'
 import type { JobError, JobId, Priority, WorkerId } from './job.ts'
 import type { QuotaLimits } from './quota.ts'
@@ -30,7 +31,7 @@ export type Input =
   /** A provider that the coordinator calls itself, new or changed. */
   | { kind: 'provider-set'; worker: WorkerId; name: string; offers: ModelOffer[]; terms: CloudTerms; quota: QuotaLimits }
   | { kind: 'provider-removed'; worker: WorkerId }
-  /** Null: nothing keeps work away any more. */
+  /** Null: it was set anew, and nothing that was against it before counts. */
   | { kind: 'provider-held'; worker: WorkerId; hold: Hold | null }
   /** An account has nothing left until then; null: it has. */
   | { kind: 'purse-set'; purse: string; spentUntilMs: number | null }
@@ -54,7 +55,7 @@ export type Input =
   /** `cost` is what it took in tokens, prompt and answer. */
   | ({ kind: 'attempt-finished'; cost: number } & Report)
   /** With a hold it was the provider that could not take more: the job is not blamed. */
-  | ({ kind: 'attempt-failed'; error: JobError; hold?: Hold } & Report)
+  | ({ kind: 'attempt-failed'; error: JobError; hold?: Setback } & Report)
   | { kind: 'time-passed' }
 
 export type InputOf<K extends Input['kind']> = Extract<Input, { kind: K }>
@@ -68,6 +69,8 @@ export type AcceptedJob = {
   needs: readonly string[]
   purses: readonly string[]
   restartable: boolean
+  /** A cloud is asked to tell the answer while it grows; absent: it is. */
+  streamed?: boolean
   /** How long it has waited already: it may come from another coordinator. */
   waitedMs: number
   team: string

@@ -16,6 +16,8 @@ export type ScheduledJob = {
   purses: readonly string[]
   /** Nobody has read any of its answer: one that cannot be continued may be made anew. */
   readonly restartable: boolean
+  /** A cloud is asked to tell the answer while it grows. */
+  readonly streamed: boolean
   readonly team: Team<ScheduledJob>
   readonly rank: number
   readonly cost: number
@@ -33,6 +35,8 @@ export type ScheduledJob = {
   /** Set once text was delivered: only the same model file continues it. */
   sha256: string | null
   avoid: readonly WorkerId[]
+  /** How many answers a cloud had given when the job last failed there; null: it failed nowhere. */
+  answersSeen: Map<WorkerId, number> | null
   /** Where it stands in line; null while it does not. */
   flow: Flow<ScheduledJob> | null
   readonly prefix: readonly string[]
@@ -51,6 +55,8 @@ export type ScheduledJob = {
   startedMs: number
   progressedMs: number
   notBeforeMs: number
+  /** Why it is delayed, while it is. */
+  delayedBy: 'retry_backoff' | 'cooling_down'
   worker: FleetWorker | null
   /** The model that its current or last attempt runs: another name than `model` where that is `auto`. */
   served: string
@@ -63,7 +69,21 @@ export type WaitLimit = { job: ScheduledJob; atMs: number; heapIndex: number }
 
 /** A job as it enters the scheduler, before its first wait. */
 export function enlisted(accepted: AcceptedJob, order: number, team: Team<ScheduledJob>): ScheduledJob {
-  const { id, model, provider, patience, needs, purses, restartable, waitedMs, cost, maxWaitMs, maxRunMs, prefix } = accepted
+  const {
+    id,
+    model,
+    provider,
+    patience,
+    needs,
+    purses,
+    restartable,
+    streamed = true,
+    waitedMs,
+    cost,
+    maxWaitMs,
+    maxRunMs,
+    prefix,
+  } = accepted
   return {
     id,
     order,
@@ -73,6 +93,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     needs,
     purses,
     restartable,
+    streamed,
     team,
     rank: PRIORITIES.indexOf(accepted.priority),
     cost,
@@ -86,6 +107,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     opening: null,
     sha256: null,
     avoid: NOBODY,
+    answersSeen: null,
     flow: null,
     prefix,
     phase: 'queued',
@@ -98,6 +120,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     startedMs: 0,
     progressedMs: 0,
     notBeforeMs: 0,
+    delayedBy: 'retry_backoff',
     worker: null,
     served: model,
     startsOver: false,

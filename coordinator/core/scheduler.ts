@@ -1,16 +1,16 @@
 import {
-  BLAMELESS,
   COORDINATOR_RESTARTED,
   INTERRUPTED,
   PROVIDER_REMOVED,
-  silent,
   tooLong,
   waitedTooLong,
   WORKER_LOST,
   WORKER_RESTARTED,
   WORKER_SILENT,
 } from './attempt-errors.ts'
-import { type Breaker, reset, trip } from './breaker.ts'
+import { blameOf, countAgainst, isForbidden, tripFor, yieldingMs } from './blame.ts'
+import { type Breaker, reset } from './breaker.ts'
+import { outlasts } from './cooldown.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
 import { decide, type Decision, explain, type Question } from './decision.ts'
 import { FleetWorker, type Hold, SPENT, type ModelOffer, type WorkerState } from './fleet.ts'
@@ -23,6 +23,7 @@ import { Quota } from './quota.ts'
 import { AUTO, type Choice, type Fleet, type Place, type RouteKey, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob } from './scheduled-job.ts'
 import { settle } from './settle.ts'
+import { stallOf } from './silence.ts'
 import { sameTiers } from './tiers.ts'
 import { Waits } from './waits.ts'
 import { countWaiting, waitingOf } from './waiting.ts'
@@ -98,6 +99,7 @@ export class Scheduler {
         this.#removeProvider(nowMs, input.worker)
         break
       case 'provider-held':
+        if (input.hold === null) this.#workers.get(input.worker)?.forgive()
         this.#hold(input.worker, null, input.hold)
         break
       case 'purse-set':
@@ -242,6 +244,7 @@ export class Scheduler {
       // From here on only the same model file may continue this answer.
       job.sha256 = job.worker?.models.get(job.served)?.offer.sha256 ?? null
     }
+    if (input.tokens > job.tokens) this.#prove(job)
     job.tokens = Math.max(job.tokens, input.tokens)
     job.progressedMs = nowMs
   }
@@ -251,6 +254,7 @@ export class Scheduler {
     this.#vacate(input)
     if (job !== undefined) {
       this.#learnServiceTime(job.model, nowMs - job.startedMs)
+      this.#prove(job)
       if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
       job.worker?.quota?.correct(nowMs, job.startedMs, input.cost - job.cost)
       this.#lineOf(job.model).adjust(job, job.team, input.cost - job.cost)
@@ -263,11 +267,18 @@ export class Scheduler {
 
   #fail(nowMs: number, report: InputOf<'attempt-failed'>): void {
     const job = this.#live(report)
-    if (report.hold !== undefined) this.#hold(report.worker, job?.served ?? null, report.hold)
+    const worker = this.#workers.get(report.worker)
+    const hold = report.hold && worker?.holdAfter(report.hold, report, nowMs)
+    if (hold != null) this.#hold(report.worker, worker?.modelOf(report) ?? null, hold)
     this.#vacate(report)
     if (job !== undefined && report.hold !== undefined) this.#giveBack(nowMs, job, report.error)
     else if (job !== undefined) this.#endBadly(nowMs, job, 'failed', report.error)
     this.#fillWorker(report.worker)
+  }
+
+  /** It gets on: a provider that was on trial is well again. */
+  #prove({ worker, startedMs }: ScheduledJob): void {
+    if (worker?.cooldown.proves(startedMs) === true && worker.hold?.onTrial === true) this.#hold(worker.id, null, null)
   }
 
   /** The provider could not take it: that is no failure of the job, which waits until somebody can. */
@@ -313,29 +324,26 @@ export class Scheduler {
   /** An attempt that did not bring the answer: again elsewhere, or the end of the job. */
   #endBadly(nowMs: number, job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
-    if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && !BLAMELESS.has(error.code))
-      this.#tellBreaker(worker, job.served, error.code, (breaker) => trip(breaker, job.id, nowMs, this.#rules))
+    const blame = blameOf(job, worker, error, this.#rules)
+    if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
+      this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, nowMs, job, worker.id, blame, error))
     this.#endAttempt(nowMs, job, status, error)
-    if (!error.retryable) {
+    if (!error.retryable || isForbidden(this.#keyOf(job), worker, error, this.#fleet)) {
       this.#forget(job)
-      this.#emit({ kind: 'job-failed', job: job.id, error })
+      this.#emit({ kind: 'job-failed', job: job.id, error: { ...error, retryable: false } })
       return
     }
-    // A prompt that kills its worker would otherwise be handed to the next worker for ever. Three attempts in a row that
-    // brought next to nothing separate bad luck from a bad prompt; after that a person looks. An attempt that got on
-    // clears the count: a long answer on a fleet whose hosts die often is not poison.
-    const progressed = !job.startsOver && job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
-    const blameless = BLAMELESS.has(error.code)
-    if (!blameless) job.strikes = progressed ? 0 : job.strikes + 1
-    job.failures += 1
+    countAgainst(job, worker, blame)
     if (!this.#startsAnew(job)) return
     if (job.strikes >= this.#rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
       this.#forget(job)
       this.#emit({ kind: 'job-parked', job: job.id, error })
       return
     }
-    if (worker !== null && !blameless && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
-    this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))
+    const yieldMs = blame.yields && worker !== null ? yieldingMs(nowMs, this.#keyOf(job), job.served, worker, this.#fleet) : 0
+    job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
+    const backoffMs = job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2)
+    this.#requeue(nowMs, job, error.code, Math.max(backoffMs, yieldMs))
   }
 
   #requeue(nowMs: number, job: ScheduledJob, why: string, delayMs: number): void {
@@ -543,12 +551,11 @@ export class Scheduler {
   #hold(id: WorkerId, model: string | null, hold: Hold | null): void {
     const provider = this.#workers.get(id)
     if (provider === undefined || (hold === null && provider.hold === null)) return
-    // A call that was under way when a person's word became needed says nothing about that.
-    if (provider.hold?.state === 'parked' && hold !== null && hold.state !== 'parked') return
-    const entry = model === null || provider.cloud !== null ? undefined : provider.models.get(model)
-    if (entry !== undefined && hold !== null) entry.offer = { ...entry.offer, limitedUntilMs: hold.untilMs }
-    else provider.hold = hold
-    this.#emit({ kind: 'provider-held', worker: id, model: entry === undefined ? null : model, hold })
+    if (hold !== null && !outlasts(hold, provider.hold, this.#nowMs)) return
+    const ofModel = provider.cloud === null && hold !== null
+    if (ofModel && (model === null || !provider.holdModel(model, hold))) return
+    if (!ofModel) provider.hold = hold
+    this.#emit({ kind: 'provider-held', worker: id, model: ofModel ? model : null, hold })
     this.#fillModels(provider)
   }
 
@@ -579,7 +586,7 @@ export class Scheduler {
   }
 
   #judge(nowMs: number, worker: FleetWorker): void {
-    if (worker.hold?.untilMs != null && worker.hold.untilMs <= nowMs) this.#hold(worker.id, null, null)
+    if (worker.hold?.untilMs != null && worker.hold.untilMs <= nowMs && worker.hold.onTrial !== true) this.#hold(worker.id, null, null)
     // Whether a cloud is there is known by calling it.
     if (worker.cloud !== null) return
     if (!worker.connected) {
@@ -603,13 +610,8 @@ export class Scheduler {
       return
     }
     if (!job.worker.connected) return
-    const first = job.tokens === job.tokensAtStart
-    const { cloud } = job.worker
-    const limitMs = first
-      ? (cloud?.firstTokenTimeoutMs ?? this.#rules.firstTokenTimeoutMs)
-      : (cloud?.nextTokenTimeoutMs ?? this.#rules.nextTokenTimeoutMs)
-    if (nowMs - job.progressedMs >= limitMs)
-      this.#stopWith(nowMs, job, silent(first ? 'first_token_timeout' : 'next_token_timeout', limitMs))
+    const stall = stallOf(nowMs, job, job.worker, this.#rules)
+    if (stall !== null) this.#stopWith(nowMs, job, stall)
   }
 
   #stopWith(nowMs: number, job: ScheduledJob, error: JobError): void {
@@ -767,8 +769,6 @@ export class Scheduler {
   }
 }
 
-// Fewer new tokens than this and an attempt brought next to nothing.
-const PROGRESS_TOKENS = 8
 // Whatever a job achieves between its deaths, this many of them are a case for a person.
 const ATTEMPTS_EVER = 30
 // Recent answers weigh more: a model's load changes within minutes.

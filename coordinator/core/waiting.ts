@@ -16,7 +16,7 @@ export function waitingOf(
 ): Waiting {
   if (job.phase === 'delayed') {
     const estimateMs = Math.max(0, job.notBeforeMs - nowMs)
-    return { reason: 'retry_backoff', position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
+    return { reason: job.delayedBy, position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
   }
   const position = line?.position(job) ?? 1
   const why = whyWaits(nowMs, key, job, job.team, fleet, job.opening?.atMs ?? null)
@@ -43,9 +43,11 @@ export function countWaiting(
       }
     for (const [reason, count] of counts) rows.push({ model, reason, count })
   }
-  const delayedByModel = new Map<string, number>()
-  for (const { model } of delayed) delayedByModel.set(model, (delayedByModel.get(model) ?? 0) + 1)
-  for (const [model, count] of delayedByModel) rows.push({ model, reason: 'retry_backoff', count })
+  for (const reason of ['retry_backoff', 'cooling_down'] as const) {
+    const counts = new Map<string, number>()
+    for (const { model, delayedBy } of delayed) if (delayedBy === reason) counts.set(model, (counts.get(model) ?? 0) + 1)
+    for (const [model, count] of counts) rows.push({ model, reason, count })
+  }
   return rows
 }
 
@@ -59,8 +61,11 @@ function whyWaits(nowMs: number, key: RouteKey, payer: Payer, team: TeamState, f
     if (team.full) return { reason: 'team_limit', untilMs: null, detail: `team ${team.name} runs ${team.running}, its limit` }
     return whyNoneIsFree(nowMs, eligible)
   }
-  const loading = loadingOffer(key, fleet)
-  if (loading !== null) return { reason: 'model_loading', untilMs: null, detail: loading.detail === '' ? null : loading.detail }
+  const coming = comingOffer(key, fleet)
+  if (coming !== null) {
+    const detail = coming.detail === '' ? null : coming.detail
+    return { reason: coming.needsPerson === true ? 'paused' : 'model_loading', untilMs: null, detail }
+  }
   const spent = spentPurse(key, payer, fleet)
   if (spent !== null) return { reason: 'over_quota', untilMs: fleet.spentUntil(spent), detail: `the spend limit of ${spent} is reached` }
   if (opensMs !== null) return { reason: 'tier_not_open_yet', untilMs: opensMs, detail: null }
@@ -90,16 +95,17 @@ function whyNoneIsFree(nowMs: number, eligible: Place[]): Why {
   }
   if (first === null) return { reason: 'all_slots_busy', untilMs: null, detail: null }
   if (first.state === 'parked') return { reason: 'paused', untilMs: null, detail: first.why }
-  return { reason: first.state, untilMs: first.untilMs, detail: first.why === '' ? null : first.why }
+  const reason = first.state === 'offline' ? 'cooling_down' : first.state
+  return { reason, untilMs: first.untilMs, detail: first.why === '' ? null : first.why }
 }
 
 function coolingHold(worker: FleetWorker, model: string, nowMs: number): Hold | null {
   const untilMs = worker.cooling(model, nowMs)
-  return untilMs === null ? null : { state: 'cooling_down', untilMs, why: '' }
+  return untilMs === null ? null : { state: 'cooling_down', untilMs, why: worker.models.get(model)?.breaker.why ?? '' }
 }
 
-/** The model is on its way: its worker loads it, or starts its process again, and a tier that may be used has it. */
-function loadingOffer(key: RouteKey, fleet: Fleet): ModelOffer | null {
+/** The model is on its way: its worker loads it, starts its process again or waits for a person, and a tier that may be used has it. */
+function comingOffer(key: RouteKey, fleet: Fleet): ModelOffer | null {
   let restarting: ModelOffer | null = null
   for (const worker of fleet.workers()) {
     if (worker.state !== 'online') continue

@@ -4,6 +4,7 @@ import { SPEND_LIMIT } from '../core/attempt-errors.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { decisionDetails } from '../core/decision.ts'
+import type { Setback } from '../core/cooldown.ts'
 import type { CloudTerms, Hold, ModelOffer } from '../core/fleet.ts'
 import { isFinal, type JobError, type JobId, type JobRecord, type Waiting, type WorkerId } from '../core/job.ts'
 import type { Effect } from '../core/effects.ts'
@@ -78,7 +79,7 @@ export class Dispatcher {
       this.#live.delete(record.id)
       throw error
     })
-    this.#apply({ kind: 'job-accepted', job: accepted(record, job.prefix, job.terms, !job.restartless, 0) })
+    this.#apply({ kind: 'job-accepted', job: { ...accepted(record, job.prefix, job.terms, !job.restartless, 0), streamed: job.streamed } })
     // A job that found a slot at once is accepted and started by one event: nearly every job does.
     const started = record.attempt === 1 && live.decision !== null ? { attempt: 1, ...decisionDetails(live.decision) } : {}
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
@@ -287,7 +288,7 @@ export class Dispatcher {
       live.record.promptTokens = end.promptTokens
       live.record.completionTokens = end.completionTokens
       live.record.cachedTokens = end.cachedTokens
-      live.record.costMicros += end.costMicros ?? 0
+      if (end.costMicros !== undefined) this.#pay(live, worker, end, end.costMicros)
       live.workerMs = end.totalMs
       live.stopSequence = end.stopSequence ?? null
       live.reasoningTokens = end.reasoningTokens ?? null
@@ -298,7 +299,7 @@ export class Dispatcher {
   }
 
   /** With a hold it was the provider that could take no more. */
-  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Hold): void {
+  attemptFailed(worker: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Setback): void {
     if (this.#stopped) return
     const { job, attempt } = report
     this.#apply({ kind: 'attempt-failed', job, attempt, worker, error, ...(hold === undefined ? {} : { hold }) })
@@ -313,11 +314,20 @@ export class Dispatcher {
   }
 
   /** What a call that was broken off has cost nevertheless. */
-  attemptCost({ job }: { job: JobId }, costMicros: number): void {
-    const live = this.#live.get(job)
+  attemptCost(worker: WorkerId, report: { job: JobId; attempt: number }, costMicros: number): void {
+    const live = this.#live.get(report.job)
     if (this.#stopped || live === undefined || costMicros === 0) return
-    live.record.costMicros += costMicros
+    this.#pay(live, worker, report, costMicros)
     this.#changed(live)
+  }
+
+  /** Booked on the provider of the attempt, whoever brings the job to its end. */
+  #pay({ record }: LiveJob, worker: WorkerId, { job, attempt }: { job: JobId; attempt: number }, micros: number): void {
+    if (micros === 0) return
+    record.costMicros += micros
+    const { team, policy, key } = record
+    const provider = this.#workerNames.get(worker) ?? worker
+    this.#writer.addPayment({ job, attempt, atMs: this.#parts.now(), provider, team, policy, key, micros })
   }
 
   /**

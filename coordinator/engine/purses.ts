@@ -1,10 +1,7 @@
-import { readSpending } from '../store/spending.ts'
-import type { Db } from '../store/db.ts'
-
 /**
  * Who may spend how much in a day or a month (UTC), and what they have spent. A call's estimated price is set aside when it
  * starts and replaced by the true one when it ends, so many calls at once cannot pass a limit that each alone respects.
- * What was paid stands in the jobs' rows; this is their sum.
+ * What was paid stands in the rows of payments; this is their sum.
  */
 export class Purses {
   readonly #parts: PursesParts
@@ -15,25 +12,29 @@ export class Purses {
   /** The highest share of a limit that was told of, by account and window. */
   readonly #thresholds = new Map<string, number>()
   #day = 0
+  /** What was paid since a reading of the rows began, which it does not hold. */
+  #meanwhile: { purse: string; micros: number; atMs: number }[] | undefined
 
   constructor(parts: PursesParts) {
     this.#parts = parts
   }
 
-  /** Sums up what this month's jobs have cost, by every coordinator. */
+  /** Sums up what was paid this month, for every coordinator. */
   async load(): Promise<void> {
-    const nowMs = this.#parts.now()
-    const dayMs = startOfDay(nowMs)
-    const month = await readSpending(this.#parts.db, startOfMonth(nowMs))
-    const day = await readSpending(this.#parts.db, dayMs)
+    const parts = this.#parts
+    const untilMs = parts.now()
+    this.#meanwhile = []
+    // What was paid before the cut is in the rows, or on its way to them.
+    await parts.stored()
+    const dayMs = startOfDay(untilMs)
+    const month = await parts.readSpending(startOfMonth(untilMs), untilMs)
+    const day = await parts.readSpending(dayMs, untilMs)
+    this.#turnDay()
     this.#spent.clear()
-    this.#day = dayMs
-    for (const [rows, today] of [
-      [month, false],
-      [day, true],
-    ] as const)
-      for (const { team, policy, key, provider, micros } of rows)
-        for (const purse of namesOf({ team, policy, key, provider })) this.#add(purse, today ? micros : 0, today ? 0 : micros)
+    for (const paid of month) for (const purse of namesOf(paid)) this.#add(purse, 0, paid.micros, untilMs)
+    for (const paid of day) for (const purse of namesOf(paid)) this.#add(purse, paid.micros, 0, untilMs)
+    for (const { purse, micros, atMs } of this.#meanwhile) this.#add(purse, micros, micros, atMs)
+    this.#meanwhile = undefined
     this.judgeAll()
   }
 
@@ -66,7 +67,8 @@ export class Purses {
     this.#turnDay()
     for (const purse of purses) {
       this.#reserved.set(purse, Math.max(0, (this.#reserved.get(purse) ?? 0) - reservedMicros))
-      this.#add(purse, paidMicros, paidMicros)
+      this.#add(purse, paidMicros, paidMicros, this.#parts.now())
+      this.#meanwhile?.push({ purse, micros: paidMicros, atMs: this.#parts.now() })
       this.#warn(purse)
       this.#judge(purse)
     }
@@ -138,7 +140,10 @@ export class Purses {
     return null
   }
 
-  #add(purse: string, dayMicros: number, monthMicros: number): void {
+  /** Paid at a time that may be of a day, or a month, which is over by now. */
+  #add(purse: string, paidToday: number, paidThisMonth: number, atMs: number): void {
+    const dayMicros = atMs < this.#day ? 0 : paidToday
+    const monthMicros = atMs < startOfMonth(this.#day) ? 0 : paidThisMonth
     const spent = this.#spent.get(purse)
     if (spent === undefined) this.#spent.set(purse, { dayMicros, monthMicros })
     else {
@@ -159,8 +164,13 @@ export function namesOf(job: { team: string; policy: string | null; key: string 
   return names
 }
 
+type Paid = { team: string; policy: string | null; key: string | null; provider: string; micros: number }
+
 type PursesParts = {
-  db: Db
+  /** From one time until before another. */
+  readSpending(fromMs: number, untilMs: number): Promise<Paid[]>
+  /** Resolves when all that was paid so far is in the rows. */
+  stored(): Promise<void>
   now(): number
   /** So much of what the account may spend in a window is spent. */
   onThreshold(purse: string, ratio: number, window: 'day' | 'month'): void

@@ -1,3 +1,4 @@
+import { withPlain } from '../../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES } from '../../proto/anthropic-wire-request.ts'
 import { OPENAI_ABILITIES } from '../../proto/openai-wire-request.ts'
 import type { Hold, ModelOffer } from '../core/fleet.ts'
@@ -10,6 +11,7 @@ import { activePolicies, type PolicyRecord } from '../store/policies.ts'
 import { activeProviders, type ProviderModel, type ProviderRecord } from '../store/providers.ts'
 import type { TeamRecord } from '../store/teams.ts'
 import type { CloudAccess, CloudTier } from '../tiers/cloud.ts'
+import { isFree } from '../tiers/price.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { Terms } from './new-job.ts'
 
@@ -94,12 +96,6 @@ export class Registry {
     return { patience: opened, purses: purses.filter((purse) => this.#parts.isLimited(purse)) }
   }
 
-  /** A provider's answer said that its credential is not good: it is held until that, or another setting, changes. */
-  markParked(provider: WorkerId): void {
-    const configured = this.#providers.get(provider)
-    if (configured !== undefined) configured.parked = true
-  }
-
   async #load(): Promise<void> {
     const { db } = this.#parts
     const [providers, credentials, policies, aliases] = await Promise.all([
@@ -132,14 +128,14 @@ export class Registry {
     const version = `${record.version}/${credential?.version ?? 0}`
     if (known?.version === version) return
     const { secret, hold } = this.#unseal(record, credential)
-    this.#providers.set(record.id, { record, version, parked: hold !== null })
+    this.#providers.set(record.id, { record, version })
     const isTimed = record.firstTokenTimeoutMs !== null || record.nextTokenTimeoutMs !== null
     const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed, isUsable: hold === null }
     this.#parts.cloud.configure(access, (models) => this.#discovered(record.id, models))
     // What it listed before stays until it lists anew: a rotated credential is no reason to have no models for a moment.
     this.#offer(record, record.models ?? this.#parts.cloud.discovered(record.id))
     // A changed credential, or whatever else was changed, is worth a new try.
-    if (hold !== null || known?.parked === true) this.#parts.dispatcher.holdProvider(record.id, hold)
+    if (known !== undefined || hold !== null) this.#parts.dispatcher.holdProvider(record.id, hold)
   }
 
   /** A provider without a list of its own offers what it says it has. */
@@ -172,7 +168,7 @@ export class Registry {
   }
 }
 
-type Configured = { record: ProviderRecord; version: string; parked: boolean }
+type Configured = { record: ProviderRecord; version: string }
 
 export type JobTerms = {
   policy: string | null
@@ -212,9 +208,11 @@ function offerOf(record: ProviderRecord, model: ProviderModel): ModelOffer {
     // Names what defines the answer, so that nobody else's text is ever joined to it.
     sha256: `${record.name}/${model.upstream}`,
     tier: 'cloud',
-    abilities: model.abilities ?? ABILITIES_OF[record.kind],
+    abilities: withPlain(model.abilities ?? ABILITIES_OF[record.kind], ABILITIES_OF[record.kind]),
     startsOver: true,
-    paid: model.inputMicros > 0 || model.outputMicros > 0,
+    paid: !isFree(model),
+    firstTokenTimeoutMs: model.firstTokenTimeoutMs ?? null,
+    nextTokenTimeoutMs: model.nextTokenTimeoutMs ?? null,
   }
 }
 

@@ -21,8 +21,19 @@ export type ProviderSettings = {
   nextTokenTimeoutMs: number | null
 }
 
-/** `name` is what callers say, `upstream` what the provider calls it; prices are in micro-dollars per million tokens. */
-export type ProviderModel = { name: string; upstream: string; inputMicros: number; outputMicros: number; abilities: string[] | null }
+/**
+ * `name` is what callers say, `upstream` what the provider calls it; prices are in micro-dollars per million tokens, null where
+ * nobody set one. The limits on silence are absent in rows of an older version; null: the provider's.
+ */
+export type ProviderModel = {
+  name: string
+  upstream: string
+  inputMicros: number | null
+  outputMicros: number | null
+  abilities: string[] | null
+  firstTokenTimeoutMs?: number | null
+  nextTokenTimeoutMs?: number | null
+}
 
 export async function activeProviders(db: Db): Promise<ProviderRecord[]> {
   return (await db.query('select * from providers where archived_at is null order by id')).map(parseProvider)

@@ -2,6 +2,7 @@ import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobRecord } from '../core/job.ts'
 import { binaryArray, type Element, type ElementType } from './binary-array.ts'
 import { statementName } from './db.ts'
+import type { Payment } from './spending.ts'
 import type { Batch } from './writer.ts'
 
 /**
@@ -35,6 +36,7 @@ export function statementFor(batch: Batch): Statement {
   if (callbacks.length > 0) parts.push(insertPart('callbacks', CALLBACK, callbacks))
   if (batch.attempts.length > 0) parts.push(insertPart('attempts', ATTEMPT, batch.attempts))
   if (batch.events.length > 0) parts.push(insertPart('events', EVENT, batch.events))
+  if (batch.payments.length > 0) parts.push(insertPart('payments', PAYMENT, batch.payments))
   if (batch.outputs.length > 0) parts.push(insertPart('job_outputs', OUTPUT, batch.outputs))
   if (batch.progress.length > 0) parts.push(progressPart(batch))
   if (batch.cleared.length > 0)
@@ -269,6 +271,17 @@ const EVENT: Column<EventRecord>[] = [
   ['worker', 'text', (r) => r.worker],
   ['trace_id', 'uuid', (r) => r.traceId],
   ['details', 'json', (r) => json(r.details)],
+]
+
+const PAYMENT: Column<Payment>[] = [
+  ['job', 'uuid', (r) => r.job],
+  ['attempt', 'integer', (r) => r.attempt],
+  ['at', 'timestamptz', (r) => r.atMs],
+  ['provider', 'text', (r) => r.provider],
+  ['team', 'text', (r) => r.team],
+  ['policy', 'text', (r) => r.policy],
+  ['key', 'uuid', (r) => r.key],
+  ['micros', 'bigint', (r) => r.micros],
 ]
 
 function json(value: unknown): string | null {

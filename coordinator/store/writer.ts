@@ -2,6 +2,7 @@ import type { EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
 import { Fault } from '../core/fault.ts'
 import { type Db, isUnavailable, type Session } from './db.ts'
+import type { Payment } from './spending.ts'
 import { type Statement, statementFor } from './writer-sql.ts'
 
 /**
@@ -35,6 +36,10 @@ export class Writer {
 
   addEvent(event: EventRecord): void {
     this.#laneOf(event.job).addEvent(event)
+  }
+
+  addPayment(payment: Payment): void {
+    this.#laneOf(payment.job).addPayment(payment)
   }
 
   addOutput(job: JobId, output: string): void {
@@ -140,6 +145,11 @@ class Lane {
 
   addEvent(event: EventRecord): void {
     this.#gathering.events.push(event)
+    this.#soon()
+  }
+
+  addPayment(payment: Payment): void {
+    this.#gathering.payments.push(payment)
     this.#soon()
   }
 
@@ -325,17 +335,19 @@ export type Batch = {
   jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[] }>
   attempts: AttemptRecord[]
   events: EventRecord[]
+  payments: Payment[]
   outputs: { job: JobId; output: string }[]
   progress: Progress[]
   cleared: JobId[]
 }
 
 export function emptyBatch(): Batch {
-  return { about: new Set(), jobs: new Map(), attempts: [], events: [], outputs: [], progress: [], cleared: [] }
+  return { about: new Set(), jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [] }
 }
 
 function rowsIn(batch: Batch): number {
-  return batch.jobs.size + batch.attempts.length + batch.events.length + batch.outputs.length + batch.progress.length + batch.cleared.length
+  const { jobs, attempts, events, payments, outputs, progress, cleared } = batch
+  return jobs.size + attempts.length + events.length + payments.length + outputs.length + progress.length + cleared.length
 }
 
 function split(batch: Batch): Batch[] {
@@ -343,6 +355,7 @@ function split(batch: Batch): Batch[] {
   for (const [id, job] of batch.jobs) singles.push({ ...emptyBatch(), jobs: new Map([[id, job]]) })
   for (const attempt of batch.attempts) singles.push({ ...emptyBatch(), attempts: [attempt] })
   for (const event of batch.events) singles.push({ ...emptyBatch(), events: [event] })
+  for (const payment of batch.payments) singles.push({ ...emptyBatch(), payments: [payment] })
   for (const output of batch.outputs) singles.push({ ...emptyBatch(), outputs: [output] })
   for (const progress of batch.progress) singles.push({ ...emptyBatch(), progress: [progress] })
   for (const cleared of batch.cleared) singles.push({ ...emptyBatch(), cleared: [cleared] })
@@ -359,6 +372,7 @@ function describe(batch: Batch): string {
   const parts = [...batch.jobs.keys()].map((id) => `job ${id}`)
   for (const event of batch.events) parts.push(`event ${event.type} ${event.id}`)
   for (const attempt of batch.attempts) parts.push(`attempt ${attempt.number} of ${attempt.job}`)
+  for (const { job, attempt } of batch.payments) parts.push(`payment of attempt ${attempt} of ${job}`)
   for (const { job } of batch.outputs) parts.push(`output of ${job}`)
   for (const { job } of batch.progress) parts.push(`progress of ${job}`)
   return parts.join(', ')

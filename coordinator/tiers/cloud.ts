@@ -3,12 +3,13 @@ import type { GenerationRequest } from '../../proto/request.ts'
 import { SseReader } from '../../proto/sse.ts'
 import type { WireFailure, WirePiece } from '../../proto/wire.ts'
 import { COORDINATOR_RESTARTED, SPEND_LIMIT } from '../core/attempt-errors.ts'
+import type { Setback } from '../core/cooldown.ts'
 import type { Hold } from '../core/fleet.ts'
 import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { vectorsOf } from './embeddings.ts'
-import { costOf, estimatedCost, promptTokens } from './price.ts'
+import { costOf, estimatedCost, isFree, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
-import { BrokenOff, failure, type Refusal, refusalOf, usedUpUntil } from './upstream-errors.ts'
+import { BrokenOff, failure, type Refusal, refusalOf, refusalWithin, usedUpUntil } from './upstream-errors.ts'
 import type { UpstreamAnswer } from './upstream-http.ts'
 
 /**
@@ -36,11 +37,13 @@ export class CloudTier {
       access,
       upstream: openUpstream(access.kind, access.baseUrl, access.secret),
       discovered: known?.discovered ?? [],
-      refusals: 0,
       discovery: undefined,
     }
     this.#providers.set(access.id, provider)
-    if (access.isUsable) provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
+    if (!access.isUsable) return
+    // Who is told which models to offer needs no list, and a key that may only make answers may not read it.
+    if (access.models.length > 0) void provider.upstream.prepare()
+    else provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
   }
 
   remove(id: WorkerId): void {
@@ -67,7 +70,8 @@ export class CloudTier {
       return
     }
     const estimate = estimatedCost(offered, generation)
-    const pay = this.#parts.reserve(id, job, estimate)
+    // What is free is not closed by a purse that is empty.
+    const pay = isFree(offered) ? () => {} : this.#parts.reserve(id, job, estimate)
     if (pay === null) {
       setImmediate(() => this.#parts.reports.attemptRefused(id, { job, attempt, reason: SPEND_LIMIT }))
       return
@@ -79,7 +83,7 @@ export class CloudTier {
       generation,
       pay: once(pay),
       // What is told at once cannot be told from what has stalled: limits on silence need a stream.
-      stream: stream || (provider.access.isTimed && canStream(generation)),
+      stream: stream || (isTimed(provider, offered) && canStream(generation)),
       seedGiven,
       abort: new AbortController(),
       pieces: 0,
@@ -89,18 +93,18 @@ export class CloudTier {
     void this.#run(id, provider, call).finally(() => this.#calls.delete(keyOf(job, attempt)))
   }
 
-  cancel(_id: WorkerId, job: JobId, attempt: number): void {
+  cancel(id: WorkerId, job: JobId, attempt: number): void {
     const call = this.#calls.get(keyOf(job, attempt))
     if (call === undefined || call.abort.signal.aborted) return
     // A caller who hangs up before the end has spent what was made by then.
-    this.#bill(call)
+    this.#bill(id, call)
     call.abort.abort()
   }
 
   /** What an answer without an end has cost, as near as that can be known. */
-  #bill(call: Call): void {
+  #bill(id: WorkerId, call: Call): void {
     const micros = costOf(call.offered, promptTokens(call.generation), call.pieces)
-    this.#parts.reports.attemptCost(call, micros)
+    this.#parts.reports.attemptCost(id, call, micros)
     call.pay(micros)
   }
 
@@ -119,7 +123,6 @@ export class CloudTier {
       isAnswered = true
       this.#noteLimits(id, response.headers)
       const outcome = await this.#read(id, provider.upstream.reader(), response, call)
-      provider.refusals = 0
       if ('end' in outcome) {
         call.pay(outcome.end.costMicros)
         this.#parts.reports.attemptFinished(id, {
@@ -132,10 +135,11 @@ export class CloudTier {
         })
         return
       }
-      this.#bill(call)
-      this.#parts.reports.attemptFailed(id, { job, attempt }, withoutSecret(outcome.error, provider))
+      this.#bill(id, call)
+      const { error, hold } = refusalWithin(withoutSecret(outcome.error, provider))
+      this.#parts.reports.attemptFailed(id, { job, attempt }, error, hold)
     } catch (cause) {
-      if (isAnswered && !call.abort.signal.aborted) this.#bill(call)
+      if (isAnswered && !call.abort.signal.aborted) this.#bill(id, call)
       else call.pay(0)
       this.#refused(id, provider, call, isAnswered ? new BrokenOff(cause) : cause)
     }
@@ -148,30 +152,26 @@ export class CloudTier {
       return
     }
     const refusal = this.#refusalOf(provider, cause)
-    if (refusal.hold?.state === 'cooling_down') provider.refusals += 1
-    const current = this.#providers.get(id)
-    if (refusal.badCredential === true && current !== undefined && current.access.secret !== provider.access.secret) {
-      // Asked with the secret that was there before: that says nothing about this one.
-      const hold: Hold = { state: 'cooling_down', untilMs: this.#parts.now(), why: 'its credential was changed meanwhile' }
+    if (refusal.hold !== undefined && this.#providers.get(id) !== provider) {
+      // Asked as it was set before: that says nothing about what it is now.
+      const hold: Setback = { state: 'cooling_down', untilMs: this.#parts.now(), why: 'it was set anew meanwhile' }
       this.#parts.reports.attemptFailed(id, { job, attempt }, refusal.error, hold)
       return
     }
-    this.#note(id, provider, refusal)
+    this.#note(provider, refusal)
     this.#parts.reports.attemptFailed(id, { job, attempt }, refusal.error, refusal.hold)
   }
 
   /** Some providers repeat the key that they refuse. */
   #refusalOf(provider: Provider, cause: unknown): Refusal {
-    const refusal = refusalOf(cause, this.#parts.now(), provider.refusals)
+    const refusal = refusalOf(cause, this.#parts.now())
     const error = withoutSecret(refusal.error, provider)
     if (refusal.hold === undefined) return { ...refusal, error }
     return { ...refusal, error, hold: { ...refusal.hold, why: redacted(refusal.hold.why, provider) } }
   }
 
-  #note(id: WorkerId, provider: Provider, { badCredential, error }: Refusal): void {
-    if (badCredential !== true) return
-    this.#parts.log.warn(`The provider "${provider.access.name}" refused its credential: ${error.message}`)
-    this.#parts.onBadCredential(id)
+  #note(provider: Provider, { badCredential, error }: Refusal): void {
+    if (badCredential === true) this.#parts.log.warn(`The provider "${provider.access.name}" refused its credential: ${error.message}`)
   }
 
   /** A limit that its headers say is used up is not worth the next call. */
@@ -241,32 +241,48 @@ export class CloudTier {
     return failed
   }
 
-  async #discover(provider: Provider, onModels: (models: CloudModel[]) => void): Promise<void> {
+  /** Soon again where that failed, and then less and less often. */
+  async #discover(provider: Provider, onModels: (models: CloudModel[]) => void, failures = 0): Promise<void> {
     const { id, name } = provider.access
-    let wait = DISCOVERY_EVERY_MS
+    let failed = failures + 1
     try {
       const names = await provider.upstream.list(AbortSignal.timeout(DISCOVERY_TIMEOUT_MS))
       if (this.#providers.get(id) !== provider) return
       provider.discovered = names
         .slice(0, DISCOVERED_MAX)
-        .map((upstream) => ({ name: upstream, upstream, inputMicros: 0, outputMicros: 0, abilities: null }))
+        .map((upstream) => ({ name: upstream, upstream, inputMicros: null, outputMicros: null, abilities: null }))
+      failed = 0
       onModels(provider.discovered)
     } catch (cause) {
       if (this.#providers.get(id) !== provider) return
       const refusal = this.#refusalOf(provider, cause)
       this.#parts.log.warn(`The models of the provider "${name}" could not be listed: ${refusal.error.message}`)
-      if (refusal.badCredential === true && refusal.hold !== undefined) {
-        this.#note(id, provider, refusal)
-        this.#parts.reports.holdProvider(id, refusal.hold)
-      }
-      // Without a list of its own it has no models until this succeeds.
-      if (provider.discovered.length === 0) wait = DISCOVERY_RETRY_MS
+      this.#note(provider, refusal)
+      const untilMs = this.#parts.now() + retryMs(failed)
+      if (refusal.badCredential === true)
+        this.#parts.reports.holdProvider(id, { state: 'parked', untilMs: null, why: refusal.error.message })
+      else if (refusal.hold?.state === 'offline') this.#parts.reports.holdProvider(id, { state: 'offline', untilMs, why: refusal.hold.why })
     }
-    provider.discovery = setTimeout(() => void this.#discover(provider, onModels), wait).unref()
+    // Without a list of its own it has no models until this succeeds.
+    const waitMs = failed === 0 || provider.discovered.length > 0 ? DISCOVERY_EVERY_MS : retryMs(failed)
+    provider.discovery = setTimeout(() => void this.#discover(provider, onModels, failed), waitMs).unref()
   }
 }
 
-export type CloudModel = { name: string; upstream: string; inputMicros: number; outputMicros: number; abilities: string[] | null }
+function retryMs(failures: number): number {
+  return Math.min(DISCOVERY_EVERY_MS, DISCOVERY_RETRY_MS * 2 ** Math.min(failures - 1, 10))
+}
+
+/** Prices per million tokens; null: nobody set one. */
+export type CloudModel = {
+  name: string
+  upstream: string
+  inputMicros: number | null
+  outputMicros: number | null
+  abilities: string[] | null
+  firstTokenTimeoutMs?: number | null
+  nextTokenTimeoutMs?: number | null
+}
 
 export type CloudAccess = {
   id: WorkerId
@@ -296,8 +312,6 @@ type Provider = {
   access: CloudAccess
   upstream: Upstream
   discovered: CloudModel[]
-  /** In a row, of those that did not say until when. */
-  refusals: number
   discovery: NodeJS.Timeout | undefined
 }
 
@@ -341,14 +355,13 @@ type CloudParts = {
   reports: {
     attemptGrew(provider: WorkerId, growth: Growth): void
     attemptFinished(provider: WorkerId, end: CallEnd & { job: JobId; attempt: number; tokens: number; text: string; totalMs: number }): void
-    attemptFailed(provider: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Hold): void
-    attemptCost(report: { job: JobId }, micros: number): void
+    attemptFailed(provider: WorkerId, report: { job: JobId; attempt: number }, error: JobError, hold?: Setback): void
+    attemptCost(provider: WorkerId, report: { job: JobId; attempt: number }, micros: number): void
     attemptRefused(provider: WorkerId, report: { job: JobId; attempt: number; reason: string }): void
     holdProvider(provider: WorkerId, hold: Hold): void
   }
   /** Sets an estimated price aside, and answers how to pay; null when somebody who pays for the job has nothing left. */
   reserve(provider: WorkerId, job: JobId, micros: number): ((paid: number) => void) | null
-  onBadCredential(provider: WorkerId): void
   now(): number
   log: { warn(text: string): void }
 }
@@ -371,6 +384,11 @@ function once(pay: (micros: number) => void): (micros: number) => void {
 
 function canStream({ prompt }: GenerationRequest): boolean {
   return prompt.kind !== 'embed' && prompt.kind !== 'rank'
+}
+
+/** How long it may be silent is limited by a setting of its own. */
+function isTimed({ access }: Provider, { firstTokenTimeoutMs = null, nextTokenTimeoutMs = null }: CloudModel): boolean {
+  return access.isTimed || firstTokenTimeoutMs !== null || nextTokenTimeoutMs !== null
 }
 
 function redacted(text: string, { access: { secret } }: Provider): string {

@@ -1,7 +1,12 @@
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 
-/** Per million tokens, in millionths of a dollar. */
-type Prices = { inputMicros: number; outputMicros: number }
+/** Per million tokens, in millionths of a dollar; null: nobody set one. */
+type Prices = { inputMicros: number | null; outputMicros: number | null }
+
+/** A price that nobody set is not known to be none. */
+export function isFree({ inputMicros, outputMicros }: Prices): boolean {
+  return inputMicros === 0 && outputMicros === 0
+}
 
 /** What a call is about to cost: set aside until it is known. */
 export function estimatedCost(model: Prices, request: GenerationRequest): number {
@@ -10,7 +15,7 @@ export function estimatedCost(model: Prices, request: GenerationRequest): number
 
 /** In millionths of a dollar, rounded up: prices are per million tokens. */
 export function costOf(model: Prices, promptTokenCount: number, completionTokens: number): number {
-  return Math.ceil((promptTokenCount * model.inputMicros + completionTokens * model.outputMicros) / 1_000_000)
+  return Math.ceil((promptTokenCount * (model.inputMicros ?? 0) + completionTokens * (model.outputMicros ?? 0)) / 1_000_000)
 }
 
 /** About four bytes each, where nobody has counted. */

@@ -1,17 +1,17 @@
-import type { Hold } from '../core/fleet.ts'
+import { isAboutKey, isAgainstRules } from '../../proto/refusals.ts'
+import type { Setback } from '../core/cooldown.ts'
 import type { JobError } from '../core/job.ts'
 
 /** What a call's failure means to the job, and what it means to the provider; `badCredential` parks it until that changes. */
-export type Refusal = { error: JobError; hold?: Hold; badCredential?: boolean }
+export type Refusal = { error: JobError; hold?: Setback; badCredential?: boolean }
 
-/**
- * Reads the error of a call. `refusals` counts those in a row of a provider that does not say when to come back: it is
- * left alone longer each time.
- */
-export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refusal {
+/** Reads the error of a call. */
+export function refusalOf(cause: unknown, nowMs: number): Refusal {
   const vendors = readVendorError(cause)
-  if (vendors !== null && vendors.status === null)
-    return { error: failure('provider_unreachable', `The provider could not be reached: ${rootMessage(cause)}.`, true) }
+  if (vendors !== null && vendors.status === null) {
+    const error = failure('provider_unreachable', `The provider could not be reached: ${rootMessage(cause)}.`, true)
+    return { error, hold: { state: 'offline', untilMs: 'untold', why: error.message } }
+  }
   if (cause instanceof BrokenOff)
     return cause.cause instanceof SyntaxError
       ? { error: failure('upstream_malformed', `The provider's answer is not JSON: ${rootMessage(cause)}.`, true) }
@@ -26,24 +26,50 @@ export function refusalOf(cause: unknown, nowMs: number, refusals: number): Refu
     return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
   const { status, message, headers } = vendors
   const said = `The provider answered ${status}: ${message.slice(0, MESSAGE_MAX)}`
-  if (status === 401 || status === 403) {
+  const words = `${message} ${String(vendors.code)} ${String(vendors.type)}`
+  if (status === 401 || (status === 403 && isAboutKey(words))) {
+    const why = `its credential was refused (${status}): ${said.slice(0, 200)}`
     const error = failure('provider_credential_refused', said, true, status)
-    return {
-      error,
-      badCredential: true,
-      hold: { state: 'parked', untilMs: null, why: `its credential was refused (${status}): ${said.slice(0, 200)}` },
-    }
+    return { error, badCredential: true, hold: { state: 'parked', untilMs: null, why } }
   }
-  if (status === 429 || status === 529) return tooMuch(vendors, status, said, nowMs, refusals)
+  // What this key may not ask for here, another provider may give; what is against its rules is so everywhere.
+  if (status === 403)
+    return { error: isAgainstRules(words) ? refusedRequest(said, status) : failure('provider_forbids', said, true, status) }
+  if (status === 429 || status === 529) return tooMuch(vendors, status, said, nowMs)
   if (status === 402 || (status === 400 && UNPAID.test(message))) {
     const untilMs = retryAt(headers, nowMs) ?? nowMs + UNPAID_MS
-    return { error: failure('provider_over_quota', said, true, status), hold: { state: 'over_quota', untilMs, why: said.slice(0, 300) } }
+    return {
+      error: failure('provider_over_quota', said, true, status),
+      hold: { state: 'over_quota', untilMs, why: said.slice(0, WHY_MAX) },
+    }
   }
-  if (status >= 500 || status === 408 || status === 409 || status === 425) return { error: failure('provider_failed', said, true, status) }
+  if (isUnwell(status)) return unwell(failure('provider_failed', said, true, status), retryAt(headers, nowMs))
+  if (status >= 500) return { error: failure('provider_failed', said, true, status) }
   // It does not know the model: another provider may.
   if (status === 404) return { error: failure('provider_lacks_model', said, true, status) }
   // What is wrong with the request is wrong everywhere.
-  return { error: { code: 'provider_refused_request', message: said, layer: 'ingress', retryable: false, providerStatus: status } }
+  return { error: refusedRequest(said, status) }
+}
+
+function refusedRequest(message: string, providerStatus: number): JobError {
+  return { code: 'provider_refused_request', message, layer: 'ingress', retryable: false, providerStatus }
+}
+
+/** What a server says of itself and of no request: it is overloaded, being restarted, or not there behind its gateway. */
+function isUnwell(status: number | undefined): boolean {
+  return status !== undefined && UNWELL.has(status)
+}
+
+const UNWELL = new Set([408, 409, 425, 502, 503, 504, 520, 521, 522, 523, 524])
+
+function unwell(error: JobError, untilMs: number | null): Refusal {
+  return { error, hold: { state: 'cooling_down', untilMs: untilMs ?? 'untold', why: error.message.slice(0, WHY_MAX) } }
+}
+
+/** The same where it stands in the midst of an answer. */
+export function refusalWithin(error: JobError): Refusal {
+  const { providerStatus } = error
+  return isUnwell(providerStatus) || providerStatus === 429 || providerStatus === 529 ? unwell(error, null) : { error }
 }
 
 type VendorError = { status: number | null; message: string; code: unknown; type: unknown; headers: Headers | undefined }
@@ -75,16 +101,14 @@ function tooMuch(
   status: number,
   said: string,
   nowMs: number,
-  refusals: number,
 ): Refusal {
   // By what it calls the refusal and not by its words: every message about a rate names the page for billing.
   const quota = /insufficient_quota|billing|credit/i.test(`${String(cause.code)} ${String(cause.type)}`)
-  const untilMs =
-    retryAt(cause.headers, nowMs) ?? nowMs + (quota ? UNPAID_MS : Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(refusals, 10)))
+  const untilMs = retryAt(cause.headers, nowMs) ?? (quota ? nowMs + UNPAID_MS : 'untold')
   const state = quota ? 'over_quota' : 'cooling_down'
   return {
     error: failure(quota ? 'provider_over_quota' : 'provider_rate_limited', said, true, status),
-    hold: { state, untilMs, why: said.slice(0, 300) },
+    hold: { state, untilMs, why: said.slice(0, WHY_MAX) },
   }
 }
 
@@ -106,7 +130,8 @@ export function usedUpUntil(headers: Headers | undefined, nowMs: number): number
   if (headers === undefined) return null
   let untilMs: number | null = null
   for (const [remaining, reset] of LIMIT_HEADERS) {
-    if (headers.get(remaining) !== '0') continue
+    const left = headers.get(remaining)
+    if (left === null || left.trim() === '' || !(Number(left) <= 0)) continue
     const atMs = resetTime(headers.get(reset) ?? '', nowMs)
     if (atMs !== null) untilMs = Math.max(untilMs ?? 0, Math.min(atMs, nowMs + LATEST_MS))
   }
@@ -114,6 +139,7 @@ export function usedUpUntil(headers: Headers | undefined, nowMs: number): number
 }
 
 const LIMIT_HEADERS: [remaining: string, reset: string][] = [
+  ['x-ratelimit-remaining', 'x-ratelimit-reset'],
   ['x-ratelimit-remaining-requests', 'x-ratelimit-reset-requests'],
   ['x-ratelimit-remaining-tokens', 'x-ratelimit-reset-tokens'],
   ['anthropic-ratelimit-requests-remaining', 'anthropic-ratelimit-requests-reset'],
@@ -122,8 +148,12 @@ const LIMIT_HEADERS: [remaining: string, reset: string][] = [
   ['anthropic-ratelimit-output-tokens-remaining', 'anthropic-ratelimit-output-tokens-reset'],
 ]
 
-/** `1h2m3.5s` or `20ms` as OpenAI writes it, or a time of day as Anthropic does. */
+/** `1h2m3.5s` or `20ms` as OpenAI writes it, a time of day as Anthropic does, or a bare number, of which its size tells the meaning. */
 function resetTime(text: string, nowMs: number): number | null {
+  if (/^\d+(\.\d+)?$/.test(text)) {
+    const number = Number(text)
+    return number >= EPOCH_MS_MIN ? number : number >= EPOCH_S_MIN ? number * 1000 : nowMs + number * 1000
+  }
   if (/^(\d+(\.\d+)?(ms|h|m|s))+$/.test(text)) {
     let ms = 0
     for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|h|m|s)/g)) ms += Number(number) * (UNIT_MS[unit ?? ''] ?? 0)
@@ -136,12 +166,15 @@ function resetTime(text: string, nowMs: number): number | null {
 // One vendor answers a request that nobody has paid for with 400.
 const UNPAID = /credit balance is too low/i
 
+// Of the year 2001, in both.
+const EPOCH_S_MIN = 1e9
+const EPOCH_MS_MIN = 1e12
+
 const UNIT_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
 
 const MESSAGE_MAX = 1_000
-const BACKOFF_MS = 1_000
+const WHY_MAX = 300
 const BACKOFF_MIN_MS = 100
-const BACKOFF_MAX_MS = 60_000
 // Somebody has to pay a bill first: looking every quarter of an hour is often enough.
 const UNPAID_MS = 900_000
 // A reset that lies further away is a mistake of the provider's clock.

@@ -13,6 +13,8 @@ export interface Upstream {
   /** The answer as it comes, after its head; any status of 400 and above rejects with the package's own error. */
   ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<UpstreamAnswer>
   reader(): UpstreamReader
+  /** Spares the first call the reading of its package. */
+  prepare(): Promise<void>
   /** The names of its models. */
   list(signal: AbortSignal): Promise<string[]>
 }
@@ -44,11 +46,13 @@ const PATIENT = { maxRetries: 0, timeout: 2_147_483_647, fetch: upstreamFetch }
 class OpenAiUpstream implements Upstream {
   readonly #baseUrl: string
   readonly #secret: string | null
+  readonly #maxTokensName: 'max_tokens' | 'max_completion_tokens'
   #opened: Promise<OpenAI> | undefined
 
   constructor(baseUrl: string, secret: string | null) {
     this.#baseUrl = baseUrl
     this.#secret = secret
+    this.#maxTokensName = maxTokensName(baseUrl)
   }
 
   async #client(): Promise<OpenAI> {
@@ -65,7 +69,7 @@ class OpenAiUpstream implements Upstream {
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
     const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
-    const body = openAiBody(request, model.upstream, streams, { seedGiven, extended })
+    const body = openAiBody(request, model.upstream, streams, { seedGiven, extended, maxTokensName: this.#maxTokensName })
     return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
   }
 
@@ -73,11 +77,20 @@ class OpenAiUpstream implements Upstream {
     return new OpenAiReader()
   }
 
+  async prepare(): Promise<void> {
+    await this.#client()
+  }
+
   async list(signal: AbortSignal): Promise<string[]> {
     const client = await this.#client()
     const { data } = await client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
     return data.map((model) => model.id)
   }
+}
+
+/** The newer name is what OpenAI's own models of reasoning demand; most other servers know the older one alone. */
+export function maxTokensName(baseUrl: string): 'max_tokens' | 'max_completion_tokens' {
+  return /(^|\.)api\.openai\.com$/.test(URL.parse(baseUrl)?.hostname ?? '') ? 'max_completion_tokens' : 'max_tokens'
 }
 
 class AnthropicUpstream implements Upstream {
@@ -109,6 +122,10 @@ class AnthropicUpstream implements Upstream {
 
   reader(): UpstreamReader {
     return new AnthropicReader()
+  }
+
+  async prepare(): Promise<void> {
+    await this.#client()
   }
 
   async list(signal: AbortSignal): Promise<string[]> {

@@ -23,7 +23,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a job whose worker died is forgotten',
     file: 'coordinator/core/scheduler.ts',
-    find: '    this.#requeue(nowMs, job, error.code, job.strikes < 2 ? 0 : this.#rules.retryBackoffMs * 2 ** (job.strikes - 2))\n',
+    find: '    this.#requeue(nowMs, job, error.code, Math.max(backoffMs, yieldMs))\n',
     replace: '',
     tests: ['scheduler', 'simulation'],
   },
@@ -71,7 +71,7 @@ export const MUTANTS: Mutant[] = [
   },
   {
     bug: 'a long answer on a fleet that dies often is taken for poison',
-    file: 'coordinator/core/scheduler.ts',
+    file: 'coordinator/core/blame.ts',
     find: 'job.strikes = progressed ? 0 : job.strikes + 1',
     replace: 'job.strikes = job.strikes + 1',
     tests: ['scheduler'],
@@ -120,7 +120,7 @@ export const MUTANTS: Mutant[] = [
   },
   {
     bug: 'a silent attempt holds its job for ever',
-    file: 'coordinator/core/scheduler.ts',
+    file: 'coordinator/core/silence.ts',
     find: 'if (nowMs - job.progressedMs >= limitMs)',
     replace: 'if (nowMs - job.progressedMs >= limitMs * 1_000)',
     tests: ['scheduler'],
@@ -563,7 +563,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a breaker never closes',
     file: 'coordinator/core/breaker.ts',
-    find: '  Object.assign(breaker, newBreaker())\n',
+    find: '  Object.assign(breaker, newBreaker(), { answers: breaker.answers + 1 })\n',
     replace: '',
     tests: ['simulation'],
   },

@@ -130,7 +130,14 @@ export function waitsFor(world: World, id: string, reason: string): Promise<Job>
   })
 }
 
-export type Provider = { state: string; reason: string | null; until: string | null; busy: number; models: { name: string }[] }
+export type Provider = {
+  state: string
+  reason: string | null
+  until: string | null
+  busy: number
+  spent_micros_today: number
+  models: { name: string }[]
+}
 
 export async function readProvider(world: World, name: string): Promise<Provider> {
   return (await world.get(`/api/providers/${name}`)) as Provider

@@ -72,6 +72,8 @@ export class OpenAiServer implements AsyncDisposable {
     })
     const prompt = JSON.stringify(body)
     if (prompt.includes('REFUSE')) json(response, 400, { error: { message: 'top_k must be friendly', type: 'invalid_request_error' } })
+    else if (prompt.includes('WRONG KEY')) json(response, 401, { error: { message: 'wrong key' } })
+    else if (prompt.includes('NOT THIS MODEL')) json(response, 403, { error: { message: 'no access to the model' } })
     else if (prompt.includes('BUSY')) json(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '30' })
     else if (prompt.includes('BROKEN')) json(response, 500, { error: { message: 'out of memory' } })
     else if (path === '/v1/embeddings') json(response, 200, embeddings(body.input as string[]))

@@ -1,4 +1,5 @@
-import type { Hold, ModelOffer } from '../../coordinator/core/fleet.ts'
+import type { Setback } from '../../coordinator/core/cooldown.ts'
+import type { ModelOffer } from '../../coordinator/core/fleet.ts'
 import { FREE } from './free-terms.ts'
 import type { JobError, JobId, WorkerId } from '../../coordinator/core/job.ts'
 import type { Effect } from '../../coordinator/core/effects.ts'
@@ -114,7 +115,7 @@ export class SchedulerWorld {
     this.apply({ kind: 'attempt-finished', job: job as JobId, attempt, worker, cost })
   }
 
-  fail(job: string, error: Partial<JobError> = {}, hold?: Hold): void {
+  fail(job: string, error: Partial<JobError> = {}, hold?: Setback): void {
     const { attempt, worker } = this.#liveOf(job)
     this.apply({
       kind: 'attempt-failed',

@@ -13,6 +13,7 @@ import { clearLeftovers } from './cli/job-folder.ts'
 import { Leash } from './cli/leash.ts'
 import { opencode } from './cli/opencode.ts'
 import { Quota } from './cli/quota.ts'
+import { Login } from './login.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
 
 const ADAPTERS = { claude, codex, gemini, cursor, opencode } as const
@@ -41,7 +42,7 @@ export type CliEngineOptions = {
 /**
  * Runs a command-line agent per job, as a user would on a terminal, but headless, without tools and in an empty folder.
  *
- *   ready ──program missing, login refused──▶ down ──looked at again, slowly──▶ ready
+ *   ready ──program missing, login refused──▶ down ──looked at again, slowly──▶ ready, after a refused login for one job
  *
  * A limit that is used up is no fault: the engine stays ready and reports its quota.
  */
@@ -55,6 +56,7 @@ class CliEngine implements Engine {
   readonly #settings: JobSettings
   readonly #jobs = new Map<CliJob, Promise<void>>()
   readonly #quota = new Quota()
+  readonly #login = new Login()
   readonly #leash: Leash
   readonly #sha256: string
   readonly #missingVariables: string[]
@@ -86,7 +88,7 @@ class CliEngine implements Engine {
     return {
       phase: ready ? 'ready' : 'down',
       detail: this.#trouble ?? '',
-      slots: ready ? this.#options.slots : 0,
+      slots: ready ? (this.#login.isOnTrial ? 1 : this.#options.slots) : 0,
       contextTokens: this.#options.contextTokens,
       maxTokenBytes: 0,
       sha256: this.#sha256,
@@ -95,6 +97,7 @@ class CliEngine implements Engine {
       abilities: [],
       tier: 'cli',
       startsOver: true,
+      needsPerson: this.#trouble !== undefined,
       ...(quota === undefined ? {} : { quota }),
     }
   }
@@ -114,7 +117,7 @@ class CliEngine implements Engine {
         this.#quota.note(windows)
         this.#quotaChanged()
       },
-      missing: (why) => this.#down(`${why}. Install the program, or name it by the option command=…`),
+      missing: (why) => this.#down(`${why}. Install the program, or name it by the option command=…`, LOOK_EVERY_MS),
       warn: (message) => this.#options.log.warn(message),
       ended: ({ failure }) => {
         this.#jobs.delete(job)
@@ -147,11 +150,13 @@ class CliEngine implements Engine {
   }
 
   #learn(failure: GenerationFailure | undefined): void {
+    const wasOnTrial = this.#login.isOnTrial
+    if (failure?.code !== 'cli_not_authenticated') this.#login.served()
     if (failure === undefined) this.#quota.served()
     else if (failure.code === 'rate_limited' && failure.retryAtMs !== undefined) this.#quota.limitUntil(failure.retryAtMs)
     // The next job would fail for the same reason: let them wait, or go elsewhere, until a person did something.
-    else if (failure.code === 'cli_not_authenticated') this.#down(failure.message)
-    else return
+    else if (failure.code === 'cli_not_authenticated') this.#down(failure.message, this.#login.refused(Date.now()))
+    else if (!wasOnTrial) return
     this.#quotaChanged()
   }
 
@@ -167,11 +172,11 @@ class CliEngine implements Engine {
     this.#onState()
   }
 
-  #down(trouble: string): void {
+  #down(trouble: string, waitMs: number): void {
     if (this.#closed) return
     this.#trouble = trouble
     clearTimeout(this.#lookAgain)
-    this.#lookAgain = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
+    this.#lookAgain = setTimeout(() => this.#look(), waitMs).unref()
     this.#onState()
   }
 

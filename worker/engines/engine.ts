@@ -35,6 +35,8 @@ export type EngineState = {
   tier?: 'gpu' | 'cli'
   /** It cannot go on from token ids: `continuation` is always empty, and a second attempt begins the answer anew. */
   startsOver?: boolean
+  /** It is down until a person changes something: `detail` says what. */
+  needsPerson?: boolean
   /** Quota of what the engine talks to: until when it is used up (Unix ms; null: it is not), and how much is left, 0 … 1. */
   quota?: { limitedUntilMs: number | null; remainingRatio: number | null }
 }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import type { Ability } from '../../proto/abilities.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
+import { Login } from './login.ts'
 import { Exchange } from './openai/exchange.ts'
 import { ABILITIES_OF, probe, type ServerFacts, type Upstream } from './openai/server.ts'
 
@@ -43,6 +44,8 @@ class OpenAiEngine implements Engine {
   #detail = 'asking the server'
   #facts: ServerFacts | undefined
   #failures = 0
+  readonly #login = new Login()
+  #needsPerson = false
   #timer: NodeJS.Timeout | undefined
   #asking: Promise<void> | undefined
   #closed = false
@@ -53,9 +56,15 @@ class OpenAiEngine implements Engine {
     const key = options.keyEnv === undefined ? undefined : worker[options.keyEnv]
     this.#missingKey = options.keyEnv !== undefined && (key === undefined || key === '')
     const { baseUrl, model } = options
-    this.#upstream = { baseUrl, ...(model === undefined ? {} : { model }), ...(key === undefined || key === '' ? {} : { key }) }
+    this.#upstream = {
+      baseUrl,
+      name: options.name,
+      ...(model === undefined ? {} : { model }),
+      ...(key === undefined || key === '' ? {} : { key }),
+    }
     if (this.#missingKey) {
       this.#phase = 'down'
+      this.#needsPerson = true
       this.#detail = `its option key_env names ${options.keyEnv}, which the worker's environment does not have; set it and start the worker again`
     } else this.#ask()
   }
@@ -68,7 +77,7 @@ class OpenAiEngine implements Engine {
     return {
       phase: this.#phase,
       detail: this.#detail,
-      slots: this.#phase === 'ready' ? (slots ?? facts?.slots ?? DEFAULT_SLOTS) : 0,
+      slots: this.#phase === 'ready' ? (this.#login.isOnTrial ? 1 : (slots ?? facts?.slots ?? DEFAULT_SLOTS)) : 0,
       contextTokens: contextTokens ?? facts?.contextTokens ?? 0,
       maxTokenBytes: 0,
       sha256: createHash('sha256')
@@ -78,6 +87,7 @@ class OpenAiEngine implements Engine {
       restarts: 0,
       abilities,
       startsOver: true,
+      needsPerson: this.#phase === 'down' && this.#needsPerson,
     }
   }
 
@@ -111,9 +121,21 @@ class OpenAiEngine implements Engine {
 
   #learn(failure: GenerationFailure | undefined): void {
     if (this.#closed) return
-    if (failure === undefined) this.#failures = 0
+    if (failure === undefined) {
+      this.#failures = 0
+      const wasOnTrial = this.#login.isOnTrial
+      this.#login.served()
+      if (wasOnTrial) this.#onState()
+    }
+    // Its list may be read without a key: whether it lets us in is only told by a job.
+    else if (failure.code === 'upstream_not_authenticated') {
+      this.#needsPerson = true
+      this.#change('down', failure.message)
+      this.#later(this.#login.refused(Date.now()))
+    }
     // Nobody is there: nothing may come until somebody is.
-    else if (failure.code === 'upstream_unreachable' || failure.code === 'upstream_not_authenticated') {
+    else if (failure.code === 'upstream_unreachable') {
+      this.#needsPerson = false
       this.#change('down', failure.message)
       this.#later(FIRST_WAIT_MS)
     }
@@ -128,6 +150,8 @@ class OpenAiEngine implements Engine {
     this.#asking = probe(this.#upstream, this.#abort.signal).then((found) => {
       this.#asking = undefined
       if (this.#closed) return
+      const outMs = this.#login.waitMs(Date.now())
+      if (outMs > 0) return this.#later(outMs)
       if (found.kind === 'serves') {
         this.#failures = 0
         this.#serves(found.facts)
@@ -135,6 +159,7 @@ class OpenAiEngine implements Engine {
         this.#failures += 1
         // A server under load may miss one question.
         const isPatient = found.kind === 'unreachable' && this.#phase === 'ready' && this.#failures < POLLS_MISSED_MAX
+        if (!isPatient) this.#needsPerson = found.kind === 'unfit'
         if (!isPatient) this.#change(found.kind === 'loading' ? 'loading' : 'down', found.why)
       }
       this.#later(found.kind === 'serves' ? POLL_EVERY_MS : Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(this.#failures, 10)))

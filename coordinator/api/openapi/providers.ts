@@ -69,9 +69,17 @@ export const providers: Noun = {
       {
         name: text('What is asked for here', 200),
         upstream: text('What it is called there', 200),
-        input_micros_per_mtok: whole('Millionths of the currency for a million tokens', 0, 1_000_000_000_000),
-        output_micros_per_mtok: whole('Likewise', 0, 1_000_000_000_000),
+        input_micros_per_mtok: orNull(
+          whole(
+            'Millionths of the currency for a million tokens. Left out: not known, and closed to who may spend nothing',
+            0,
+            1_000_000_000_000,
+          ),
+        ),
+        output_micros_per_mtok: orNull(whole('Likewise', 0, 1_000_000_000_000)),
         abilities: orNull(list(text())),
+        first_token_timeout_s: orNull(real('In place of that of the provider', 0.1, 86_400)),
+        next_token_timeout_s: orNull(real('Likewise', 0.1, 86_400)),
       },
       ['name'],
     ),
@@ -87,10 +95,14 @@ export const providers: Noun = {
         busy: whole(),
         max_parallel: whole(),
         quota_remaining_ratio: orNull(real(undefined, 0, 1)),
-        models: list(anything('Of a worker `name`, `slots`, `state`; of a cloud `name`, `upstream`, prices and abilities')),
+        models: list(
+          anything(
+            'Of a worker `name`, `slots`, `state`; of a cloud `name`, `upstream`, prices, and abilities and limits where it has its own',
+          ),
+        ),
         base_url: text(),
         credential: orNull(text()),
-        discovered: list(text(), 'What it lists itself'),
+        discovered: list(text(), 'What it lists itself, where no models are set'),
         limits: view(LIMITS),
         spent_micros_today: MICROS,
         first_token_timeout_s: orNull({ type: 'number' }),

@@ -57,5 +57,12 @@ function stubbornGrandchild(): number {
 }
 
 function facts(prompt: string): unknown {
-  return { env: process.env, cwd: process.cwd(), files: readdirSync('.', { recursive: true }), args: process.argv.slice(2), prompt }
+  return {
+    env: process.env,
+    cwd: process.cwd(),
+    files: readdirSync('.', { recursive: true }),
+    args: process.argv.slice(2),
+    prompt,
+    encoded: encodeURIComponent(prompt),
+  }
 }

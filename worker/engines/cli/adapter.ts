@@ -10,6 +10,8 @@ export type CliAdapter = {
   /** What a person does about a missing login. */
   login: string
   launch(wish: LaunchWish): Launch
+  /** Nothing in a prompt means anything to it: neither names of files nor commands. */
+  takesPlainText?: true
   /** One reader per job; it may remember what it has read. */
   reader(): CliReader
 }

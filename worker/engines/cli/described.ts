@@ -19,6 +19,7 @@ export function describedCli(description: Description): CliAdapter {
     program: '',
     login: 'Give it what it authenticates with by the option env=…, or name the home of a user who is logged in (option home=…).',
     launch: ({ prompt }) => ({ args: [], stdin: inOneText(prompt) }),
+    takesPlainText: true,
     reader: () => new DescribedReader(description),
   }
 }

@@ -1,3 +1,4 @@
+import { isAboutKey } from '../../../proto/refusals.ts'
 import type { GenerationFailure } from '../engine.ts'
 import type { Trouble } from './adapter.ts'
 
@@ -15,7 +16,7 @@ export function failureOf(trouble: Trouble, { name, login }: Blame, nowMs: numbe
   const provider = { layer: 'provider', ...known } as const
   switch (kindOf(trouble)) {
     case 'auth':
-      return { ...provider, code: 'cli_not_authenticated', message: `${name} is not logged in: ${said}. ${login}`, retryable: false }
+      return { ...provider, code: 'cli_not_authenticated', message: `${name} is not logged in: ${said}. ${login}`, retryable: true }
     case 'limit': {
       const retryAtMs = trouble.retryAtMs ?? retryTimeOf(message, nowMs) ?? nowMs + UNKNOWN_LIMIT_MS
       return { ...provider, code: 'rate_limited', message: `${name} has used up its limit: ${said}`, retryable: true, retryAtMs }
@@ -42,11 +43,11 @@ function bounded(message: string): string {
 
 type Kind = 'auth' | 'limit' | 'too_long' | 'refused' | 'other'
 
-const REFUSED = [400, 404, 422]
+const REFUSED = [400, 403, 404, 422]
 
 function kindOf({ kind, status, message }: Trouble): Kind {
   if (kind !== undefined) return kind
-  if (status === 401 || status === 403) return 'auth'
+  if (status === 401 || (status === 403 && isAboutKey(message))) return 'auth'
   if (status === 429) return 'limit'
   if (status === 413 || TOO_LONG.test(message)) return 'too_long'
   if (AUTH.test(message)) return 'auth'

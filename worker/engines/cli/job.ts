@@ -10,7 +10,7 @@ import { failureOf } from './failures.ts'
 import { JobFolder, markOf } from './job-folder.ts'
 import { LastWords } from './last-words.ts'
 import { endTree } from './process-tree.ts'
-import { promptOf } from './prompt.ts'
+import { guarded, promptOf, unguarded } from './prompt.ts'
 
 export type JobSettings = {
   /** Of the model, for people. */
@@ -107,7 +107,8 @@ export class CliJob implements Generation {
 
   async #start(folder: JobFolder): Promise<ChildProcessWithoutNullStreams | undefined> {
     const { adapter, command, model, tools, home, env } = this.#settings
-    const prompt = promptOf(this.#request.prompt)
+    const asked = promptOf(this.#request.prompt)
+    const prompt = adapter.takesPlainText === true ? asked : guarded(asked)
     const wish = { prompt, tools, filesDir: folder.files, ...(model === undefined ? {} : { model }) }
     const launch = adapter.launch(wish)
     folder.write(folder.files, launch.files ?? {})
@@ -201,8 +202,8 @@ export class CliJob implements Generation {
   #take(events: CliEvent[]): void {
     for (const event of events) {
       if (this.#verdict !== undefined && event.kind !== 'quota') continue
-      if (event.kind === 'text') this.#show(this.#answer.add(event.text), undefined)
-      else if (event.kind === 'reasoning') this.#show('', this.#answer.addReasoning(event.text))
+      if (event.kind === 'text') this.#show(this.#answer.add(unguarded(event.text)), undefined)
+      else if (event.kind === 'reasoning') this.#show('', this.#answer.addReasoning(unguarded(event.text)))
       else if (event.kind === 'usage') this.#usage = event
       else if (event.kind === 'quota') this.#listener.quota(event.windows)
       else if (event.kind === 'ended') this.#decide({ finish: event.reason })

@@ -14,6 +14,23 @@ export function promptOf(prompt: Prompt): CliPrompt {
   return system.length === 0 ? { text } : { system: system.join('\n\n'), text }
 }
 
+/**
+ * These programs read files of the host into a prompt that names them (`@path`), some even without tools, and take one that
+ * begins with a sign of theirs for a command (`/`, `!`, `#`). Whoever wrote the prompt may do neither. A word joiner, which has no
+ * width, makes plain words of both: a path that begins with it names no file.
+ */
+export function guarded({ system, text }: CliPrompt): CliPrompt {
+  const guard = (words: string): string => words.replaceAll(/@(?=\S)/g, `@${GUARD}`).replace(/^(\s*)(?=[/!#?$&])/, `$1${GUARD}`)
+  return system === undefined ? { text: guard(text) } : { system: guard(system), text: guard(text) }
+}
+
+/** What a model repeats of a guarded prompt, as it was before. */
+export function unguarded(text: string): string {
+  return text.replaceAll(GUARD, '')
+}
+
+const GUARD = '\u2060'
+
 /** For programs that take no system prompt of ours. */
 export function inOneText({ system, text }: CliPrompt): string {
   return system === undefined ? text : `Instructions for this conversation:\n${system}\n\n${text}`

@@ -17,7 +17,7 @@ const GENERATION_ABILITIES: readonly Ability[] = [
 export function generationAbilities({ reasons, tellsProbabilities }: { reasons: boolean; tellsProbabilities: boolean }): Ability[] {
   const abilities = [...GENERATION_ABILITIES]
   if (tellsProbabilities) abilities.push('logprobs')
-  if (reasons) abilities.push('reasoning_effort', 'reasoning_max_tokens')
+  if (reasons) abilities.push('reasoning_effort', 'reasoning_max_tokens', 'reasoning_max_tokens_below_1024')
   return abilities
 }
 

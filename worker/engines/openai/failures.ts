@@ -1,3 +1,4 @@
+import { isAboutKey } from '../../../proto/refusals.ts'
 import { isJson, upstreamError, type WireFailure } from '../../../proto/wire.ts'
 import type { GenerationFailure } from '../engine.ts'
 import { parsed, reasonOf, type Upstream } from './server.ts'
@@ -27,13 +28,15 @@ export function failureOfStatus(
 ): GenerationFailure {
   const message = redacted(upstream, `${upstream.baseUrl} answers with status ${status}: ${saidIn(body)}`)
   const provider = { layer: 'provider', message, providerStatus: status } as const
-  if (status === 401 || status === 403)
+  // The engine goes down until it is let in again: the job is given back, and nobody is blamed.
+  if (status === 401 || (status === 403 && isAboutKey(message)))
     return {
       ...provider,
       code: 'upstream_not_authenticated',
       message: `${message} Set option key_env=NAME to the variable that holds its key.`,
-      retryable: false,
+      retryable: true,
     }
+  if (status === 403) return { ...provider, code: 'upstream_forbids', retryable: false }
   if (status === 429) return { ...provider, code: 'rate_limited', retryable: true, retryAtMs: retryTime(retryAfter, nowMs) }
   // What it served a moment ago is gone: the engine looks again, and somebody else may serve it meanwhile.
   if (status === 404) return { ...provider, code: 'upstream_not_found', retryable: true }

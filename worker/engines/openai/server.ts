@@ -20,8 +20,10 @@ export type Upstream = {
   /** Ends in /v1 as a rule, and never in a slash. */
   baseUrl: string
   key?: string
-  /** Absent: the only one that the server has. */
+  /** Absent: the one that Holdfast's name of it is, or the only one that the server has. */
   model?: string
+  /** What it is called here. */
+  name?: string
 }
 
 /** Asks the server whether it is there, and what it serves. */
@@ -52,7 +54,7 @@ const ANSWER_BYTES_MAX = 4 * 1024 * 1024
 type Entry = Json & { id: string }
 
 /** The model's entry in the list, or what is wrong. */
-function entryOf(json: unknown, { baseUrl, model }: Upstream): Entry | string {
+function entryOf(json: unknown, { baseUrl, model, name }: Upstream): Entry | string {
   const entries = listOf(json).filter((entry): entry is Entry => isJson(entry) && typeof entry.id === 'string')
   const names = entries
     .slice(0, NAMES_SHOWN)
@@ -60,6 +62,8 @@ function entryOf(json: unknown, { baseUrl, model }: Upstream): Entry | string {
     .join(', ')
   if (model === undefined) {
     const [only] = entries
+    const namesake = entries.length > 1 ? entries.find(({ id }) => id === name || id === `${name}:latest`) : undefined
+    if (namesake !== undefined) return namesake
     if (only !== undefined && entries.length === 1) return only
     if (only === undefined) return `${baseUrl}/models lists no model`
     return `${baseUrl} serves ${entries.length} models; say which by openai:${baseUrl}#name: ${names}`
@@ -148,7 +152,18 @@ export function reasonOf(error: unknown): string {
   return message !== '' ? message : (code ?? name)
 }
 
-const BASE: readonly Ability[] = ['completions', 'seed', 'frequency_penalty', 'presence_penalty', 'json_object', 'json_schema', 'tools']
+const BASE: readonly Ability[] = [
+  'completions',
+  'temperature',
+  'temperature_above_1',
+  'top_p',
+  'seed',
+  'frequency_penalty',
+  'presence_penalty',
+  'json_object',
+  'json_schema',
+  'tools',
+]
 const OPEN: readonly Ability[] = [
   ...BASE,
   'top_k',

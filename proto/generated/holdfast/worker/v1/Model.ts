@@ -26,6 +26,9 @@ export interface Model {
   'limitedUntilMs'?: (number | string | Long);
   'quotaRatio'?: (number | string);
   'hasQuota'?: (boolean);
+  'needsPerson'?: (boolean);
+  'firstTokenTimeoutMs'?: (number);
+  'nextTokenTimeoutMs'?: (number);
 }
 
 export interface Model__Output {
@@ -52,4 +55,7 @@ export interface Model__Output {
   'limitedUntilMs': (number);
   'quotaRatio': (number);
   'hasQuota': (boolean);
+  'needsPerson': (boolean);
+  'firstTokenTimeoutMs': (number);
+  'nextTokenTimeoutMs': (number);
 }

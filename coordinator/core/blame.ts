@@ -1,0 +1,83 @@
+import { BLAMELESS } from './attempt-errors.ts'
+import { type Breaker, trip } from './breaker.ts'
+import type { FleetWorker } from './fleet.ts'
+import type { JobError, WorkerId } from './job.ts'
+import { eligiblePlaces, type Fleet, type RouteKey } from './routing.ts'
+import type { ScheduledJob } from './scheduled-job.ts'
+
+/** What an attempt that brought no answer says about its job and about who ran it. */
+export type Blame = {
+  /** When the model there gets nothing for a while; null: this says nothing about it. */
+  breaker: { breakerFailures: number; breakerOpenMs: number; breakerMaxMs: number } | null
+  /** It counts against the job, which is parked after some of them, and goes elsewhere if it can. */
+  strikes: boolean
+  /** It is one of those that no job may have for ever. */
+  counts: boolean
+  /** Whoever waits for the model there goes first when it is tried again: the job may be what is wrong. */
+  yields: boolean
+}
+
+/**
+ * A worker that dies of a job has shown what the job is: nothing else ran in that slot. A cloud fails for reasons of its own, so
+ * there a job is blamed only when others were answered since it last failed. That tells a poison prompt from an outage: the one
+ * is parked after three tries between which others were served, the other parks nobody. Until it is told, the model is left alone
+ * there for a while, and the next who tries it is another job.
+ */
+export function blameOf(
+  { served, answersSeen }: ScheduledJob,
+  worker: FleetWorker | null,
+  error: JobError,
+  rules: NonNullable<Blame['breaker']>,
+): Blame {
+  if (BLAMELESS.has(error.code)) return { breaker: null, strikes: false, counts: true, yields: false }
+  if (worker?.cloud == null || !CLOUD_TROUBLES.has(error.code)) return { breaker: rules, strikes: true, counts: true, yields: false }
+  if (error.code === 'provider_lacks_model') return { breaker: CLOUD_BREAKER, strikes: false, counts: false, yields: false }
+  if (error.code === 'provider_forbids') return { breaker: null, strikes: true, counts: true, yields: false }
+  const answers = worker.models.get(served)?.breaker.answers ?? 0
+  const strikes = answers > (answersSeen?.get(worker.id) ?? 0)
+  // A call that went silent has to be paid for.
+  return { breaker: CLOUD_BREAKER, strikes, counts: strikes || error.code !== 'provider_failed', yields: true }
+}
+
+/** What this provider may not do for us another may; where there is none, that is the end of the job. */
+export function isForbidden(key: RouteKey, worker: FleetWorker | null, { code }: JobError, fleet: Fleet): boolean {
+  if (code !== 'provider_forbids') return false
+  return !eligiblePlaces(key, fleet).some(({ worker: other }) => other !== worker && !key.avoid.includes(other.id))
+}
+
+// An answer that broke off, or makes no sense, is not among them: somebody was there who began it.
+const CLOUD_TROUBLES = new Set(['provider_failed', 'provider_forbids', 'provider_lacks_model', 'first_token_timeout', 'next_token_timeout'])
+const CLOUD_BREAKER = { breakerFailures: 1, breakerOpenMs: 1_000, breakerMaxMs: 60_000 }
+
+/** Tells the breaker of the model that failed; answers whether it opened. */
+export function tripFor(breaker: Breaker, nowMs: number, job: ScheduledJob, worker: WorkerId, blame: Blame, error: JobError): boolean {
+  if (blame.yields) (job.answersSeen ??= new Map()).set(worker, breaker.answers)
+  return blame.breaker !== null && trip(breaker, job.id, nowMs, blame.breaker, error.message)
+}
+
+/**
+ * A prompt that kills its worker would otherwise be handed to the next worker for ever. Three attempts in a row that brought
+ * next to nothing separate bad luck from a bad prompt; after that a person looks. An attempt that got on clears the count: a
+ * long answer on a fleet whose hosts die often is not poison.
+ */
+export function countAgainst(job: ScheduledJob, worker: FleetWorker | null, { strikes, counts }: Blame): void {
+  const progressed = !job.startsOver && job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
+  if (strikes) job.strikes = progressed ? 0 : job.strikes + 1
+  if (counts) job.failures += 1
+  if (worker !== null && strikes && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
+}
+
+// Fewer new tokens than this and an attempt brought next to nothing.
+const PROGRESS_TOKENS = 8
+
+/** For how long the job lets others go first: until they have had time to try the model; not where another provider may take it. */
+export function yieldingMs(nowMs: number, key: RouteKey, served: string, worker: FleetWorker, fleet: Fleet): number {
+  const another = eligiblePlaces(key, fleet).some(
+    ({ worker: other, model }) => other !== worker && other.holding(model, nowMs) === null && other.cooling(model, nowMs) === null,
+  )
+  const untilMs = worker.cooling(served, nowMs)
+  return another || untilMs === null ? 0 : untilMs - nowMs + OTHERS_FIRST_MS
+}
+
+// Two ticks.
+const OTHERS_FIRST_MS = 400

@@ -1,0 +1,51 @@
+import type { Hold } from './fleet.ts'
+import type { JobId } from './job.ts'
+
+/** What a provider's refusal means to it: a hold, or one whose end it did not say. */
+export type Setback = Omit<Hold, 'untilMs' | 'onTrial'> & { untilMs: number | null | 'untold' }
+
+/**
+ * How long a provider is left alone that does not say for how long.
+ *
+ *   well ── a call goes wrong ──▶ held ── time ──▶ one trial ── goes well ──▶ well
+ *                                  ▲                  └── goes wrong ──▶ held, twice as long
+ */
+export class Cooldown {
+  /** The job that tries it, while one does. */
+  trial: JobId | null = null
+  #setbacks = 0
+  #sinceMs = Number.NEGATIVE_INFINITY
+
+  /** The hold that follows from a call's setback; null where one that began later has told more already. */
+  holdOf({ untilMs, ...setback }: Setback, startedMs: number, nowMs: number): Hold | null {
+    if (untilMs !== 'untold') return { ...setback, untilMs }
+    if (startedMs <= this.#sinceMs) return null
+    const ms = Math.min(PAUSE_MAX_MS, PAUSE_MS * 2 ** this.#setbacks)
+    this.#setbacks = Math.min(this.#setbacks + 1, DOUBLINGS_MAX)
+    this.#sinceMs = nowMs
+    return { ...setback, untilMs: nowMs + ms, onTrial: true }
+  }
+
+  /** A call that began then goes well. Answers whether that says that the provider is well again. */
+  proves(startedMs: number): boolean {
+    if (startedMs <= this.#sinceMs) return false
+    this.#setbacks = 0
+    return true
+  }
+
+  reset(): void {
+    this.#setbacks = 0
+    this.trial = null
+  }
+}
+
+const PAUSE_MS = 1_000
+const PAUSE_MAX_MS = 60_000
+const DOUBLINGS_MAX = 10
+
+/** Whether a hold keeps work away for longer than the one that is there: what a call says that ended meanwhile does not shorten it. */
+export function outlasts(hold: Hold, known: Hold | null, nowMs: number): boolean {
+  if (known === null) return true
+  if (known.untilMs === null) return hold.untilMs === null
+  return hold.untilMs === null || known.untilMs <= nowMs || hold.untilMs > known.untilMs
+}

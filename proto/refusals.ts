@@ -1,0 +1,15 @@
+/** What upstreams mean by 403, as far as their words tell: it is the one status that they give for the key and for a request. */
+
+/** The key itself is no good. Where it only lacks a permission, others of its models and other requests are fine. */
+export function isAboutKey(said: string): boolean {
+  return ABOUT_KEY.test(said) && !ABOUT_REQUEST.test(said) && !isAgainstRules(said)
+}
+
+/** What was asked breaks the upstream's rules. */
+export function isAgainstRules(said: string): boolean {
+  return AGAINST_RULES.test(said)
+}
+
+const ABOUT_KEY = /\b(api[-_ ]?key|key|credential|token|authenti\w+|account|organi[sz]ation)\b/i
+const ABOUT_REQUEST = /\bmodels?\b|permission|\bscopes?\b|not allowed|does not have access|region|country|territory/i
+const AGAINST_RULES = /moderat|flagged|content[-_ ](policy|filter)|usage polic|safety|guardrail/i
