@@ -71,6 +71,40 @@ test('kill -9 of the coordinator: the reader goes on after its last event, and t
   expect((await world.job(job.id)).attempts).toHaveLength(1)
 })
 
+test('a parked job shows what was delivered, its stream too, and after a release it goes on from there', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=4&rate=50&first_token_ms=1000&crash_on=CRASH')
+  const want = (await chatStream(world, 'fake', 'park', { max_tokens: 120 }).done).text
+  const { job } = await submit(world, 'park', { max_tokens: 120 })
+  const early = await readJobStream(world, job.id, undefined, 8)
+  const along = readJobStream(world, job.id)
+  // Each of these takes the model down three times, and whatever runs beside it.
+  for (let poison = 0; poison < 2; poison++) await submit(world, 'CRASH', { max_tokens: 1 })
+  const parked = await world.until('it is parked', async () => {
+    const found = await world.job(job.id)
+    return found.status === 'parked' && found
+  })
+  const text = parked.output?.text ?? ''
+  expect(text.length).toBeGreaterThanOrEqual(early.text.length)
+  expect(want.startsWith(text)).toBe(true)
+  expect(await along).toMatchObject({ text, finished: { status: 'parked' } })
+  await world.until('its row says so too', async () => (await readJobStream(world, job.id)).text === text)
+  const late = await readJobStream(world, job.id)
+  expect(late).toMatchObject({ text, error: null, finished: { status: 'parked' } })
+  const rest = await readJobStream(world, job.id, early.last)
+  expect([early.text + rest.text, rest.error, rest.finished?.status]).toEqual([text, null, 'parked'])
+  expect(((await world.get('/api/jobs?status=parked')) as { data: { id: string }[] }).data.map(({ id }) => id)).toContain(job.id)
+  await world.until('the poison is parked', async () => {
+    const { data } = (await world.get('/api/jobs?status=parked')) as { data: unknown[] }
+    return data.length === 3
+  })
+  expect((await world.request('POST', `/api/jobs/${job.id}/release`)).status).toBe(200)
+  const after = await readJobStream(world, job.id, rest.last)
+  expect(text + after.text).toBe(want)
+  expect(after.finished).toMatchObject({ status: 'succeeded' })
+})
+
 test('text that was lost with everybody who knew it is never joined to another', async () => {
   await using world = await World.open()
   await world.coordinator()

@@ -20,6 +20,7 @@ import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { usageView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
+import { isDeeper, NESTING_MAX } from './well-formed.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -118,11 +119,14 @@ export function parseLines(body: string): unknown[] {
   const rows: unknown[] = []
   for (const [index, line] of body.split('\n').entries()) {
     if (line.trim() === '') continue
+    let row: unknown
     try {
-      rows.push(JSON.parse(line))
+      row = JSON.parse(line)
     } catch {
       throw badRequest('invalid_json', `Line ${index + 1} is not valid JSON.`, 'rows')
     }
+    if (isDeeper(row)) throw badRequest('nested_too_deep', `Line ${index + 1} is nested more than ${NESTING_MAX} levels deep.`, 'rows')
+    rows.push(row)
   }
   return rows
 }

@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { type AttemptRecord, isFinal, type JobId, type JobRecord, type JobStatus } from '../core/job.ts'
+import type { LiveJob } from '../engine/live-job.ts'
 import { notCancellable } from '../engine/new-job.ts'
 import { checkCallbackUrl } from '../engine/outbound.ts'
 import { newId } from '../ids.ts'
@@ -163,14 +164,21 @@ async function readJob(parts: ApiParts, caller: Caller, id: JobId): Promise<Reco
   return { ...(await viewJob(parts, id)), callback: callback === undefined ? null : callbackView(callback) }
 }
 
-/** The job with its attempts and, once it has ended, its output; undefined when there is none. */
+/** The job with its attempts and, once nothing more comes by itself, its output; undefined when there is none. */
 export async function viewJob(parts: ApiParts, id: JobId): Promise<Record<string, unknown> | undefined> {
   const live = parts.dispatcher.find(id)
   const record = live?.record ?? (await findJob(parts.db, id))
   if (record === undefined) return undefined
   const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
-  const output = live !== undefined ? live.output() : await readOutput(parts.db, id)
-  return jobView(record, attempts, parts.dispatcher.waiting(id), isFinal(record.status) ? output : null)
+  return jobView(record, attempts, parts.dispatcher.waiting(id), await outputOf(parts, record, live))
+}
+
+/** Of a parked job it is what was delivered so far: a release goes on from there. */
+async function outputOf(parts: ApiParts, record: JobRecord, live: LiveJob | undefined): Promise<unknown> {
+  if (isFinal(record.status)) return live !== undefined ? live.output() : readOutput(parts.db, record.id)
+  if (record.status !== 'parked') return null
+  const parked = live ?? (await readEnded(parts, record.id))
+  return parked.tokenIds.length === 0 ? null : parked.output()
 }
 
 /** Stored attempts, and those that ended but are not stored yet. */

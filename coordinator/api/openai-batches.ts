@@ -20,6 +20,7 @@ import type { ParsedRequest } from './openai-request.ts'
 import { readLimit, readQuery } from './paging.ts'
 import { openAiError } from './server.ts'
 import { faultOf } from './submit.ts'
+import { isStorable } from './well-formed.ts'
 import { readIdempotencyKey } from './wishes.ts'
 
 type ById = { Params: { id: string } }
@@ -92,6 +93,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
       if (name !== 'purpose') throw badRequest('unsupported_parameter', `${name.slice(0, 100)} is not supported here.`, name.slice(0, 100))
     if (fields.purpose !== 'batch') throw badRequest('unsupported_purpose', 'purpose must be "batch".', 'purpose')
     if (file === undefined) throw badRequest('missing_field', 'file is missing.', 'file')
+    if (!isStorable(file.name)) throw badRequest('invalid_text', 'The name of the file holds a NUL or half a character.', 'file')
     return fileView(await keepFile(parts, request, { ...file, name: file.name.slice(0, 255) }))
   })
 

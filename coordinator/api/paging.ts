@@ -1,5 +1,6 @@
 import { validate as isUuid } from 'uuid'
 import { badRequest } from '../core/fault.ts'
+import { isStorable } from './well-formed.ts'
 
 /** Query strings: unknown parameters are an error, because a misspelt filter that is ignored shows the wrong rows. */
 export function readQuery<K extends string>(query: unknown, allowed: readonly K[]): { [P in K]?: string } {
@@ -9,6 +10,7 @@ export function readQuery<K extends string>(query: unknown, allowed: readonly K[
     if (known === undefined)
       throw badRequest('unknown_parameter', `Unknown parameter: ${name.slice(0, 100)}. Known: ${allowed.join(', ')}.`, name.slice(0, 100))
     if (typeof value !== 'string') throw badRequest('repeated_parameter', `${name} may be given once.`, name)
+    if (!isStorable(value)) throw badRequest('invalid_text', `${name} holds a NUL character or half a surrogate pair.`, name)
     found[known] = value
   }
   return found

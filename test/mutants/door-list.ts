@@ -51,4 +51,25 @@ export const DOOR_MUTANTS: Mutant[] = [
     replace: 'opaque(one) !== ""',
     tests: ['etags'],
   },
+  {
+    bug: 'doors: a name may hold a NUL',
+    file: 'coordinator/api/well-formed.ts',
+    find: "!text.includes('\\u0000') && text",
+    replace: 'text',
+    tests: ['bad-input'],
+  },
+  {
+    bug: 'doors: a body may be nested as deep as it likes',
+    file: 'coordinator/api/well-formed.ts',
+    find: '  if (levels === 0) return true\n',
+    replace: '',
+    tests: ['bad-input'],
+  },
+  {
+    bug: 'doors: a body may trickle for ever',
+    file: 'coordinator/api/server.ts',
+    find: 'requestTimeout: REQUEST_TIMEOUT_MS',
+    replace: 'requestTimeout: 0',
+    tests: ['slow-callers'],
+  },
 ]
