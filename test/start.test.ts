@@ -107,6 +107,8 @@ test('a malformed or unknown setting stops the start and names itself', async ()
     ['coordinator', 'HOLDFAST_HTPP_PORT', '80'],
     ['coordinator', 'HOLDFAST_ADMIN_KEY', 'short'],
     ['coordinator', 'HOLDFAST_LOG_LEVEL', 'loud'],
+    ['coordinator', 'HOLDFAST_DEAD_AFTER_S', '5'],
+    ['coordinator', 'HOLDFAST_HEARTBEAT_S', '15'],
     ['worker', 'HOLDFAST_MODELS', 'x=nonsense'],
     ['worker', 'HOLDFAST_MODELS', 'x=fake:?slots=many'],
     ['worker', 'HOLDFAST_MODELS', 'x=/does/not/exist.gguf'],

@@ -2,7 +2,6 @@ import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
-import { isFinal } from '../core/job.ts'
 import {
   type BatchCounts,
   type BatchRecord,
@@ -15,7 +14,7 @@ import {
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, seesAllTeams } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, cancelRows, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { usageView } from './job-view.ts'
@@ -88,8 +87,7 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
     (query) => markCancelled(query, batch.id),
     (id) => parts.newEvent('batch.cancelled', request.caller.actor, { batch: id }),
   )
-  for (const { record } of [...parts.dispatcher.liveJobs])
-    if (record.batch === batch.id && !isFinal(record.status)) parts.dispatcher.cancel(record.id, request.caller.actor)
+  cancelRows(parts, batch.id, request.caller.actor)
   await parts.stored()
 }
 

@@ -38,6 +38,25 @@ export function readOneOf<T extends string>(name: string, value: string | undefi
   return found
 }
 
+/**
+ * Rows from behind one on, as many as are wanted: those that do not fit are left out, and what follows them is read, so that
+ * a list never ends while there is more.
+ */
+export async function readEnough<T extends { id: string }>(
+  before: string | null,
+  wanted: number,
+  { read, fits }: { read: (before: string | null, count: number) => Promise<T[]>; fits: (row: T) => boolean },
+): Promise<T[]> {
+  const found: T[] = []
+  let last = before
+  for (;;) {
+    const rows = await read(last, wanted)
+    found.push(...rows.filter(fits))
+    last = rows.at(-1)?.id ?? null
+    if (found.length >= wanted || rows.length < wanted) return found.slice(0, wanted)
+  }
+}
+
 /** One row more than asked for was read: its presence says that there is another page. */
 export function page<T extends { id: string }>(
   rows: T[],
