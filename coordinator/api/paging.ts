@@ -68,6 +68,39 @@ export function page<T extends { id: string }>(
   return { data: shown.map(view), next: rows.length > limit ? (shown.at(-1)?.id ?? null) : null, scope }
 }
 
+/**
+ * A page of what is held in memory, in the order of a text that each row has and no other: the cursor names the last one
+ * seen, so that rows may come and go meanwhile.
+ */
+export function pageOfAll<T>(
+  rows: Iterable<T>,
+  query: { limit?: string; cursor?: string },
+  placeOf: (row: T) => string,
+  view: (row: T) => unknown,
+  scope: Scope = EVERYTHING,
+): { data: unknown[]; next: string | null; scope: Scope } {
+  const limit = readLimit(query.limit)
+  const after = query.cursor === undefined ? null : placeIn(query.cursor)
+  const placed = [...rows].map((row) => ({ row, place: placeOf(row) })).sort((a, b) => (a.place < b.place ? -1 : 1))
+  const rest = after === null ? placed : placed.filter(({ place }) => place > after)
+  const shown = rest.slice(0, limit)
+  const last = shown.at(-1)
+  const next = rest.length > limit && last !== undefined ? Buffer.from(last.place).toString('base64url') : null
+  return { data: shown.map(({ row }) => view(row)), next, scope }
+}
+
+function placeIn(cursor: string): string {
+  const place = Buffer.from(cursor, 'base64url').toString('utf8')
+  if (place === '' || Buffer.from(place).toString('base64url') !== cursor)
+    throw badRequest('invalid_cursor', 'cursor must be the "next" of an earlier page.', 'cursor')
+  return place
+}
+
+/** The place of what was made then in a list that is newest first. */
+export function newestFirst(createdMs: number, name: string): string {
+  return `${String(Number.MAX_SAFE_INTEGER - createdMs).padStart(16, '0')} ${name}`
+}
+
 /** Whose rows a list could show: an empty one that is empty by its scope says so. */
 export type Scope = { teams: 'all' | string[] }
 

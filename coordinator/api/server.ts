@@ -21,6 +21,8 @@ import { registerCredentials } from './credentials.ts'
 import { registerPolicies } from './policies.ts'
 import { registerModels } from './models.ts'
 import { registerUsers } from './users.ts'
+import { registerInvites } from './invites.ts'
+import { registerQuotas } from './quotas.ts'
 import { registerWorkers } from './workers.ts'
 
 declare module 'fastify' {
@@ -83,6 +85,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerAnthropic(app, parts)
   registerJobs(app, parts)
   registerWorkers(app, parts)
+  registerInvites(app, parts)
   registerEvents(app, parts)
   registerTeams(app, parts)
   registerBatches(app, parts)
@@ -93,6 +96,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerPolicies(app, parts)
   registerModels(app, parts)
   registerUsers(app, parts)
+  registerQuotas(app, parts)
   return app
 }
 

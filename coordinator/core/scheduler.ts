@@ -13,7 +13,7 @@ import {
 import { type Breaker, reset, trip } from './breaker.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
 import { decide, type Decision, explain, offeringTiers, type Question } from './decision.ts'
-import { FleetWorker, type Hold, SPENT, type ModelOffer, type WorkerState } from './fleet.ts'
+import { FleetWorker, type Hold, isForPeople, SPENT, type ModelOffer, type WorkerState } from './fleet.ts'
 import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } from './inputs.ts'
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { earliest, type Flow, Line, type Team } from './line.ts'
@@ -519,7 +519,7 @@ export class Scheduler {
 
   #removeProvider(nowMs: number, id: WorkerId): void {
     const provider = this.#workers.get(id)
-    if (provider === undefined || provider.cloud === null) return
+    if (provider === undefined || (provider.cloud === null && provider.connected)) return
     for (const { job, attempt } of provider.occupied.values()) this.#emit({ kind: 'stop-attempt', job, attempt, worker: id })
     this.#lose(nowMs, provider, PROVIDER_REMOVED)
     this.#setOffers(provider, [])
@@ -544,7 +544,7 @@ export class Scheduler {
     const provider = this.#workers.get(id)
     if (provider === undefined || (hold === null && provider.hold === null)) return
     // A call that was under way when a person's word became needed says nothing about that.
-    if (provider.hold?.state === 'parked' && hold !== null && hold.state !== 'parked') return
+    if (isForPeople(provider.hold) && hold !== null && !isForPeople(hold)) return
     const entry = model === null || provider.cloud !== null ? undefined : provider.models.get(model)
     if (entry !== undefined && hold !== null) entry.offer = { ...entry.offer, limitedUntilMs: hold.untilMs }
     else provider.hold = hold
