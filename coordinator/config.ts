@@ -27,6 +27,14 @@ export type CoordinatorConfig = {
 /** Parsed once; a malformed setting throws a SettingError that names it. */
 export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig {
   const settings = new Settings(env)
+  const heartbeatIntervalMs = settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600)
+  const deadAfterMs = settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000)
+  // Every worker would be dead between two heartbeats.
+  if (deadAfterMs <= heartbeatIntervalMs)
+    throw new SettingError(
+      'HOLDFAST_DEAD_AFTER_S',
+      `must be longer than HOLDFAST_HEARTBEAT_S, and is ${deadAfterMs / 1000} against ${heartbeatIntervalMs / 1000} seconds.`,
+    )
   return {
     host: settings.text('HOLDFAST_HOST', '127.0.0.1'),
     httpPort: settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535),
@@ -40,8 +48,8 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     allowedCidrs: cidrs(settings),
     definitions: settings.optional('HOLDFAST_DEFINITIONS'),
     queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 0, 10_000_000),
-    heartbeatIntervalMs: settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600),
-    deadAfterMs: settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000),
+    heartbeatIntervalMs,
+    deadAfterMs,
     firstTokenTimeoutMs: settings.seconds('HOLDFAST_FIRST_TOKEN_TIMEOUT_S', 300, 0.1, 86_400),
     nextTokenTimeoutMs: settings.seconds('HOLDFAST_NEXT_TOKEN_TIMEOUT_S', 60, 0.1, 86_400),
     drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),

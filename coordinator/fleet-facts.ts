@@ -15,12 +15,13 @@ export class FleetFacts {
   }
 
   restore(worker: WorkerId, facts: Partial<WorkerFacts> & { version: string; heardMs: number }): void {
-    this.#facts.set(worker, { models: [], host: null, ...facts })
+    this.#facts.set(worker, { models: [], host: null, reason: null, drained: false, revokedMs: null, ...facts })
   }
 
   hello(worker: WorkerId, hello: ToldHello, nowMs: number): void {
     const before = this.#facts.get(worker)?.models ?? []
-    this.#facts.set(worker, { version: hello.version, models: hello.models, host: hello.host ?? null, heardMs: nowMs })
+    const { version, models, host } = hello
+    this.#facts.set(worker, { version, models, host: host ?? null, heardMs: nowMs, reason: null, drained: false, revokedMs: null })
     this.#compare(worker, before, hello.models)
   }
 
@@ -32,6 +33,12 @@ export class FleetFacts {
     known.host = host ?? known.host
     known.heardMs = nowMs
     this.#compare(worker, before, models)
+  }
+
+  /** Why it is, or will soon be, as it is: a person's word. */
+  note(worker: WorkerId, what: Partial<Pick<WorkerFacts, 'reason' | 'drained' | 'revokedMs'>>): void {
+    const known = this.#facts.get(worker)
+    if (known !== undefined) Object.assign(known, what)
   }
 
   forget(worker: WorkerId): void {
@@ -46,6 +53,16 @@ export class FleetFacts {
   }
 }
 
-export type WorkerFacts = { version: string; models: ToldModel[]; host: ToldHost | null; heardMs: number }
+export type WorkerFacts = {
+  version: string
+  models: ToldModel[]
+  host: ToldHost | null
+  heardMs: number
+  /** Why it takes nothing, where a person said so. */
+  reason: string | null
+  /** It said goodbye before it went. */
+  drained: boolean
+  revokedMs: number | null
+}
 
 type ModelListener = (worker: WorkerId, model: ToldModel, was: string | undefined) => void

@@ -15,14 +15,16 @@ export class FleetLog {
   readonly #joined: Set<WorkerId>
   #saving = Promise.resolve()
   #find: (worker: WorkerId) => WorkerFacts | undefined = () => undefined
+  #markDrained: (worker: WorkerId) => void = () => {}
 
   constructor(parts: FleetLogParts) {
     this.#parts = parts
     this.#joined = new Set(parts.known)
   }
 
-  describe(find: (worker: WorkerId) => WorkerFacts | undefined): void {
+  describe(find: (worker: WorkerId) => WorkerFacts | undefined, markDrained: (worker: WorkerId) => void): void {
     this.#find = find
+    this.#markDrained = markDrained
   }
 
   stateChanged(id: WorkerId, from: string, to: string): void {
@@ -30,8 +32,10 @@ export class FleetLog {
     if (this.#parts.scheduler.findWorker(id)?.cloud != null) return
     const type = this.#typeOf(id, from as WorkerState, to as WorkerState)
     const name = this.#nameOf(id)
+    if (type === 'worker.drained') this.#markDrained(id)
     this.#parts.log[to === 'offline' || to === 'suspect' ? 'warn' : 'info'](`Worker "${name}" is ${to} (was ${from}).`)
-    this.#add(type, name, { from, to })
+    const reason = this.#find(id)?.reason ?? null
+    this.#add(type, name, { from, to, ...(reason === null ? {} : { reason }) })
     this.#save(id)
   }
 
@@ -108,6 +112,7 @@ export class FleetLog {
           version: facts.version,
           models,
           host: { ...facts.host },
+          drained: facts.drained,
         })
       } catch (error) {
         // The worker says all of it again when it next connects; the events are with the writer, which does not give up.

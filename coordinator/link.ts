@@ -39,14 +39,14 @@ export class WorkerSessions implements WorkerLink {
     this.#dispatcher = dispatcher
   }
 
-  open(end: CoordinatorEnd): void {
+  open(end: CoordinatorEnd, token?: string): void {
     let session: Session | undefined
     end.on('data', (told: ToldByWorker) => {
       if (session !== undefined) {
         if (this.#sessions.get(session.worker) === session) this.#hear(session, told)
         return
       }
-      session = this.#greet(end, told)
+      session = this.#greet(end, told, token)
     })
     const closed = (): void => {
       if (session === undefined || this.#sessions.get(session.worker) !== session) return
@@ -108,7 +108,20 @@ export class WorkerSessions implements WorkerLink {
     session.end.end()
   }
 
-  #greet(end: CoordinatorEnd, told: ToldByWorker): Session | undefined {
+  /** Asks it to finish what it runs and go; false when it is not connected. */
+  drain(worker: WorkerId): boolean {
+    this.#write(worker, { drain: {} })
+    return this.#sessions.has(worker)
+  }
+
+  /** It is not listened to any more; what it ran goes on elsewhere. */
+  cutOff(worker: WorkerId): void {
+    if (!this.#sessions.has(worker)) return
+    this.drop(worker)
+    this.#dispatcher?.workerDisconnected(worker)
+  }
+
+  #greet(end: CoordinatorEnd, told: ToldByWorker, token: string | undefined): Session | undefined {
     const hello = told.hello
     if (hello === null || hello === undefined) {
       this.#refuse(end, refusals.garbage, 'The first message of a session must be Hello.', null)
@@ -120,6 +133,11 @@ export class WorkerSessions implements WorkerLink {
       return undefined
     }
     const worker = hello.worker as WorkerId
+    const unwanted = this.#options.refusal?.(worker, token)
+    if (unwanted !== undefined) {
+      this.#refuse(end, refusals.unwanted, unwanted, hello.name)
+      return undefined
+    }
     const namesake = [...this.#sessions.values()].find((other) => other.name === hello.name && other.worker !== worker)
     if (namesake !== undefined) {
       this.#refuse(
@@ -238,6 +256,8 @@ export type SessionOptions = {
   onHello(worker: WorkerId, hello: ToldHello): void
   onHeartbeat(worker: WorkerId, models: ToldModel[], host: ToldHost | null): void
   onRefused(name: string | null, why: string): void
+  /** Why the worker may not be here, or not with this token; undefined: it may. */
+  refusal?(worker: WorkerId, token: string | undefined): string | undefined
   /** Whether a provider that is no worker has the name. */
   isTaken?(name: string): boolean
 }

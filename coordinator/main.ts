@@ -21,6 +21,7 @@ import { namesOf, Purses, type SpendLimits } from './engine/purses.ts'
 import { Registry } from './engine/registry.ts'
 import { Timers } from './engine/timers.ts'
 import { CloudTier } from './tiers/cloud.ts'
+import { Admission } from './admission.ts'
 import { applyDefinitions } from './definitions.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
@@ -33,14 +34,13 @@ import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
-import { activeKeys, saveBootstrapKey } from './store/keys.ts'
+import { activeKeys, saveBootstrapKey, spendKey } from './store/keys.ts'
 import { ensurePartitions, migrate } from './store/migrate.ts'
 import { readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
-import { listWorkers } from './store/workers.ts'
+import { listWorkers, revokedWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
 import { MasterKey } from './master-key.ts'
-import { timingSafeEqual } from 'node:crypto'
 
 /**
  * Runs a coordinator until it is told to stop, then drains: nothing new, running answers get the drain timeout, what is
@@ -153,13 +153,17 @@ async function startCoordinator(
   const known = await listWorkers(db)
   const fleetLog = new FleetLog({ db, writer, scheduler, newEvent, log, known: known.map((worker) => worker.id) })
   const facts = new FleetFacts((worker, model, was) => fleetLog.modelChanged(worker, model, was))
-  fleetLog.describe((worker) => facts.find(worker))
+  fleetLog.describe(
+    (worker) => facts.find(worker),
+    (worker) => facts.note(worker, { drained: true }),
+  )
   metrics = new Metrics(scheduler, facts, () => clock.now())
   const sessions = new WorkerSessions({
     coordinator: coordinatorId,
     heartbeatIntervalMs: config.heartbeatIntervalMs,
     deadAfterMs: config.deadAfterMs,
     isTaken: (name) => [...registry.providers].some((provider) => provider.name === name),
+    refusal: (worker, token) => admission.refusal(worker, token),
     onHello: (worker, hello) => facts.hello(worker, hello, clock.now()),
     onHeartbeat: (worker, models, host) => facts.heartbeat(worker, models, host, clock.now()),
     onRefused: (name, why) => {
@@ -228,7 +232,8 @@ async function startCoordinator(
   const registry = new Registry({ db, dispatcher, cloud, vault, isLimited: (purse) => purses.isLimited(purse) })
 
   for (const worker of known) {
-    facts.restore(worker.id, { version: worker.version, heardMs: worker.seenMs })
+    const { version, seenMs, drained, revokedMs } = worker
+    facts.restore(worker.id, { version, heardMs: seenMs, drained, revokedMs })
     dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
   const reloadKeys = async (): Promise<void> => {
@@ -238,6 +243,9 @@ async function startCoordinator(
   }
   const reload = async (): Promise<void> => {
     await reloadKeys()
+    const revoked = await revokedWorkers(db)
+    admission.setRevoked(revoked)
+    for (const worker of revoked) sessions.cutOff(worker as WorkerId)
     const teams = await allTeams(db)
     for (const team of teams) dispatcher.setTeam(team)
     registry.setTeams(teams)
@@ -263,6 +271,20 @@ async function startCoordinator(
       counters.keyRefused()
     },
   )
+  const admission = new Admission({
+    bootstrap: workerToken,
+    keyring,
+    onInviteSpent: (key, worker) => void keepInvite(key, worker),
+  })
+  const keepInvite = async (key: string, worker: WorkerId): Promise<void> => {
+    try {
+      if ((await spendKey(db, key, worker)) === undefined) sessions.cutOff(worker)
+      else addEvent('key.spent', `worker:${worker}`, { key, worker })
+    } catch (error) {
+      log.warn(`That an invite was used could not be written: ${error instanceof Error ? error.message : String(error)}`)
+      sessions.cutOff(worker)
+    }
+  }
   await reload()
   await purses.load()
   for (const { model, meanMs } of await recentServiceTimes(db)) dispatcher.knowServiceTime(model, meanMs)
@@ -303,6 +325,17 @@ async function startCoordinator(
     reloadKeys,
     reload,
     rotateMasterKey: (given) => masterKey.rotate(db, given),
+    fleet: {
+      drain: (worker) => sessions.drain(worker),
+      revoke: (worker) => {
+        admission.revoke(worker)
+        sessions.cutOff(worker)
+      },
+      forget: (worker) => {
+        dispatcher.removeProvider(worker)
+        facts.forget(worker)
+      },
+    },
     registry,
     purses,
     cloud,
@@ -333,12 +366,7 @@ async function startCoordinator(
   closing.push(() => adoption.stop())
   dispatcher.start()
   closing.push(() => dispatcher.stop())
-  const grpc = await listenForWorkers(
-    config,
-    (token) => timingSafeEqual(sha256(token), workerToken) || keyring.admitsWorker(token),
-    sessions,
-    closing,
-  )
+  const grpc = await listenForWorkers(config, (token) => admission.admits(token), sessions, closing)
   const app = buildServer(parts)
   if (config.definitions !== undefined) {
     const authorization = `Bearer ${adminKey.value}`
@@ -438,14 +466,15 @@ async function keepPartitions(db: Db, clock: DatabaseClock, log: Log, closing: (
 
 async function listenForWorkers(
   config: CoordinatorConfig,
-  admits: (token: string) => boolean,
+  admit: (token: string | undefined) => boolean,
   sessions: WorkerSessions,
   closing: (() => Promise<void> | void)[],
 ): Promise<LinkServer> {
-  const admit = (token: string | undefined): boolean => token !== undefined && admits(token)
-  const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end) => sessions.open(end)).catch((cause: unknown) => {
-    throw portFault(cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
-  })
+  const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end, token) => sessions.open(end, token)).catch(
+    (cause: unknown) => {
+      throw portFault(cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
+    },
+  )
   closing.push(async () => {
     sessions.closeAll()
     await server.close()

@@ -51,13 +51,14 @@ export type LinkServer = { port: number; close(): Promise<void> }
 export async function serveLink(
   address: string,
   admit: (token: string | undefined) => boolean,
-  onSession: (end: CoordinatorEnd) => void,
+  onSession: (end: CoordinatorEnd, token: string | undefined) => void,
 ): Promise<LinkServer> {
   // The coordinator judges silence by heartbeats and its own dead time; this only finds what those cannot.
   const server = new Server({ ...LIMITS, 'grpc.keepalive_time_ms': 60_000, 'grpc.keepalive_timeout_ms': 20_000 })
   server.addService(service.holdfast.worker.v1.Link.service, {
     Session: (end: CoordinatorEnd) => {
-      if (admit(bearerOf(end.metadata))) onSession(end)
+      const token = bearerOf(end.metadata)
+      if (admit(token)) onSession(end, token)
       else
         refuse(end, status.UNAUTHENTICATED, 'The worker token is missing or wrong: set HOLDFAST_WORKER_TOKEN to what the coordinator uses.')
     },
@@ -82,6 +83,7 @@ export const refusals = {
   protocol: status.FAILED_PRECONDITION,
   nameTaken: status.ALREADY_EXISTS,
   garbage: status.INVALID_ARGUMENT,
+  unwanted: status.PERMISSION_DENIED,
 }
 
 /** Statuses after which dialling again with the same settings cannot help, and a person must change something. */
@@ -89,6 +91,7 @@ export function needsPerson(code: number | undefined): boolean {
   return (
     code === status.INVALID_ARGUMENT ||
     code === status.UNAUTHENTICATED ||
+    code === status.PERMISSION_DENIED ||
     code === status.FAILED_PRECONDITION ||
     code === status.ALREADY_EXISTS
   )

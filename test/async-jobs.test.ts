@@ -71,6 +71,45 @@ test('kill -9 of the coordinator: the reader goes on after its last event, and t
   expect((await world.job(job.id)).attempts).toHaveLength(1)
 })
 
+test('a parked job shows what was delivered, its stream too, and after a release it goes on from there', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const first = await world.worker('a', 'fake=fake:?slots=4&rate=50')
+  const want = (await chatStream(world, 'fake', 'park', { max_tokens: 120 }).done).text
+  const { job } = await submit(world, 'park', { max_tokens: 120 })
+  const early = await readJobStream(world, job.id, undefined, 12)
+  const along = readJobStream(world, job.id)
+  first.kill()
+  // Three attempts that bring nothing.
+  for (const name of ['b', 'c', 'd']) {
+    const worker = await world.worker(name, 'fake=fake:?slots=4&first_token_ms=60000')
+    await world.until('it runs there', async () => {
+      const { status, worker: at } = await world.job(job.id)
+      return status === 'running' && at === name
+    })
+    worker.kill()
+  }
+  const parked = await world.until('it is parked', async () => {
+    const found = await world.job(job.id)
+    return found.status === 'parked' && found
+  })
+  const text = parked.output?.text ?? ''
+  expect(text.length).toBeGreaterThanOrEqual(early.text.length)
+  expect(want.startsWith(text)).toBe(true)
+  expect(await along).toMatchObject({ text, finished: { status: 'parked' } })
+  await world.until('its row says so too', async () => (await readJobStream(world, job.id)).text === text)
+  const late = await readJobStream(world, job.id)
+  expect(late).toMatchObject({ text, error: null, finished: { status: 'parked' } })
+  const rest = await readJobStream(world, job.id, early.last)
+  expect([early.text + rest.text, rest.error, rest.finished?.status]).toEqual([text, null, 'parked'])
+  expect(((await world.get('/api/jobs?status=parked')) as { data: { id: string }[] }).data.map(({ id }) => id)).toContain(job.id)
+  await world.worker('e', 'fake=fake:?slots=4')
+  expect((await world.request('POST', `/api/jobs/${job.id}/release`)).status).toBe(200)
+  const after = await readJobStream(world, job.id, rest.last)
+  expect(text + after.text).toBe(want)
+  expect(after.finished).toMatchObject({ status: 'succeeded' })
+})
+
 test('text that was lost with everybody who knew it is never joined to another', async () => {
   await using world = await World.open()
   await world.coordinator()
@@ -137,7 +176,7 @@ test('what cannot be a job is refused by name, and nothing is left of it', async
     [{}, { 'x-holdfast-max-run': '-1' }, 400, 'x-holdfast-max-run'],
     [{}, { 'x-holdfast-colour': 'red' }, 400, 'x-holdfast-colour'],
     [{}, { 'idempotency-key': 'k'.repeat(300) }, 400, 'idempotency-key'],
-    [{ callback_url: 'ftp://example.com' }, {}, 409, 'callback_url'],
+    [{ callback_url: 'ftp://example.com' }, {}, 400, 'callback_url'],
   ]
   for (const [extra, headers, status, param] of refused) {
     const answer = await submit(world, 'x', extra, headers)
@@ -172,7 +211,10 @@ test('the end of a job is told to its callback, signed, also when the coordinato
   const allowed = { HOLDFAST_ALLOW_PRIVATE_ADDRESSES: '127.0.0.0/8' }
   const coordinator = await world.coordinator(allowed)
   await world.worker('a', 'fake=fake:?slots=2&rate=30')
-  expect((await submit(world, 'x', { callback_url })).job.error).toMatchObject({ code: 'no_webhook_secret' })
+  // Nobody has made a secret: the first callback is signed all the same.
+  await submit(world, 'first', { callback_url, max_tokens: 3 })
+  await world.until('told of the first', () => heard.length === 1)
+  expect(heard.shift()?.headers['webhook-signature']).toMatch(/^v1,/)
   const made = await world.request('POST', '/api/teams/default/rotate_webhook_secret')
   const { webhook_secret } = (await made.json()) as { webhook_secret: string }
   const quick = await submit(world, 'quick', { callback_url, max_tokens: 3 })

@@ -90,12 +90,12 @@ test('a header that would change what happens is refused, not ignored', async ()
 
 test('a body of 50 MB is refused before it is read whole', async () => {
   const body = JSON.stringify({ model: 'fake', messages: [{ role: 'user', content: 'x'.repeat(50_000_000) }] })
-  const status = await world.request('POST', '/v1/chat/completions', body).then(
-    (response) => response.status,
+  const refusal = await world.request('POST', '/v1/chat/completions', body).then(
+    async (response) => [response.status, response.headers.get('retry-after'), await response.text()],
     // The door closes while the rest is still on its way.
-    () => 413,
+    () => [413, '5', 'larger than 32 MiB'],
   )
-  expect(status).toBe(413)
+  expect(refusal).toEqual([413, '5', expect.stringContaining('larger than 32 MiB')])
 })
 
 test('NUL and half a surrogate are served, stored and read back', async () => {
@@ -108,6 +108,65 @@ test('NUL and half a surrogate are served, stored and read back', async () => {
   expect(response.status).toBe(200)
   const job = await world.job(response.headers.get('x-holdfast-job') ?? '')
   expect(job).toMatchObject({ status: 'succeeded', usage: { completion_tokens: 4 } })
+})
+
+const NUL = '\u0000'
+const ODD: [door: string, body: unknown, status: number, param: string | null][] = [
+  ['GET /api/jobs?model=%00', undefined, 400, 'model'],
+  ['GET /api/events?type=%00', undefined, 400, 'type'],
+  [`GET /api/events?job=${'-'.repeat(36)}`, undefined, 400, 'job'],
+  ['GET /api/teams/%00', undefined, 404, null],
+  ['DELETE /api/providers/x%00', undefined, 404, null],
+  ['GET /v1/files/file-%00', undefined, 404, null],
+  ['POST /api/keys', { name: `a${NUL}b`, kind: 'team', team: 'default' }, 400, 'name'],
+  ['POST /api/keys', { name: 'a', kind: 'team', team: 'default', models: [`a${NUL}b`] }, 400, 'models'],
+  ['POST /api/keys', { name: 'a\ud800', kind: 'team', team: 'default' }, 400, 'name'],
+  ['POST /api/users', { email: 'n@example.com', name: NUL }, 400, 'name'],
+  ['POST /api/batches', { model: 'fake', rows: [{ row_key: `a${NUL}b`, messages: m }] }, 400, 'rows[0].row_key'],
+]
+
+test.each(ODD)('%s with %j: NUL and half a character are no name, and the answer says so: %i, %s', async (door, body, status, param) => {
+  const [method = '', path = ''] = door.split(' ')
+  const response = await world.request(method, path, body)
+  const { error } = (await response.json()) as { error: { param: string | null } }
+  expect([response.status, error.param]).toEqual([status, param])
+})
+
+test('the NUL in a custom_id is refused by the number of its row', async () => {
+  const form = new FormData()
+  form.set('purpose', 'batch')
+  const line = { custom_id: `a${NUL}b`, method: 'POST', url: '/v1/chat/completions', body: { model: 'fake', messages: m } }
+  form.set('file', new File([JSON.stringify(line)], 'rows.jsonl'))
+  const file = await fetch(`${world.url}/v1/files`, { method: 'POST', headers: { authorization: `Bearer ${ADMIN_KEY}` }, body: form })
+  const { id } = (await file.json()) as { id: string }
+  const body = { input_file_id: id, endpoint: '/v1/chat/completions', completion_window: '24h' }
+  const response = await world.request('POST', '/v1/batches', body)
+  expect([response.status, await response.text()]).toEqual([400, expect.stringContaining('rows[0].custom_id')])
+})
+
+test('a body that is nested too deep is refused at every door, with and without an idempotency key', async () => {
+  const deep = `${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}`
+  const body = `{"model":"fake","messages":[{"role":"user","content":"x"}],"metadata":${deep}}`
+  for (const path of ['/v1/chat/completions', '/v1/responses', '/v1/messages', '/api/jobs', '/api/batches', '/api/teams'])
+    for (const key of [undefined, 'deep-1']) {
+      if (path === '/api/teams' && key !== undefined) continue
+      const response = await world.request('POST', path, body, key === undefined ? {} : { 'idempotency-key': key })
+      expect([path, response.status, await response.text()]).toEqual([path, 400, expect.stringContaining('nested')])
+    }
+  const lines = await world.request('POST', '/api/batches', `{"row_key":"a","messages":${deep}}`, {
+    'content-type': 'application/x-ndjson',
+  })
+  expect([lines.status, await lines.text()]).toEqual([400, expect.stringContaining('Line 1 is nested')])
+})
+
+test('a request is named by its caller, or by an id that no other request has', async () => {
+  const idOf = async (given?: string): Promise<string | null> =>
+    (await world.request('GET', '/api/health', undefined, given === undefined ? {} : { 'x-request-id': given })).headers.get('x-request-id')
+  const first = await idOf()
+  expect(first).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-7/)
+  expect(await idOf()).not.toBe(first)
+  expect(await idOf('web-42')).toBe('web-42')
+  expect(await idOf('not a name')).toMatch(/^[0-9a-f]{8}-/)
 })
 
 test('a prompt of 100,000 tokens is refused with both numbers before a worker sees it', async () => {

@@ -105,6 +105,18 @@ test('a cancelled batch stops what waits and what runs, and keeps what was done'
   expect((counts.cancelled ?? 0) + (counts.succeeded ?? 0)).toBe(40)
 })
 
+test('a batch that is cancelled while its rows are being taken up is cancelled whole', async () => {
+  const accepting = post({ model: 'slow', rows: rows(8_000) })
+  const newest = await world.until('it is stored', async () => {
+    const { data } = (await world.get('/api/batches?limit=1')) as { data: { id: string; rows: number }[] }
+    return data[0]?.rows === 8_000 && data[0].id
+  })
+  await world.request('POST', `/api/batches/${newest}/cancel`)
+  await accepting
+  const { status, counts } = await ended(newest)
+  expect([status, counts.queued, counts.running]).toEqual(['cancelled', 0, 0])
+})
+
 test('kill -9 of the coordinator in mid-batch: every row once', async () => {
   const { batch } = await post({ model: 'slow', rows: rows(60) })
   await world.until('it runs', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.succeeded ?? 0)
@@ -157,6 +169,10 @@ test('a file sent again with its key is the same file', async () => {
     client.files.create({ file: await toFile(Buffer.from(text), 'again.jsonl'), purpose: 'batch' }, { headers: { 'idempotency-key': key } })
   const [first, again] = [await upload('x', 'f1'), await upload('x', 'f1')]
   expect(again.id).toBe(first.id)
+  const twins = await Promise.all(Array.from({ length: 6 }, () => upload('twin', 'f2')))
+  expect(new Set(twins.map(({ id }) => id)).size).toBe(1)
+  await client.files.delete(first.id)
+  await expect(upload('x', 'f1')).rejects.toMatchObject({ status: 404, message: expect.stringContaining('new key') })
   await expect(upload('y', 'f1')).rejects.toMatchObject({ status: 422 })
   const refused = await world.request('POST', '/api/teams', { name: 'x' }, { 'idempotency-key': 'f1' })
   expect(refused.status).toBe(400)

@@ -80,6 +80,7 @@ describe('a running coordinator', () => {
     const cloud = { name: 'far', tier: 'cloud', kind: 'openai', base_url: 'http://127.0.0.1:9/v1', models: [{ name: 'm' }] }
     ids.providers = await idOf('/api/providers', cloud)
     ids.workers = 'a'
+    ids.models = 'tiny'
     ids.responses = await idOf('/v1/responses', { model: 'tiny', input: 'x', max_output_tokens: 16 })
     const form = new FormData()
     form.set('purpose', 'batch')

@@ -107,6 +107,8 @@ test('a malformed or unknown setting stops the start and names itself', async ()
     ['coordinator', 'HOLDFAST_HTPP_PORT', '80'],
     ['coordinator', 'HOLDFAST_ADMIN_KEY', 'short'],
     ['coordinator', 'HOLDFAST_LOG_LEVEL', 'loud'],
+    ['coordinator', 'HOLDFAST_DEAD_AFTER_S', '5'],
+    ['coordinator', 'HOLDFAST_HEARTBEAT_S', '15'],
     ['worker', 'HOLDFAST_MODELS', 'x=nonsense'],
     ['worker', 'HOLDFAST_MODELS', 'x=fake:?slots=many'],
     ['worker', 'HOLDFAST_MODELS', 'x=/does/not/exist.gguf'],
@@ -130,17 +132,33 @@ test('commands: help with an example, wrong usage is 2, refused is 1, json is js
     await running.exited
     return running
   }
-  for (const command of ['up', 'coordinator', 'worker', 'jobs', 'workers', 'models', 'events', 'health', 'migrate']) {
+  const commands = [...(await run('--help')).output.matchAll(/^  ([a-z]+) {2}/gm)].map(([, name]) => name ?? '')
+  expect(commands.length).toBeGreaterThan(15)
+  for (const command of commands) {
     const help = await run(command, '--help')
     expect([help.ended?.code, help.output], command).toEqual([0, expect.stringContaining('Example: ')])
   }
-  expect((await run('frobnicate')).ended?.code).toBe(2)
-  expect((await run('jobs', '--frobnicate')).ended?.code).toBe(2)
+  for (const wrong of [
+    ...['frobnicate', 'jobs --frobnicate', 'workers nonsense', 'health nonsense', 'jobs --severity error', 'coordinator --port 9000'],
+    ...['up now', 'worker --name x', 'migrate --now', 'teams create bad --weight abc', 'teams create', 'teams create a b', 'jobs cancel'],
+    ...['jobs decision', 'jobs --limit many', 'keys create --name x', 'workers drain', 'credentials create --name x', 'models --json=1'],
+  ]) {
+    const refused = await run(...wrong.split(' '))
+    expect([refused.ended?.code, refused.output], wrong).toEqual([2, expect.stringMatching(/usage:|settings are/i)])
+  }
+  expect((await run('workers', 'drain', 'nobody')).ended?.code).toBe(1)
   expect((await run('jobs', 'not-an-id')).ended?.code).toBe(1)
   expect((await run('health')).ended?.code).toBe(0)
   expect(JSON.parse((await run('workers', '--json')).output)).toMatchObject({ data: [{ name: 'a', state: 'online' }] })
   expect((await run('workers')).output).toMatch(/a +online/)
   expect((await run('models')).output).toContain('fake')
+  for (const command of commands.filter((name) => !['up', 'coordinator', 'worker', 'migrate'].includes(name)))
+    expect(JSON.parse((await run(command, '--json')).output), command).toEqual(expect.any(Object))
+  expect(JSON.parse((await run('workers', 'invite', '--name', 'rack', '--json')).output)).toMatchObject({ name: 'rack' })
+  const drained = await run('workers', 'drain', 'a')
+  expect(JSON.parse(drained.output)).toMatchObject({ name: 'a' })
+  await world.until('it has gone', async () => (await world.findWorker('a'))?.state === 'offline')
+  expect((await run('workers', 'archive', 'a')).ended?.code).toBe(0)
 })
 
 test('two workers on one data directory: the second is refused', async () => {

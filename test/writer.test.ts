@@ -86,6 +86,15 @@ test('a job accepted and finished within one batch is written once, finished', a
   await writer.close()
 })
 
+test('a job that waited for a month is stored like any other', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const month = 31 * 86_400_000
+  const one = { ...record(), queueMs: month, firstTokenMs: month }
+  await writer.insertJob(one, '{}')
+  expect(await findJob(db, one.id)).toMatchObject({ status: 'queued', queueMs: 2_147_483_647, firstTokenMs: 2_147_483_647 })
+  await writer.close()
+})
+
 test('an older state that arrives late does not replace a newer one', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
   const one = record()

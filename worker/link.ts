@@ -109,11 +109,13 @@ export class CoordinatorLink {
     this.#flush()
   }
 
-  close(): void {
+  /** Resolves when the coordinator has heard all that was said, or is not there to hear it. */
+  async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#redial)
     clearInterval(this.#heartbeat)
-    this.#end?.end()
+    const end = this.#end
+    if (end !== undefined && this.#welcomed) await farewell(end)
     this.#dialler.close()
   }
 
@@ -321,6 +323,20 @@ export class CoordinatorLink {
   }
 }
 
+/** Closing the channel throws away what is not sent yet; that the coordinator ends its side too says that it has it all. */
+function farewell(end: WorkerEnd): Promise<void> {
+  return new Promise((resolve) => {
+    const late = setTimeout(resolve, FAREWELL_MS)
+    const heard = (): void => {
+      clearTimeout(late)
+      resolve()
+    }
+    end.on('end', heard)
+    end.on('error', heard)
+    end.end()
+  })
+}
+
 export type WorkerFacts = {
   id: string
   name: string
@@ -337,6 +353,8 @@ export type WorkerFacts = {
 
 // With receipts every 32 messages (coordinator/link.ts) the window never closes on a coordinator that keeps up.
 const OUTPUTS_ON_THE_WAY = 256
+// A coordinator that is frozen or cut off must not hold up the end.
+const FAREWELL_MS = 1_000
 const REDIAL_MIN_MS = 50
 const REDIAL_MAX_MS = 2_000
 const REDIAL_PERSON_MS = 10_000

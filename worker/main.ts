@@ -72,7 +72,7 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     const giveUp = new Promise((resolve) => setTimeout(resolve, config.drainTimeoutMs + HAND_BACK_MS).unref())
     await Promise.race([Promise.all(links.map((link) => link.quiet())), giveUp])
     clearTimeout(handBack)
-    for (const link of links) link.close()
+    await Promise.all(links.map((link) => link.close()))
     host.stop()
     await slots.close()
     log.info('Stopped.')

@@ -47,10 +47,14 @@ export class Keyring {
     for (const key of keys) {
       if (key.kind === 'intake') continue
       const name = key.hash.toString('base64')
-      const { hash, kind, expiresMs, requestsPerMinute } = key
+      const { hash, kind, requestsPerMinute, singleUse } = key
+      // Spent here a moment ago, it may not be written yet.
+      const spentBy = key.spentBy ?? before.get(name)?.spentBy ?? null
+      // An invite has to be used in time; from then on it is its worker's own.
+      const expiresMs = spentBy === null ? key.expiresMs : null
       // What was asked in this minute counts on: keys are read anew every few seconds.
       const minute = before.get(name)?.minute ?? { startMs: 0, requests: 0 }
-      const entry: Entry = { caller: callerOf(key), kind, hash, expiresMs, requestsPerMinute, minute }
+      const entry: Entry = { caller: callerOf(key), kind, hash, expiresMs, requestsPerMinute, minute, singleUse, spentBy }
       this.#byHash.set(name, entry)
       if (requestsPerMinute !== null) this.#limited.set(key.id, entry)
     }
@@ -107,6 +111,23 @@ export class Keyring {
     return found !== undefined && found.kind === 'worker' && (found.expiresMs === null || found.expiresMs > this.#now())
   }
 
+  /** Undefined when the token is no invite; else whose it is now, which is the worker's if it was nobody's. */
+  spendInvite(token: string, worker: string): { key: string; spentBy: string; isNew: boolean } | undefined {
+    const found = this.#find(token)
+    if (found === undefined || !found.singleUse) return undefined
+    const isNew = found.spentBy === null
+    found.spentBy ??= worker
+    if (isNew) found.expiresMs = null
+    return { key: found.caller.key, spentBy: found.spentBy, isNew }
+  }
+
+  /** Requests that a limited key has made in this minute, and when the next one begins. */
+  usage(key: string): { requests: number; resetsMs: number | null } {
+    const minute = this.#limited.get(key)?.minute
+    const isOver = minute === undefined || this.#now() >= minute.startMs + MINUTE_MS
+    return isOver ? { requests: 0, resetsMs: null } : { requests: minute.requests, resetsMs: minute.startMs + MINUTE_MS }
+  }
+
   #find(presented: string): Entry | undefined {
     const hash = sha256(presented)
     const found = this.#byHash.get(hash.toString('base64'))
@@ -122,6 +143,8 @@ type Entry = {
   expiresMs: number | null
   requestsPerMinute: number | null
   minute: { startMs: number; requests: number }
+  singleUse: boolean
+  spentBy: string | null
 }
 
 const MINUTE_MS = 60_000

@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
-import type { JobRecord } from '../core/job.ts'
+import { isFinal, type JobRecord } from '../core/job.ts'
 import { newRecord } from '../engine/new-job.ts'
 import { newId } from '../ids.ts'
 import { type BatchRecord, findBatch, type NewBatch, type NewRow, saveBatch } from '../store/batches.ts'
@@ -55,7 +55,15 @@ export async function acceptBatch(parts: ApiParts, request: FastifyRequest, inta
     parts.dispatcher.takeUp(record, prompt)
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
   }
-  return (await findBatch(parts.db, id)) as BatchRecord
+  const accepted = (await findBatch(parts.db, id)) as BatchRecord
+  // Whoever cancelled it meanwhile could only stop the rows that were taken up by then.
+  if (accepted.cancelledMs !== null) cancelRows(parts, id, actor)
+  return accepted
+}
+
+export function cancelRows(parts: ApiParts, batch: string, actor: string): void {
+  for (const { record } of [...parts.dispatcher.liveJobs])
+    if (record.batch === batch && !isFinal(record.status)) parts.dispatcher.cancel(record.id, actor)
 }
 
 async function claimOf(
@@ -73,7 +81,8 @@ async function claimOf(
   return { known }
 }
 
-function isDuplicate(error: unknown): boolean {
+/** Of a unique index: what was to be stored is there already. */
+export function isDuplicate(error: unknown): boolean {
   return (error as { code?: string } | null)?.code === '23505'
 }
 

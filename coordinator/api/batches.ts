@@ -2,7 +2,6 @@ import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
-import { isFinal } from '../core/job.ts'
 import {
   type BatchCounts,
   type BatchRecord,
@@ -15,11 +14,12 @@ import {
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, seesAllTeams } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, cancelRows, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { usageView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
+import { isDeeper, NESTING_MAX } from './well-formed.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -87,8 +87,7 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
     (query) => markCancelled(query, batch.id),
     (id) => parts.newEvent('batch.cancelled', request.caller.actor, { batch: id }),
   )
-  for (const { record } of [...parts.dispatcher.liveJobs])
-    if (record.batch === batch.id && !isFinal(record.status)) parts.dispatcher.cancel(record.id, request.caller.actor)
+  cancelRows(parts, batch.id, request.caller.actor)
   await parts.stored()
 }
 
@@ -118,11 +117,14 @@ export function parseLines(body: string): unknown[] {
   const rows: unknown[] = []
   for (const [index, line] of body.split('\n').entries()) {
     if (line.trim() === '') continue
+    let row: unknown
     try {
-      rows.push(JSON.parse(line))
+      row = JSON.parse(line)
     } catch {
       throw badRequest('invalid_json', `Line ${index + 1} is not valid JSON.`, 'rows')
     }
+    if (isDeeper(row)) throw badRequest('nested_too_deep', `Line ${index + 1} is nested more than ${NESTING_MAX} levels deep.`, 'rows')
+    rows.push(row)
   }
   return rows
 }

@@ -1,4 +1,5 @@
 import { badRequest, Fault } from '../core/fault.ts'
+import { isStorable } from './well-formed.ts'
 
 /** Readers of JSON bodies: nothing is coerced, null is as good as absent, and what does not fit is named. */
 export type Body = Record<string, unknown>
@@ -33,12 +34,23 @@ export function isObject(value: unknown): value is Body {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-export function text(fields: Body, name: string, longest: number): string | null {
+export function prose(fields: Body, name: string, longest: number): string | null {
   const value = fields[name]
   if (value === undefined || value === null) return null
   if (typeof value !== 'string' || value === '' || value.length > longest)
     throw badRequest('invalid_type', `${name} must be a text of 1 to ${longest} characters.`, name)
   return value
+}
+
+/** One that is stored as it is, as a name: `prose` may hold anything, because it travels as JSON. */
+export function text(fields: Body, name: string, longest: number): string | null {
+  const value = prose(fields, name, longest)
+  if (value !== null && !isStorable(value)) throw oddText(name)
+  return value
+}
+
+function oddText(name: string): Fault {
+  return badRequest('invalid_text', `${name} holds a NUL character or half a surrogate pair.`, name)
 }
 
 export function required<T>(value: T | null, name: string): T {
@@ -82,6 +94,7 @@ export function listOf<T extends string>(fields: Body, name: string, allowed: re
   if (value === undefined || value === null) return null
   if (!Array.isArray(value) || value.length > most || value.some((item) => typeof item !== 'string' || item === '' || item.length > 200))
     throw badRequest('invalid_type', `${name} must be a list of at most ${most} names.`, name)
+  if (!(value as string[]).every(isStorable)) throw oddText(name)
   const odd = allowed === null ? undefined : value.find((item) => !allowed.includes(item as T))
   if (odd !== undefined)
     throw badRequest('out_of_range', `${name} may hold ${(allowed ?? []).join(', ')}, not "${String(odd).slice(0, 100)}".`, name)

@@ -5,6 +5,8 @@ import {
   type CredentialRecord,
   findCredential,
   listCredentials,
+  removeCredential,
+  renameCredential,
   revokeCredential,
   rotateCredential,
   saveCredential,
@@ -38,8 +40,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
       (query) => saveCredential(query, { id: newId(), name, sealed }),
       ({ id }) => parts.newEvent('credential.created', request.caller.actor, { credential: id, name }),
     )
-    if (made === undefined)
-      throw new Fault('name_taken', `There is a credential "${name}" already; rotate it instead.`, { status: 409, param: 'name' })
+    if (made === undefined) throw nameTaken(name)
     await parts.registry.load()
     return reply.code(201).send(credentialView(made))
   })
@@ -64,6 +65,38 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
           ? 'The new key lies in master.key of the data directory.'
           : 'Set HOLDFAST_MASTER_KEY to this key before the next start; it is not shown again.',
     }
+  })
+
+  app.patch<ById>('/api/credentials/:id', async (request) => {
+    const known = await getCredential(parts, request)
+    const name = named(required(text(fieldsOf(request.body, ['name']), 'name', 64), 'name'))
+    if (name === known.name) return credentialView(known)
+    const renamed = await recorded(
+      parts.db,
+      (query) => renameCredential(query, known.id, name),
+      () => parts.newEvent('credential.changed', request.caller.actor, { credential: known.id, name, was: known.name }),
+    )
+    if (renamed === undefined) throw nameTaken(name)
+    await parts.registry.load()
+    return credentialView(renamed)
+  })
+
+  app.delete<ById>('/api/credentials/:id', async (request) => {
+    const { id, name } = await getCredential(parts, request)
+    const user = [...parts.registry.providers].find((provider) => provider.credential === name)
+    const gone =
+      user === undefined &&
+      (await recorded(
+        parts.db,
+        (query) => removeCredential(query, id),
+        () => parts.newEvent('credential.archived', request.caller.actor, { credential: id, name }),
+      ))
+    if (gone === false || gone === undefined)
+      throw new Fault('credential_in_use', `Provider "${user?.name ?? '?'}" is called with "${name}": give it another credential first.`, {
+        status: 409,
+      })
+    await parts.registry.load()
+    return { id, name, archived: true }
   })
 
   app.post<ById>('/api/credentials/:id/rotate', async (request) => {
@@ -98,6 +131,10 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
 
 const SECRET_MAX = 16_384
 const MASTER_KEY_LEAST = 16
+
+function nameTaken(name: string): Fault {
+  return new Fault('name_taken', `There is a credential "${name}" already; rotate it instead.`, { status: 409, param: 'name' })
+}
 
 async function getCredential(parts: ApiParts, request: FastifyRequest<ById>): Promise<CredentialRecord> {
   requireAdmin(request.caller)

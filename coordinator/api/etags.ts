@@ -13,7 +13,9 @@ export function tagSingleThings(app: FastifyInstance): void {
 }
 
 const TAGGED = new Set(
-  ['jobs', 'workers', 'providers', 'policies', 'teams', 'keys', 'users', 'batches', 'credentials'].map((noun) => `/api/${noun}/:id`),
+  ['jobs', 'workers', 'providers', 'policies', 'teams', 'keys', 'users', 'batches', 'credentials', 'models'].map(
+    (noun) => `/api/${noun}/:id`,
+  ),
 )
 
 async function tagged(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {

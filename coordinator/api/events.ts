@@ -1,5 +1,4 @@
 import type { FastifyInstance } from 'fastify'
-import { validate as isUuid } from 'uuid'
 import { badRequest } from '../core/fault.ts'
 import type { Severity } from '../core/event.ts'
 import type { JobId } from '../core/job.ts'
@@ -48,9 +47,12 @@ const SEVERITIES: readonly Severity[] = ['debug', 'info', 'warning', 'error']
 function uuidOf(name: string, value: string | undefined): string | null {
   if (value === undefined) return null
   const dashed = /^[0-9a-f]{32}$/i.test(value) ? value.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5') : value
-  if (!isUuid(dashed) && !/^[0-9a-f-]{36}$/i.test(dashed)) throw badRequest('invalid_id', `${name} must be an id.`, name)
+  if (!TRACE_OR_ID.test(dashed)) throw badRequest('invalid_id', `${name} must be an id.`, name)
   return dashed.toLowerCase()
 }
+
+// A trace is whatever its caller drew, and need not be a UUID of any version.
+const TRACE_OR_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 
 /** A job's events are found by its trace, which is indexed. */
 async function traceOf(parts: ApiParts, job: JobId): Promise<string | null> {

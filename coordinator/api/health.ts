@@ -1,6 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import { stateOf } from '../core/provider-state.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
+import type { FleetWorker } from '../core/fleet.ts'
+import type { WorkerId } from '../core/job.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
@@ -45,6 +47,14 @@ export type ApiParts = {
   reload(): Promise<void>
   /** `key` is told only where a setting holds the old one. */
   rotateMasterKey(given: string | null): Promise<{ secrets: number; key: string | null }>
+  fleet: {
+    /** Asks a worker to finish and go; false when it is not connected. */
+    drain(worker: WorkerId): boolean
+    /** It is cut off, and refused from now on. */
+    revoke(worker: WorkerId): void
+    /** It was put away. */
+    forget(worker: WorkerId): void
+  }
   registry: Registry
   purses: Purses
   cloud: CloudTier
@@ -76,6 +86,8 @@ export function registerHealth(app: FastifyInstance, parts: ApiParts): void {
       'GET /api/teams',
       'GET /api/keys',
       'GET /api/workers',
+      'POST /api/workers/invites',
+      'GET /api/quotas',
       'GET /api/events',
       'GET /api/events/stream',
     ],
@@ -117,12 +129,12 @@ function problemsOf(parts: ApiParts): string[] {
   for (const provider of parts.scheduler.providers) {
     if (provider.cloud === null) continue
     const { state, reason, untilMs } = stateOf(provider, parts.now())
-    if (state !== 'online' && state !== 'busy')
+    if (state !== 'online' && state !== 'busy' && state !== 'draining')
       problems.push(`provider ${provider.name} is ${state}${untilMs === null ? '' : ` until ${rfc3339(untilMs)}`}: ${reason}`)
     for (const model of provider.models.keys()) served.add(model)
   }
   for (const worker of parts.scheduler.workers) {
-    if (worker.state !== 'online') problems.push(`worker ${worker.name} is ${worker.state}`)
+    if (worker.state !== 'online' && !isRetired(parts, worker)) problems.push(`worker ${worker.name} is ${worker.state}`)
     for (const { offer } of worker.models.values()) {
       if (worker.serves(offer.name)) served.add(offer.name)
       else if (worker.state === 'online') problems.push(`model ${offer.name} on worker ${worker.name} is ${offer.state}: ${offer.detail}`)
@@ -133,3 +145,12 @@ function problemsOf(parts: ApiParts): string[] {
   if (served.size === 0) problems.push('nobody serves any model')
   return problems
 }
+
+/** Gone, and not missed: it said goodbye, was sent away, or nobody has looked for it in a day. */
+function isRetired(parts: ApiParts, { id, state, lastHeardMs }: FleetWorker): boolean {
+  if (state !== 'offline') return false
+  const { drained = false, revokedMs = null, heardMs = lastHeardMs } = parts.facts.find(id) ?? {}
+  return drained || revokedMs !== null || parts.now() - heardMs > MISSED_MS
+}
+
+const MISSED_MS = 86_400_000

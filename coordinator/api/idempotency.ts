@@ -4,7 +4,7 @@ import type { JobId } from '../core/job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
 import { sha256 } from '../secrets.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
-import { findJob, readOutput } from '../store/jobs.ts'
+import { findJob, readOutput, readProgress } from '../store/jobs.ts'
 import type { ApiParts } from './health.ts'
 
 type Accepted = { live: LiveJob; stored: Promise<void> }
@@ -73,6 +73,7 @@ export async function readEnded(parts: ApiParts, id: JobId): Promise<LiveJob> {
       retryAfterS: 5,
       job: id,
     })
+  if (record.status === 'parked') return LiveJob.parked(record, (await readProgress(parts.db, [id])).get(id))
   return LiveJob.ended(record, (await readOutput(parts.db, id)) as Partial<Output> | null)
 }
 

@@ -2,12 +2,12 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { type AttemptRecord, isFinal, type JobId, type JobRecord, type JobStatus } from '../core/job.ts'
+import type { LiveJob } from '../engine/live-job.ts'
 import { notCancellable } from '../engine/new-job.ts'
 import { checkCallbackUrl } from '../engine/outbound.ts'
 import { newId } from '../ids.ts'
 import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
-import { findTeam } from '../store/teams.ts'
 import { type Caller, requireOperator, seesAllTeams } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -16,7 +16,8 @@ import { JobStream, readPlace } from './job-stream.ts'
 import { readDecision } from './decisions.ts'
 import { jobView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
-import { page, readCursor, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
+import { page, readCursor, readEnough, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
+import { haveWebhookSecret } from './teams.ts'
 import { ended, type Submission, submit } from './submit.ts'
 
 type ById = { Params: { id: string } }
@@ -29,10 +30,12 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const { team } = request.caller
     const all = seesAllTeams(request.caller)
     const filter = { status, model: query.model ?? null, team: all ? (query.team ?? null) : team }
-    const stored = await listJobs(parts.db, { ...filter, before: readCursor(query.cursor), limit: limit + 1 })
-    const records = stored
-      .map((record) => parts.dispatcher.find(record.id)?.record ?? record)
-      .filter((record) => status === null || record.status === status)
+    // Memory is newer than the rows that were asked for, and what it says otherwise of is left out.
+    const records = await readEnough(readCursor(query.cursor), limit + 1, {
+      read: async (before, count) =>
+        (await listJobs(parts.db, { ...filter, before, limit: count })).map((record) => parts.dispatcher.find(record.id)?.record ?? record),
+      fits: (record) => status === null || record.status === status,
+    })
     const attempts = await attemptsOf(parts, records)
     const view = (record: JobRecord): unknown => jobView(record, attempts.get(record.id) ?? [], parts.dispatcher.waiting(record.id))
     return page(records, limit, view, { teams: all ? 'all' : [team] })
@@ -116,15 +119,9 @@ async function readSubmission(parts: ApiParts, request: FastifyRequest): Promise
   }
   const callbackUrl = text(objectBody(request.body), 'callback_url', 2_000)
   if (callbackUrl === null) return submission
-  const team = await findTeam(parts.db, request.caller.team)
-  if (team?.hasWebhookSecret !== true)
-    throw new Fault(
-      'no_webhook_secret',
-      `Callbacks are signed, and team ${request.caller.team} has no secret yet: POST /api/teams/${request.caller.team}/rotate_webhook_secret makes one.`,
-      { status: 409, param: 'callback_url' },
-    )
   const url = checkCallbackUrl(callbackUrl)
   parts.outbound.checkAddress(url)
+  await haveWebhookSecret(parts, request.caller)
   return { ...submission, callbackUrl: url.href }
 }
 
@@ -163,14 +160,21 @@ async function readJob(parts: ApiParts, caller: Caller, id: JobId): Promise<Reco
   return { ...(await viewJob(parts, id)), callback: callback === undefined ? null : callbackView(callback) }
 }
 
-/** The job with its attempts and, once it has ended, its output; undefined when there is none. */
+/** The job with its attempts and, once nothing more comes by itself, its output; undefined when there is none. */
 export async function viewJob(parts: ApiParts, id: JobId): Promise<Record<string, unknown> | undefined> {
   const live = parts.dispatcher.find(id)
   const record = live?.record ?? (await findJob(parts.db, id))
   if (record === undefined) return undefined
   const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
-  const output = live !== undefined ? live.output() : await readOutput(parts.db, id)
-  return jobView(record, attempts, parts.dispatcher.waiting(id), isFinal(record.status) ? output : null)
+  return jobView(record, attempts, parts.dispatcher.waiting(id), await outputOf(parts, record, live))
+}
+
+/** Of a parked job it is what was delivered so far: a release goes on from there. */
+async function outputOf(parts: ApiParts, record: JobRecord, live: LiveJob | undefined): Promise<unknown> {
+  if (isFinal(record.status)) return live !== undefined ? live.output() : readOutput(parts.db, record.id)
+  if (record.status !== 'parked') return null
+  const parked = live ?? (await readEnded(parts, record.id))
+  return parked.tokenIds.length === 0 ? null : parked.output()
 }
 
 /** Stored attempts, and those that ended but are not stored yet. */

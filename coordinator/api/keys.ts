@@ -5,7 +5,7 @@ import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
 import { sha256 } from '../secrets.ts'
 import { recorded } from '../store/events.ts'
-import { findKey, type KeyRecord, listKeys, revokeKey, saveKey } from '../store/keys.ts'
+import { changeKey, findKey, type KeyChange, type KeyKind, type KeyRecord, listKeys, revokeKey, saveKey } from '../store/keys.ts'
 import { TIERS } from '../core/tiers.ts'
 import { findTeam } from '../store/teams.ts'
 import { findUser } from '../store/users.ts'
@@ -35,9 +35,9 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
     requireAdmin(request.caller)
     const fields = fieldsOf(request.body, FIELDS)
     const kind = required(oneOf(fields, 'kind', KINDS), 'kind')
-    const key = `hf_${kind}_${randomBytes(24).toString('base64url')}`
+    const key = newKey(kind)
     const holder = await holderOf(parts, request, kind, fields)
-    const limits = fields.limits === undefined || fields.limits === null ? {} : inside('limits', () => fieldsOf(fields.limits, LIMITS))
+    const limits = limitsOf(fields)
     const made = {
       id: newId(),
       name: required(text(fields, 'name', 128), 'name'),
@@ -64,29 +64,76 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
     return reply.code(201).send({ ...keyView(await getKey(parts, stored)), key })
   })
 
-  app.post<ById>('/api/keys/:id/revoke', async (request) => {
-    requireAdmin(request.caller)
-    const known = await getKey(parts, request.params.id)
-    const { id } = known
-    if (known.owner?.role === 'owner' && request.caller.role !== 'owner')
-      throw new Fault('forbidden', 'Only an owner can revoke the key of an owner.', { status: 403 })
-    if (known.kind === 'bootstrap')
-      throw new Fault(
-        'key_needed',
-        'The admin key cannot be revoked; start the coordinator with another HOLDFAST_ADMIN_KEY to replace it.',
-        { status: 409 },
-      )
+  app.patch<ById>('/api/keys/:id', async (request) => {
+    const known = await changeable(parts, request)
+    const change = readChange(parts, known, fieldsOf(request.body, CHANGEABLE))
+    const changed = await recorded(
+      parts.db,
+      (query) => changeKey(query, known.id, change),
+      (id) => parts.newEvent('key.changed', request.caller.actor, { key: id, name: change.name, team: known.team }),
+    )
+    if (changed === undefined) throw new Fault('key_revoked', 'The key was revoked; make a new one.', { status: 409 })
+    await parts.reloadKeys()
+    return keyView(await getKey(parts, known.id))
+  })
+
+  const revoke = async (request: FastifyRequest<ById>): Promise<Record<string, unknown>> => {
+    const known = await changeable(parts, request)
     await recorded(
       parts.db,
-      (query) => revokeKey(query, id),
-      () => parts.newEvent('key.revoked', request.caller.actor, { key: id, name: known.name, team: known.team }),
+      (query) => revokeKey(query, known.id),
+      (id) => parts.newEvent('key.revoked', request.caller.actor, { key: id, name: known.name, team: known.team }),
     )
     await parts.reloadKeys()
-    return keyView(await getKey(parts, id))
-  })
+    return keyView(await getKey(parts, known.id))
+  }
+  app.post<ById>('/api/keys/:id/revoke', revoke)
+  app.delete<ById>('/api/keys/:id', revoke)
+}
+
+export function newKey(kind: KeyKind): string {
+  return `hf_${kind}_${randomBytes(24).toString('base64url')}`
+}
+
+/** What is not named stays as it was; null takes a limit away. */
+function readChange(parts: ApiParts, known: KeyRecord, fields: Body): KeyChange {
+  if (known.kind === 'worker') refuseIdle(fields)
+  const given = <T>(name: string, was: T, read: () => T): T => (fields[name] === undefined ? was : read())
+  const limits = limitsOf(fields)
+  const limit = (name: string, was: number | null, read: () => number | null): number | null =>
+    fields.limits === null ? null : limits[name] === undefined ? was : inside('limits', read)
+  return {
+    name: given('name', known.name, () => required(text(fields, 'name', 128), 'name')),
+    expiresMs: given('expires_at', known.expiresMs, () => expiry(fields, parts.now())),
+    scopes: given('scopes', known.scopes, () => listOf(fields, 'scopes', SCOPES, SCOPES.length)),
+    models: given('models', known.models, () => listOf(fields, 'models', null, 1_000)),
+    tiers: given('tiers', known.tiers, () => listOf(fields, 'tiers', TIERS, TIERS.length)),
+    requestsPerMinute: limit('requests_per_minute', known.requestsPerMinute, () => integer(limits, 'requests_per_minute', 1, 10_000_000)),
+    spendMicrosPerDay: limit('spend_micros_per_day', known.spendMicrosPerDay, () => spendLimit(limits, 'spend_micros_per_day')),
+  }
+}
+
+function limitsOf(fields: Body): Body {
+  return fields.limits === undefined || fields.limits === null ? {} : inside('limits', () => fieldsOf(fields.limits, LIMITS))
+}
+
+/** The key, where the caller may change or revoke it. */
+async function changeable(parts: ApiParts, request: FastifyRequest<ById>): Promise<KeyRecord> {
+  requireAdmin(request.caller)
+  const known = await getKey(parts, request.params.id)
+  if (known.owner?.role === 'owner' && request.caller.role !== 'owner')
+    throw new Fault('forbidden', 'Only an owner can change or revoke the key of an owner.', { status: 403 })
+  if (known.kind === 'bootstrap')
+    throw new Fault(
+      'key_needed',
+      'The admin key can be neither changed nor revoked; start the coordinator with another HOLDFAST_ADMIN_KEY to replace it.',
+      { status: 409 },
+    )
+  return known
 }
 
 const FIELDS = ['name', 'kind', 'team', 'user', 'scopes', 'models', 'tiers', 'expires_at', 'limits']
+const CHANGEABLE = ['name', 'scopes', 'models', 'tiers', 'expires_at', 'limits']
 const LIMITS = ['requests_per_minute', 'spend_micros_per_day']
 const IDLE_FOR_WORKERS = ['user', 'scopes', 'models', 'tiers', 'limits']
 const KINDS = ['personal', 'team', 'worker'] as const
@@ -105,9 +152,8 @@ async function holderOf(
   }
   if (fields.team !== undefined) throw badRequest('invalid_holder', `A key of the kind ${kind} belongs to no team.`, 'team')
   if (kind === 'worker') {
-    const idle = IDLE_FOR_WORKERS.find((name) => fields[name] !== undefined && fields[name] !== null)
-    if (idle === undefined) return { team: null, owner: null }
-    throw badRequest('invalid_holder', `A key of the kind worker only lets workers join: ${idle} would mean nothing.`, idle)
+    refuseIdle(fields)
+    return { team: null, owner: null }
   }
   const named = required(text(fields, 'user', 254), 'user')
   const user = await findUser(parts.db, named)
@@ -117,13 +163,19 @@ async function holderOf(
   return { team: null, owner: user.id }
 }
 
+function refuseIdle(fields: Body): void {
+  const idle = IDLE_FOR_WORKERS.find((name) => fields[name] !== undefined && fields[name] !== null)
+  if (idle !== undefined)
+    throw badRequest('invalid_holder', `A key of the kind worker only lets workers join: ${idle} would mean nothing.`, idle)
+}
+
 async function getKey(parts: ApiParts, id: string): Promise<KeyRecord> {
   const key = isUuid(id) ? await findKey(parts.db, id) : undefined
   if (key === undefined) throw notFound(`There is no key ${id.slice(0, 100)}.`)
   return key
 }
 
-function expiry(fields: Body, nowMs: number): number | null {
+export function expiry(fields: Body, nowMs: number): number | null {
   const value = text(fields, 'expires_at', 64)
   if (value === null) return null
   const ms = /^\d{4}-\d{2}-\d{2}T/.test(value) ? Date.parse(value) : Number.NaN
@@ -146,5 +198,7 @@ function keyView(key: KeyRecord): Record<string, unknown> {
     created_at: rfc3339(key.createdMs),
     expires_at: rfc3339(key.expiresMs),
     revoked_at: rfc3339(key.revokedMs),
+    single_use: key.singleUse,
+    spent_by: key.spentBy,
   }
 }

@@ -6,22 +6,31 @@ import { type Caller, requireAdmin } from './auth.ts'
 import { fieldsOf, required, text } from './body.ts'
 import { allOffers } from '../core/offers.ts'
 import type { ApiParts } from './health.ts'
-import { readQuery, rfc3339 } from './paging.ts'
+import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 
 type ByName = { Params: { name: string } }
 
 /** The models of the fleet with who offers them, and other names for them. */
 export function registerModels(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/models', async (request) => {
-    readQuery(request.query, [])
-    const data = [...namesOf(parts)].sort().map((name) => modelView(parts, name))
-    return { data, next: null, scope: { teams: 'all' } }
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    return pageOfAll(namesOf(parts), query, String, (name) => modelView(parts, name))
+  })
+
+  app.get<{ Params: { id: string } }>('/api/models/:id', async (request) => {
+    const { id } = request.params
+    if (!namesOf(parts).has(id)) throw notFound(`There is no model ${id.slice(0, 100)}.`)
+    return modelView(parts, id)
   })
 
   app.get('/api/models/aliases', async (request) => {
-    readQuery(request.query, [])
-    const data = (await allAliases(parts.db)).map(({ name, target, createdMs }) => ({ name, target, created_at: rfc3339(createdMs) }))
-    return { data, next: null, scope: { teams: 'all' } }
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    return pageOfAll(
+      await allAliases(parts.db),
+      query,
+      ({ createdMs, name }) => newestFirst(createdMs, name),
+      ({ name, target, createdMs }) => ({ name, target, created_at: rfc3339(createdMs) }),
+    )
   })
 
   app.put<ByName>('/api/models/aliases/:name', async (request) => {

@@ -9,7 +9,7 @@ import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
 import { type Caller, seesAllTeams } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, isDuplicate, type Row } from './batch-intake.ts'
 import { cancelBatch, getBatch, inRow, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -20,6 +20,7 @@ import type { ParsedRequest } from './openai-request.ts'
 import { readLimit, readQuery } from './paging.ts'
 import { openAiError } from './server.ts'
 import { faultOf } from './submit.ts'
+import { isStorable } from './well-formed.ts'
 import { readIdempotencyKey } from './wishes.ts'
 
 type ById = { Params: { id: string } }
@@ -92,6 +93,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
       if (name !== 'purpose') throw badRequest('unsupported_parameter', `${name.slice(0, 100)} is not supported here.`, name.slice(0, 100))
     if (fields.purpose !== 'batch') throw badRequest('unsupported_purpose', 'purpose must be "batch".', 'purpose')
     if (file === undefined) throw badRequest('missing_field', 'file is missing.', 'file')
+    if (!isStorable(file.name)) throw badRequest('invalid_text', 'The name of the file holds a NUL or half a character.', 'file')
     return fileView(await keepFile(parts, request, { ...file, name: file.name.slice(0, 255) }))
   })
 
@@ -140,12 +142,26 @@ async function keepFile(parts: ApiParts, request: FastifyRequest, file: { name: 
   const key = readIdempotencyKey(request)
   const hash = sha256(`file\n${file.name}\n${file.content.toString('base64')}`)
   if (key !== undefined) {
-    const row = await findIdempotencyKey(parts.db, team, key)
-    if (row !== undefined) refuseOther(row.hash, hash)
-    const known = row?.file == null ? undefined : await findFile(parts.db, row.file)
+    const known = await keptFile(parts, team, key, hash)
     if (known !== undefined) return known
   }
-  return saveFile(parts.db, { id: newId(), team, purpose: 'batch', ...file }, key === undefined ? undefined : { key, hash })
+  const made = { id: newId(), team, purpose: 'batch', ...file }
+  if (key === undefined) return saveFile(parts.db, made, undefined)
+  return saveFile(parts.db, made, { key, hash }).catch(async (error: unknown) => {
+    // Sent twice at once: the other one was a moment earlier.
+    const winner = isDuplicate(error) ? await keptFile(parts, team, key, hash) : undefined
+    if (winner === undefined) throw error
+    return winner
+  })
+}
+
+async function keptFile(parts: ApiParts, team: string, key: string, hash: Buffer): Promise<FileRecord | undefined> {
+  const row = await findIdempotencyKey(parts.db, team, key)
+  if (row === undefined) return undefined
+  refuseOther(row.hash, hash)
+  const known = row.file === null ? undefined : await findFile(parts.db, row.file)
+  if (known === undefined) throw notFound('The file of this idempotency-key was deleted. Use a new key to send it again.')
+  return known
 }
 
 /** The batch that an output or error file is written from; undefined for a file that was uploaded. */

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { badRequest } from '../core/fault.ts'
 import type { LiveJob } from '../engine/live-job.ts'
-import { boolean, fieldsOf, integer, isObject, required, text } from './body.ts'
+import { boolean, fieldsOf, integer, isObject, prose, required } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { Choices } from './openai-choices.ts'
 import { parseList, readOnly } from './openai-embeddings.ts'
@@ -23,7 +23,7 @@ type Ranking = ParsedRequest & { topN: number; documents: string[] | undefined }
 function parseRerankRequest(body: unknown): Ranking {
   const fields = fieldsOf(body, ['model', 'query', 'documents', 'top_n', 'return_documents'])
   const documents = readDocuments(fields.documents)
-  const query = required(text(fields, 'query', QUERY_LENGTH_MAX), 'query')
+  const query = required(prose(fields, 'query', QUERY_LENGTH_MAX), 'query')
   return {
     ...readOnly(readModel(fields), { kind: 'rank', query, documents }),
     topN: integer(fields, 'top_n', 1, DOCUMENTS_MAX) ?? documents.length,

@@ -1,6 +1,6 @@
 import type { ChatMessage, ResponseNotes } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
-import { type Body, boolean, integer, isObject, objectBody, text } from './body.ts'
+import { type Body, boolean, integer, isObject, objectBody, prose, text } from './body.ts'
 import { type ParsedRequest, readModel } from './openai-request.ts'
 import { readInput } from './openai-responses-input.ts'
 import { MAX_TOKENS, readLengths, readLogprobs, readReasoning, readSampling, readSeed, readStops } from './openai-sampling.ts'
@@ -30,7 +30,7 @@ export function parseResponseRequest(body: unknown): ParsedResponse {
     includeUsage: false,
     seed: readSeed(fields),
     notes: { ...notes, showSignature: include.includes(SIGNATURE) },
-    instructions: text(fields, 'instructions', INSTRUCTIONS_MAX),
+    instructions: prose(fields, 'instructions', INSTRUCTIONS_MAX),
     input: readInput(fields.input),
     generation: {
       prompt: { kind: 'chat', messages: [] },

@@ -10,16 +10,17 @@ import { requireAdmin } from './auth.ts'
 import { isFree } from '../tiers/price.ts'
 import { type Body, fieldsOf, integer, isObject, named, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
-import { readQuery, rfc3339 } from './paging.ts'
+import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
 
 /** Policies of patience: when a tier opens to a job, and how much may be spent under one in a day. */
 export function registerPolicies(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/policies', async (request) => {
-    readQuery(request.query, [])
-    const data = [...parts.registry.policies.values()].map((policy) => policyView(parts, policy))
-    return { data, next: null, scope: { teams: 'all' }, default: tiersView(DEFAULT_PATIENCE) }
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    const placeOf = ({ createdMs, name }: PolicyRecord): string => newestFirst(createdMs, name)
+    const view = (policy: PolicyRecord): unknown => policyView(parts, policy)
+    return { ...pageOfAll(parts.registry.policies.values(), query, placeOf, view), default: tiersView(DEFAULT_PATIENCE) }
   })
 
   app.get<ById>('/api/policies/:id', async (request) => policyView(parts, await getPolicy(parts, request)))

@@ -9,17 +9,19 @@ import { recorded } from '../store/events.ts'
 import {
   archiveProvider,
   changeProvider,
+  drainProvider,
   findProvider,
   type ProviderModel,
   type ProviderRecord,
   type ProviderSettings,
   saveProvider,
 } from '../store/providers.ts'
-import { requireAdmin } from './auth.ts'
+import { type Caller, requireAdmin, requireOperator } from './auth.ts'
 import { type Body, fieldsOf, inside, integer, isObject, listOf, named, numeric, oneOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
-import { readQuery, rfc3339 } from './paging.ts'
+import { pageOfAll, readQuery, rfc3339 } from './paging.ts'
 import { spendLimit } from './policies.ts'
+import { drainWorker } from './workers.ts'
 import { ABILITIES, type Ability } from '../../proto/abilities.ts'
 
 type ById = { Params: { id: string } }
@@ -27,16 +29,13 @@ type ById = { Params: { id: string } }
 /** Everything that can run a job, in one shape: workers, which say themselves what they are, and clouds, which are set here. */
 export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/providers', async (request) => {
-    readQuery(request.query, [])
-    const providers = [...parts.scheduler.providers].sort((a, b) => (a.name < b.name ? -1 : 1))
-    return { data: providers.map((provider) => providerView(parts, provider)), next: null, scope: { teams: 'all' } }
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    const placeOf = ({ name, id }: FleetWorker): string => `${name} ${id}`
+    return pageOfAll(parts.scheduler.providers, query, placeOf, (provider) => providerView(parts, provider))
   })
 
   app.get<ById>('/api/providers/:id', async (request) => {
-    const { id } = request.params
-    const found = [...parts.scheduler.providers].find((provider) => provider.id === id || provider.name === id)
-    if (found === undefined) throw notFound(`There is no provider ${id.slice(0, 100)}.`)
-    return providerView(parts, found)
+    return providerView(parts, anyProvider(parts, request.params.id))
   })
 
   app.post('/api/providers', async (request, reply) => {
@@ -68,6 +67,25 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
     )
     await parts.reload()
     return viewOf(parts, changed ?? known)
+  })
+
+  app.post<ById>('/api/providers/:id/drain', async (request) => {
+    requireOperator(request.caller)
+    const provider = anyProvider(parts, request.params.id)
+    if (provider.cloud === null) drainWorker(parts, provider, request.caller)
+    else await setDrained(parts, provider, request.caller, true)
+    return providerView(parts, provider)
+  })
+
+  app.post<ById>('/api/providers/:id/activate', async (request) => {
+    requireOperator(request.caller)
+    const provider = anyProvider(parts, request.params.id)
+    if (provider.cloud === null)
+      throw new Fault('provider_is_worker', `${provider.name} is a worker: one that was drained is started again on its host.`, {
+        status: 409,
+      })
+    await setDrained(parts, provider, request.caller, false)
+    return providerView(parts, provider)
   })
 
   app.delete<ById>('/api/providers/:id', async (request) => {
@@ -226,6 +244,22 @@ function readModel(value: unknown): ProviderModel {
   }
 }
 
+/** Calls under way finish; asked for twice, it is so once. */
+async function setDrained(parts: ApiParts, { id, name }: FleetWorker, { actor }: Caller, drained: boolean): Promise<void> {
+  await recorded(
+    parts.db,
+    (query) => drainProvider(query, id, drained ? actor : null),
+    () => ({ ...parts.newEvent('provider.changed', actor, { provider: name, draining: drained }), provider: name }),
+  )
+  await parts.reload()
+}
+
+function anyProvider(parts: ApiParts, id: string): FleetWorker {
+  const found = [...parts.scheduler.providers].find((provider) => provider.id === id || provider.name === id)
+  if (found === undefined) throw notFound(`There is no provider ${id.slice(0, 100)}.`)
+  return found
+}
+
 async function getProvider(parts: ApiParts, request: FastifyRequest<ById>): Promise<ProviderRecord> {
   requireAdmin(request.caller)
   const { id } = request.params
@@ -246,7 +280,8 @@ function providerView(parts: ApiParts, provider: FleetWorker): Record<string, un
   const nowMs = parts.now()
   const record = parts.registry.findProvider(provider.id)
   const offers = [...provider.models.values()].map(({ offer }) => offer)
-  const { state, reason, untilMs } = stateOf(provider, nowMs)
+  const { state, reason: said, untilMs } = stateOf(provider, nowMs)
+  const reason = state === 'draining' || state === 'offline' ? (parts.facts.find(provider.id)?.reason ?? said) : said
   const tiers = [...new Set(offers.map((offer) => offer.tier ?? 'gpu'))]
   return {
     id: provider.id,

@@ -9,6 +9,7 @@ import { dialectOf } from './dialect.ts'
 import { tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
+import { refuseDeepNesting, refuseOddNames, requestId } from './well-formed.ts'
 import { registerKeys } from './keys.ts'
 import { registerJobs } from './jobs.ts'
 import { registerBatches } from './batches.ts'
@@ -20,6 +21,8 @@ import { registerCredentials } from './credentials.ts'
 import { registerPolicies } from './policies.ts'
 import { registerModels } from './models.ts'
 import { registerUsers } from './users.ts'
+import { registerInvites } from './invites.ts'
+import { registerQuotas } from './quotas.ts'
 import { registerWorkers } from './workers.ts'
 
 declare module 'fastify' {
@@ -35,12 +38,13 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     logger: false,
     bodyLimit: BODY_LIMIT_BYTES,
     routerOptions: { maxParamLength: 200 },
-    // A job waits as long as it takes; only the head and the body of a request are hurried.
-    requestTimeout: 0,
+    // Only what a caller sends is hurried, head and body; the answer waits as long as its job takes.
+    requestTimeout: REQUEST_TIMEOUT_MS,
     connectionTimeout: 0,
     keepAliveTimeout: 75_000,
     forceCloseConnections: true,
-    http: { maxHeaderSize: HEADER_LIMIT_BYTES, headersTimeout: 60_000 },
+    genReqId: requestId,
+    http: { maxHeaderSize: HEADER_LIMIT_BYTES, headersTimeout: 60_000, connectionsCheckingInterval: 5_000 },
     clientErrorHandler: refuseConnection,
     frameworkErrors: (error, request, reply) => void answerError(error, request, reply as unknown as FastifyReply, parts),
   })
@@ -53,6 +57,11 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
+    refuseOddNames(request.params)
+    done()
+  })
+  app.addHook('preValidation', (request, _reply, done) => {
+    refuseDeepNesting(request.body)
     done()
   })
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
@@ -76,6 +85,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerAnthropic(app, parts)
   registerJobs(app, parts)
   registerWorkers(app, parts)
+  registerInvites(app, parts)
   registerEvents(app, parts)
   registerTeams(app, parts)
   registerBatches(app, parts)
@@ -86,6 +96,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerPolicies(app, parts)
   registerModels(app, parts)
   registerUsers(app, parts)
+  registerQuotas(app, parts)
   return app
 }
 
@@ -105,6 +116,10 @@ const INFERENCE = /^\/(v1|api\/(jobs|batches))(\/|$)/
 const YAML_ALIASES_MAX = 100
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const HEADER_LIMIT_BYTES = 16 * 1024
+// The largest body comes in on a line of 4 Mbit/s; one that trickles longer only holds a connection.
+const REQUEST_TIMEOUT_MS = 300_000
+// A body that is too large stays too large: the header says only how soon the door may be tried with a smaller one.
+const TOO_LARGE_RETRY_S = 5
 /** What makes something by a key only once; reading and changing twice is harmless anyway. */
 const REPEATABLE = new Set([
   '/v1/chat/completions',
@@ -121,7 +136,7 @@ const REPEATABLE = new Set([
 const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics', '/docs', '/api/openapi.json'])
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
-  const fault = asFault(error)
+  const fault = asFault(error, request)
   if (fault.status >= 500 && fault.status !== 503)
     parts.log.error(
       `${request.method} ${request.routeOptions.url ?? ''}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
@@ -177,11 +192,17 @@ export function nativeError(fault: Fault): { error: Record<string, unknown> } {
   }
 }
 
-function asFault(error: unknown): Fault {
+function asFault(error: unknown, request: FastifyRequest): Fault {
   if (error instanceof Fault) return error
   const status = Number((error as { statusCode?: unknown })?.statusCode ?? 500)
   const code = (error as { code?: string })?.code ?? ''
-  if (status === 413) return new Fault('body_too_large', `The body is larger than ${BODY_LIMIT_BYTES / 1024 / 1024} MiB.`, { status })
+  if (status === 413) {
+    const most = Math.floor((request.routeOptions.bodyLimit ?? BODY_LIMIT_BYTES) / 1024 / 1024)
+    return new Fault('body_too_large', `The body is larger than ${most} MiB. Send a smaller one.`, {
+      status,
+      retryAfterS: TOO_LARGE_RETRY_S,
+    })
+  }
   if (status === 415) return new Fault('unsupported_media_type', 'Send the body as application/json.', { status })
   if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError)
     return new Fault('invalid_json', 'The body is not valid JSON.', { status: 400 })
@@ -198,13 +219,26 @@ function refuseConnection(error: Error & { code?: string }, socket: import('node
     socket.destroy()
     return
   }
-  const tooLarge = error.code === 'HPE_HEADER_OVERFLOW'
-  const status = tooLarge ? '431 Request Header Fields Too Large' : '400 Bad Request'
-  const fault = tooLarge
-    ? new Fault('headers_too_large', `The headers are larger than ${HEADER_LIMIT_BYTES / 1024} KiB.`, { status: 431 })
-    : new Fault('invalid_http', 'This is not a valid HTTP request.', { status: 400 })
+  const { status, fault } = refusalOf(error.code)
   const body = JSON.stringify(openAiError(fault))
   socket.end(
     `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
   )
+}
+
+function refusalOf(code: string | undefined): { status: string; fault: Fault } {
+  if (code === 'HPE_HEADER_OVERFLOW')
+    return {
+      status: '431 Request Header Fields Too Large',
+      fault: new Fault('headers_too_large', `The headers are larger than ${HEADER_LIMIT_BYTES / 1024} KiB.`, { status: 431 }),
+    }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return {
+      status: '408 Request Timeout',
+      fault: new Fault('request_timeout', `The request was not whole after ${REQUEST_TIMEOUT_MS / 60_000} minutes (its head: one).`, {
+        status: 408,
+        retryable: true,
+      }),
+    }
+  return { status: '400 Bad Request', fault: new Fault('invalid_http', 'This is not a valid HTTP request.', { status: 400 }) }
 }

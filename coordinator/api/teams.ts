@@ -8,6 +8,7 @@ import {
   archiveTeam,
   changeTeam,
   findTeam,
+  giveWebhookSecret,
   listTeams,
   saveTeam,
   setWebhookSecret,
@@ -15,7 +16,7 @@ import {
   type TeamRules,
 } from '../store/teams.ts'
 import { findPolicy } from '../store/policies.ts'
-import { requireAdmin } from './auth.ts'
+import { type Caller, requireAdmin } from './auth.ts'
 import { type Body, fieldsOf, integer, named, numeric, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { spendLimit } from './policies.ts'
@@ -79,6 +80,17 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     await recorded(parts.db, (query) => setWebhookSecret(query, team.id, sealed), changed(request, 'team.changed', rotated))
     return { ...teamView(team), webhook_secret: secret }
   })
+}
+
+/** Callbacks are signed from the first on: a team that has no secret yet gets one, which a rotation replaces and shows. */
+export async function haveWebhookSecret(parts: ApiParts, { team, actor }: Caller): Promise<void> {
+  if ((await findTeam(parts.db, team))?.hasWebhookSecret === true) return
+  const sealed = parts.vault.seal(newWebhookSecret())
+  await recorded(
+    parts.db,
+    (query) => giveWebhookSecret(query, team, sealed),
+    () => parts.newEvent('team.changed', actor, { team, webhook_secret: 'made' }),
+  )
 }
 
 async function getTeam(parts: ApiParts, request: FastifyRequest<ById>): Promise<TeamRecord> {

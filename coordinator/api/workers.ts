@@ -1,23 +1,80 @@
 import type { FastifyInstance } from 'fastify'
 import type { FleetWorker } from '../core/fleet.ts'
-import { notFound } from '../core/fault.ts'
+import { Fault, notFound } from '../core/fault.ts'
+import { recorded } from '../store/events.ts'
+import { archiveWorker, revokeWorker } from '../store/workers.ts'
+import { type Caller, requireAdmin, requireOperator } from './auth.ts'
 import type { ApiParts } from './health.ts'
-import { readQuery, rfc3339 } from './paging.ts'
+import { pageOfAll, readQuery, rfc3339 } from './paging.ts'
 
+type ById = { Params: { id: string } }
+
+/** Workers come by themselves; people send them away, for now or for good. */
 export function registerWorkers(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/workers', async (request) => {
-    readQuery(request.query, [])
-    // A fleet is small enough for one page; the shape is that of every list.
-    const workers = [...parts.scheduler.workers].sort((a, b) => (a.name < b.name ? -1 : 1))
-    return { data: workers.map((worker) => workerView(parts, worker)), next: null, scope: { teams: 'all' } }
+    const query = readQuery(request.query, ['limit', 'cursor'])
+    const placeOf = ({ name, id }: FleetWorker): string => `${name} ${id}`
+    return pageOfAll(parts.scheduler.workers, query, placeOf, (worker) => workerView(parts, worker))
   })
 
-  app.get<{ Params: { id: string } }>('/api/workers/:id', async (request) => {
-    const { id } = request.params
-    const found = [...parts.scheduler.workers].find((worker) => worker.id === id || worker.name === id)
-    if (found === undefined) throw notFound(`There is no worker ${id.slice(0, 100)}.`)
-    return workerView(parts, found)
+  app.get<ById>('/api/workers/:id', async (request) => workerView(parts, getWorker(parts, request.params.id)))
+
+  app.post<ById>('/api/workers/:id/drain', async (request) => {
+    requireOperator(request.caller)
+    const worker = getWorker(parts, request.params.id)
+    drainWorker(parts, worker, request.caller)
+    return workerView(parts, worker)
   })
+
+  app.post<ById>('/api/workers/:id/revoke', async (request) => {
+    requireAdmin(request.caller)
+    const worker = getWorker(parts, request.params.id)
+    const { id, name } = worker
+    const { actor } = request.caller
+    await recorded(
+      parts.db,
+      (query) => revokeWorker(query, id),
+      () => ({ ...parts.newEvent('worker.revoked', actor, { worker: id }), worker: name, provider: name }),
+    )
+    parts.fleet.revoke(id)
+    parts.facts.note(id, { revokedMs: parts.now(), reason: `revoked by ${actor}` })
+    return workerView(parts, worker)
+  })
+
+  app.delete<ById>('/api/workers/:id', async (request) => {
+    requireAdmin(request.caller)
+    const { id, name, state, occupied, recovering } = getWorker(parts, request.params.id)
+    if (state !== 'offline' || occupied.size > 0 || recovering)
+      throw new Fault(
+        'worker_needed',
+        `Worker "${name}" is ${recovering ? 'expected back' : state}; only one that is offline can be put away.`,
+        {
+          status: 409,
+        },
+      )
+    await recorded(
+      parts.db,
+      (query) => archiveWorker(query, id),
+      () => ({ ...parts.newEvent('worker.archived', request.caller.actor, { worker: id }), worker: name, provider: name }),
+    )
+    parts.fleet.forget(id)
+    return { id, name, archived: true }
+  })
+}
+
+/** It finishes what it runs, hands back what takes longer, and goes; its process starts anew where people start it. */
+export function drainWorker(parts: ApiParts, { id, name, state }: FleetWorker, caller: Caller): void {
+  const before = parts.facts.find(id)?.reason ?? null
+  if (state !== 'draining') parts.facts.note(id, { reason: `drained by ${caller.actor}` })
+  if (parts.fleet.drain(id)) return
+  parts.facts.note(id, { reason: before })
+  throw new Fault('worker_offline', `Worker "${name}" is ${state} and cannot be told anything.`, { status: 409, retryable: true })
+}
+
+function getWorker(parts: ApiParts, id: string): FleetWorker {
+  const found = [...parts.scheduler.workers].find((worker) => worker.id === id || worker.name === id)
+  if (found === undefined) throw notFound(`There is no worker ${id.slice(0, 100)}.`)
+  return found
 }
 
 function workerView(parts: ApiParts, worker: FleetWorker): Record<string, unknown> {
@@ -26,6 +83,8 @@ function workerView(parts: ApiParts, worker: FleetWorker): Record<string, unknow
     id: worker.id,
     name: worker.name,
     state: worker.state,
+    reason: facts?.reason ?? null,
+    revoked_at: rfc3339(facts?.revokedMs ?? null),
     version: facts?.version ?? null,
     last_heartbeat_at: rfc3339(facts?.heardMs ?? worker.lastHeardMs),
     models: [...worker.models.values()].map(({ offer }) => {

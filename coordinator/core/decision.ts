@@ -1,7 +1,7 @@
 import type { FleetModel, FleetWorker } from './fleet.ts'
 import type { Tier } from './job.ts'
 import { AUTO, type Choice, choosePlace, eligiblePlaces, type Fleet, isAble, type Place, type RouteKey, tierOf } from './routing.ts'
-import { type Opening, type Patience, TIERS } from './tiers.ts'
+import type { Opening, Patience } from './tiers.ts'
 
 /** Why an attempt went where it went, or why a job still waits: stored with the job's events, and read by people. */
 export type Decision = {

@@ -46,11 +46,21 @@ export type ModelOffer = {
 }
 
 /**
- * Why a whole provider gets nothing: it said that it is asked too much, it cannot be reached, its quota is used up, or its
- * credential is wrong (`parked`, until a person changes something). `untilMs` null: nobody knows. `onTrial`: nor did it say, so
- * after that time it gets one job, and the hold ends when that goes well.
+ * Why a whole provider gets nothing: it said that it is asked too much, it cannot be reached, its quota is used up, its
+ * credential is wrong (`parked`, until a person changes something), or a person wants it so (`draining`). `untilMs` null: nobody
+ * knows. `onTrial`: nor did it say, so after that time it gets one job, and the hold ends when that goes well.
  */
-export type Hold = { state: 'cooling_down' | 'offline' | 'over_quota' | 'parked'; untilMs: number | null; why: string; onTrial?: boolean }
+export type Hold = {
+  state: 'cooling_down' | 'offline' | 'over_quota' | 'parked' | 'draining'
+  untilMs: number | null
+  why: string
+  onTrial?: boolean
+}
+
+/** Only a person ends it. */
+function isForPeople(hold: Hold | null): boolean {
+  return hold?.state === 'parked' || hold?.state === 'draining'
+}
 
 /** What only providers have that the coordinator calls itself. */
 export type CloudTerms = {
@@ -155,7 +165,7 @@ export class FleetWorker {
   /** It may be busy, silent for a moment or loading, but it is not gone: a policy that waits for "offline" waits on. */
   isThere(model: string): boolean {
     const offer = this.models.get(model)?.offer
-    if (offer === undefined || this.hold?.state === 'parked' || this.hold?.state === 'offline') return false
+    if (offer === undefined || isForPeople(this.hold) || this.hold?.state === 'offline') return false
     if (this.recovering) return true
     return (this.state === 'online' || this.state === 'suspect') && (offer.slots > 0 || offer.state === 'loading')
   }

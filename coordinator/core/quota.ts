@@ -44,6 +44,12 @@ export class Quota {
     return Math.min(left(requestsPerMinute, this.#requests), left(tokensPerMinute, this.#tokens))
   }
 
+  /** What is used of this minute, and when the next one may begin; null while nothing is. */
+  used(nowMs: number): { requests: number; tokens: number; resetsMs: number | null } {
+    if (nowMs >= this.#windowStartMs + WINDOW_MS) return { requests: 0, tokens: 0, resetsMs: null }
+    return { requests: this.#requests, tokens: Math.round(this.#tokens), resetsMs: this.#windowStartMs + WINDOW_MS }
+  }
+
   #roll(nowMs: number): void {
     if (nowMs < this.#windowStartMs + WINDOW_MS) return
     this.#windowStartMs = nowMs

@@ -526,7 +526,7 @@ export class Scheduler {
 
   #removeProvider(nowMs: number, id: WorkerId): void {
     const provider = this.#workers.get(id)
-    if (provider === undefined || provider.cloud === null) return
+    if (provider === undefined || (provider.cloud === null && provider.connected)) return
     for (const { job, attempt } of provider.occupied.values()) this.#emit({ kind: 'stop-attempt', job, attempt, worker: id })
     this.#lose(nowMs, provider, PROVIDER_REMOVED)
     this.#setOffers(provider, [])

@@ -94,7 +94,7 @@ function whyNoneIsFree(nowMs: number, eligible: Place[]): Why {
     if (first === null || at < first.at) first = { ...hold, at }
   }
   if (first === null) return { reason: 'all_slots_busy', untilMs: null, detail: null }
-  if (first.state === 'parked') return { reason: 'paused', untilMs: null, detail: first.why }
+  if (first.state === 'parked' || first.state === 'draining') return { reason: 'paused', untilMs: null, detail: first.why }
   const reason = first.state === 'offline' ? 'cooling_down' : first.state
   return { reason, untilMs: first.untilMs, detail: first.why === '' ? null : first.why }
 }

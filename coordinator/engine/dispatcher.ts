@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { Answer, type AnswerDelta } from '../../proto/answer.ts'
 import { SPEND_LIMIT } from '../core/attempt-errors.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
@@ -13,7 +12,7 @@ import type { QuotaLimits } from '../core/quota.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { StoredProgress } from '../store/jobs.ts'
 import type { Writer } from '../store/writer.ts'
-import { LiveJob } from './live-job.ts'
+import { delivered, LiveJob } from './live-job.ts'
 import { accepted, type NewJob, newRecord, type Terms } from './new-job.ts'
 import type { AttemptEnd, AttemptOutput, WorkerLink } from './worker-link.ts'
 
@@ -646,11 +645,3 @@ const REQUEST_RETRY_MS = 250
 const WAITING_NOTE_MS = 2_000
 // With more waiting than this, a new job's prompt is read back from PostgreSQL when its turn comes.
 const REQUESTS_IN_MEMORY = 20_000
-
-function delivered(progress: StoredProgress | undefined): { tokenIds: number[]; answer: Answer } | undefined {
-  if (progress === undefined) return undefined
-  const answer = new Answer()
-  answer.append(progress.text)
-  for (const delta of progress.extras) answer.append('', delta as AnswerDelta)
-  return { tokenIds: progress.tokenIds, answer }
-}

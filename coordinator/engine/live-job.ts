@@ -2,6 +2,7 @@ import { Answer, type AnswerDelta, type AnswerJson, type FinishReason } from '..
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Decision } from '../core/decision.ts'
 import type { AttemptRecord, JobRecord, Waiting, WorkerId } from '../core/job.ts'
+import type { StoredProgress } from '../store/jobs.ts'
 
 /** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
 export class LiveJob {
@@ -75,6 +76,11 @@ export class LiveJob {
     return live
   }
 
+  /** A job that is nobody's work any more, with what was delivered of its answer: a release goes on from there. */
+  static parked(record: JobRecord, progress: StoredProgress | undefined): LiveJob {
+    return new LiveJob(record, null, delivered(progress))
+  }
+
   get followed(): boolean {
     return this.#followers.size > 0
   }
@@ -139,6 +145,15 @@ export class LiveJob {
 
 /** Tokens of a prompt: computed, and all. */
 export type Prefill = { processed: number; total: number }
+
+/** What was checkpointed, as an answer that may go on. */
+export function delivered(progress: StoredProgress | undefined): Progress | undefined {
+  if (progress === undefined) return undefined
+  const answer = new Answer()
+  answer.append(progress.text)
+  for (const delta of progress.extras) answer.append('', delta as AnswerDelta)
+  return { tokenIds: progress.tokenIds, answer }
+}
 
 type Progress = { tokenIds: number[]; answer: Answer }
 export type Output = AnswerJson & { finish_reason: FinishReason | null; stop_sequence?: string; reasoning_tokens?: number }

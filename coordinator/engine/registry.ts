@@ -49,6 +49,10 @@ export class Registry {
     return this.#policies
   }
 
+  get teams(): Iterable<TeamRecord> {
+    return this.#teams.values()
+  }
+
   findProvider(name: string): ProviderRecord | undefined {
     for (const { record } of this.#providers.values()) if (record.name === name || record.id === name) return record
     return undefined
@@ -127,10 +131,11 @@ export class Registry {
     const known = this.#providers.get(record.id)
     const version = `${record.version}/${credential?.version ?? 0}`
     if (known?.version === version) return
-    const { secret, hold } = this.#unseal(record, credential)
+    const { secret, hold: unusable } = this.#unseal(record, credential)
+    const hold = unusable ?? drainOf(record)
     this.#providers.set(record.id, { record, version })
     const isTimed = record.firstTokenTimeoutMs !== null || record.nextTokenTimeoutMs !== null
-    const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed, isUsable: hold === null }
+    const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed, isUsable: unusable === null }
     this.#parts.cloud.configure(access, (models) => this.#discovered(record.id, models))
     // What it listed before stays until it lists anew: a rotated credential is no reason to have no models for a moment.
     this.#offer(record, record.models ?? this.#parts.cloud.discovered(record.id))
@@ -190,6 +195,11 @@ type RegistryParts = {
 }
 
 const ALIASES_MAX = 100
+
+/** Calls under way go on; nothing new is begun. */
+function drainOf({ drainedBy }: ProviderRecord): Hold | null {
+  return drainedBy === null ? null : { state: 'draining', untilMs: null, why: `drained by ${drainedBy}` }
+}
 
 function replace<V>(map: Map<string, V>, entries: [string, V][]): void {
   map.clear()

@@ -61,6 +61,30 @@ export async function revokeCredential(query: Query, id: string): Promise<Creden
   return row === undefined ? undefined : parseCredential(row)
 }
 
+/** Its providers know it by the new name too, and are read anew. Undefined when the name is taken. */
+export async function renameCredential(query: Query, id: string, name: string): Promise<CredentialRecord | undefined> {
+  const [row] = await query(
+    'update credentials set name = $2 where id = $1 and not exists (select 1 from credentials c where c.name = $2) returning *',
+    [id, name],
+  )
+  if (row === undefined) return undefined
+  await query('update providers set version = version + 1 where credential = $1', [name])
+  return parseCredential(row)
+}
+
+/** The secret is gone for good. Undefined while a provider is called with it. */
+export async function removeCredential(query: Query, id: string): Promise<string | undefined> {
+  await query(
+    'update providers set credential = null where archived_at is not null and credential = (select name from credentials where id = $1)',
+    [id],
+  )
+  const [row] = await query(
+    `delete from credentials c where id = $1 and not exists (select 1 from providers p where p.credential = c.name) returning id`,
+    [id],
+  )
+  return row === undefined ? undefined : text(row.id)
+}
+
 /** Some sealed secret; undefined while there is none. */
 export async function anySealed(db: Db): Promise<Buffer | undefined> {
   const row = await db.maybeOne(

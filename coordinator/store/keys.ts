@@ -26,6 +26,9 @@ export type KeyRecord = {
   createdMs: number
   expiresMs: number | null
   revokedMs: number | null
+  /** One worker may join with it, and then it is that worker's own. */
+  singleUse: boolean
+  spentBy: string | null
 }
 
 export async function activeKeys(db: Db): Promise<KeyRecord[]> {
@@ -57,13 +60,14 @@ export type NewKey = {
   tiers: string[] | null
   requestsPerMinute: number | null
   spendMicrosPerDay: number | null
+  singleUse?: boolean
 }
 
 /** Undefined when its team or its user does not exist or is archived. */
 export async function saveKey(query: Query, key: NewKey): Promise<string | undefined> {
   const [row] = await query(
-    `insert into keys (id, name, kind, team, owner, hash, last_four, expires_at, scopes, models, tiers, requests_per_minute, spend_micros_per_day)
-     select $1, $2, $3, $4, $5, $6, $7, to_timestamp($8::float8 / 1000), $9, $10, $11, $12, $13
+    `insert into keys (id, name, kind, team, owner, hash, last_four, expires_at, scopes, models, tiers, requests_per_minute, spend_micros_per_day, single_use)
+     select $1, $2, $3, $4, $5, $6, $7, to_timestamp($8::float8 / 1000), $9, $10, $11, $12, $13, $14
       where ($4::text is null or exists (select 1 from teams t where t.name = $4 and t.archived_at is null))
         and ($5::uuid is null or exists (select 1 from users u where u.id = $5 and u.archived_at is null))
      returning id`,
@@ -81,8 +85,31 @@ export async function saveKey(query: Query, key: NewKey): Promise<string | undef
       key.tiers,
       key.requestsPerMinute,
       key.spendMicrosPerDay,
+      key.singleUse === true,
     ],
   )
+  return row === undefined ? undefined : text(row.id)
+}
+
+export type KeyChange = Pick<KeyRecord, 'name' | 'expiresMs' | 'scopes' | 'models' | 'tiers' | 'requestsPerMinute' | 'spendMicrosPerDay'>
+
+/** Undefined when it was revoked meanwhile. */
+export async function changeKey(query: Query, id: string, key: KeyChange): Promise<string | undefined> {
+  const [row] = await query(
+    `update keys set name = $2, expires_at = to_timestamp($3::float8 / 1000), scopes = $4, models = $5, tiers = $6,
+            requests_per_minute = $7, spend_micros_per_day = $8
+      where id = $1 and revoked_at is null and kind <> 'bootstrap' returning id`,
+    [id, key.name, key.expiresMs, key.scopes, key.models, key.tiers, key.requestsPerMinute, key.spendMicrosPerDay],
+  )
+  return row === undefined ? undefined : text(row.id)
+}
+
+/** Undefined when another worker was faster, with another coordinator. */
+export async function spendKey(db: Db, id: string, worker: string): Promise<string | undefined> {
+  const row = await db.maybeOne(`update keys set spent_by = $2 where id = $1 and (spent_by is null or spent_by = $2) returning id`, [
+    id,
+    worker,
+  ])
   return row === undefined ? undefined : text(row.id)
 }
 
@@ -140,5 +167,7 @@ function parseKey(row: Record<string, unknown>): KeyRecord {
     createdMs: milliseconds(row.created_at),
     expiresMs: millisecondsOrNull(row.expires_at),
     revokedMs: millisecondsOrNull(row.revoked_at),
+    singleUse: row.single_use === true,
+    spentBy: textOrNull(row.spent_by),
   }
 }

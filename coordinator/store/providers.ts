@@ -3,7 +3,7 @@ import type { Db, Query } from './db.ts'
 import { milliseconds, number, numberOrNull, text, textOrNull } from './rows.ts'
 
 /** A provider that the coordinator calls itself. Workers are providers too, and say themselves what they are. */
-export type ProviderRecord = ProviderSettings & { id: WorkerId; name: string; version: number; createdMs: number }
+export type ProviderRecord = ProviderSettings & { id: WorkerId; name: string; version: number; createdMs: number; drainedBy: string | null }
 
 export type ProviderSettings = {
   kind: 'openai' | 'anthropic'
@@ -70,6 +70,16 @@ export async function archiveProvider(query: Query, id: string): Promise<Provide
   return row === undefined ? undefined : parseProvider(row)
 }
 
+/** `by` null: it takes new work again. Undefined where that is so already. */
+export async function drainProvider(query: Query, id: string, by: string | null): Promise<ProviderRecord | undefined> {
+  const [row] = await query(
+    `update providers set drained_by = $2, drained_at = case when $2::text is null then null else now() end, version = version + 1
+      where id = $1 and archived_at is null and (drained_by is null) <> ($2::text is null) returning *`,
+    [id, by],
+  )
+  return row === undefined ? undefined : parseProvider(row)
+}
+
 const COLUMNS = [
   'kind',
   'base_url',
@@ -121,5 +131,6 @@ function parseProvider(row: Record<string, unknown>): ProviderRecord {
     nextTokenTimeoutMs: numberOrNull(row.next_token_timeout_ms),
     version: number(row.version),
     createdMs: milliseconds(row.created_at),
+    drainedBy: textOrNull(row.drained_by),
   }
 }

@@ -61,6 +61,15 @@ export async function setWebhookSecret(query: Query, id: string, sealed: Buffer)
   return row === undefined ? undefined : parseTeam(row)
 }
 
+/** Undefined when it has one already. */
+export async function giveWebhookSecret(query: Query, name: string, sealed: Buffer): Promise<TeamRecord | undefined> {
+  const [row] = await query(
+    'update teams set webhook_secret = $2 where name = $1 and webhook_secret is null and archived_at is null returning *',
+    [name, sealed],
+  )
+  return row === undefined ? undefined : parseTeam(row)
+}
+
 /** Its keys end with it. */
 export async function archiveTeam(query: Query, id: string): Promise<TeamRecord | undefined> {
   const [row] = await query('update teams set archived_at = now() where id = $1 and archived_at is null returning *', [id])

@@ -142,7 +142,7 @@ function progressPart(batch: Batch): Part {
       binaryArray('json', rows, (r) => r.extra),
     ],
     sql: (parameters, onConflict) => `insert into job_progress (job, first_token, token_ids, text, extra)
-      select a, b, c::integer[], d, e from (select ${unnested(parameters, [...'abcde'])}) x${onConflict}`,
+      select a, b, c::integer[], d, e from (select ${unnested(parameters, ['a', 'b', 'c', 'd', 'e'])}) x${onConflict}`,
   }
 }
 
@@ -180,8 +180,8 @@ const JOB: Column<JobRecord>[] = [
   ['tier', 'text', (r) => r.tier],
   ['served_model', 'text', (r) => r.servedModel],
   ['model_sha256', 'text', (r) => r.modelSha256],
-  ['queue_ms', 'integer', (r) => r.queueMs],
-  ['first_token_ms', 'integer', (r) => r.firstTokenMs],
+  ['queue_ms', 'integer', (r) => inInteger(r.queueMs)],
+  ['first_token_ms', 'integer', (r) => inInteger(r.firstTokenMs)],
   ['prompt_tokens', 'integer', (r) => r.promptTokens],
   ['completion_tokens', 'integer', (r) => r.completionTokens],
   ['cached_tokens', 'integer', (r) => r.cachedTokens],
@@ -287,6 +287,13 @@ const PAYMENT: Column<Payment>[] = [
 function json(value: unknown): string | null {
   return value === null ? null : JSON.stringify(value)
 }
+
+/** A job may wait for longer than the 24.8 days of milliseconds that an integer holds; its times tell how long exactly. */
+function inInteger(ms: number | null): number | null {
+  return ms === null ? null : Math.min(ms, INTEGER_MAX)
+}
+
+const INTEGER_MAX = 2_147_483_647
 
 /** PostgreSQL text holds no NUL and no half surrogate. JSON columns need no such care: JSON.stringify escapes both. */
 function storable(text: string): string {

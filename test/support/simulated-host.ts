@@ -89,7 +89,7 @@ export class SimulatedHost {
       link?.drain()
       setTimeout(() => link?.handBack(), this.#time.chance.between(100, 3_000))
       setTimeout(() => {
-        link?.close()
+        void link?.close()
         process.alive = false
       }, 4_500)
     })

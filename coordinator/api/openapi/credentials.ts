@@ -30,6 +30,22 @@ export const credentials: Noun = {
       answers: { 201: json(ref('Credential'), 'The credential') },
     },
     {
+      method: 'patch',
+      path: '/api/credentials/{id}',
+      summary: 'Give a credential another name',
+      params: NAME_OR_ID,
+      body: sent(body({ name: text(undefined, 64) }, ['name']), { name: 'near-key' }),
+      answers: { 200: json(ref('Credential'), 'The credential') },
+    },
+    {
+      method: 'delete',
+      path: '/api/credentials/{id}',
+      summary: 'Archive a credential',
+      about: 'Its secret is gone for good. Refused while a provider is called with it.',
+      params: NAME_OR_ID,
+      answers: { 200: json(view({ id: ID, name: text(), archived: { const: true } }), 'It is gone') },
+    },
+    {
       method: 'post',
       path: '/api/credentials/{id}/rotate',
       summary: 'Replace a secret',

@@ -11,6 +11,7 @@ import { models } from './models.ts'
 import type { Answer, Noun, RequestBody, Route } from './noun.ts'
 import { policies } from './policies.ts'
 import { providers } from './providers.ts'
+import { quotas } from './quotas.ts'
 import { responses } from './responses.ts'
 import { flag, oneOf, orNull, ref, type Schema, text, view, whole } from './schema.ts'
 import { teams } from './teams.ts'
@@ -36,6 +37,7 @@ export const NOUNS: readonly Noun[] = [
   teams,
   users,
   keys,
+  quotas,
   health,
 ]
 

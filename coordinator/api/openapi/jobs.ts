@@ -48,7 +48,7 @@ export const jobs: Noun = {
       summary: 'Read a job, or wait for its end',
       params: JOB,
       query: { wait_s: { type: 'number', minimum: 0, maximum: 300, description: 'Answer when it has ended, or after so many seconds' } },
-      answers: { 200: json(ref('Job'), 'The job, with its output once it has ended') },
+      answers: { 200: json(ref('Job'), 'The job, with its output once it has ended; of a parked one, what was delivered so far') },
     },
     {
       method: 'get',

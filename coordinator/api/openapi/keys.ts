@@ -1,6 +1,6 @@
 import { TIER } from './jobs.ts'
 import { json, type Noun, PAGED, sent } from './noun.ts'
-import { body, ID, list, MICROS, oneOf, orNull, pageOf, ref, type Schema, text, TIME, view, whole } from './schema.ts'
+import { body, flag, ID, list, MICROS, oneOf, orNull, pageOf, ref, type Schema, text, TIME, view, whole } from './schema.ts'
 
 const KEY = { id: 'The id of the key' }
 const LIMITS: Record<string, Schema> = {
@@ -54,6 +54,24 @@ export const keys: Noun = {
       answers: { 201: json(ref('NewKey'), 'The key, shown once') },
     },
     {
+      method: 'patch',
+      path: '/api/keys/{id}',
+      summary: 'Change a key',
+      about: 'What is not named stays as it was; null takes a limit away. It holds from its next request on.',
+      params: KEY,
+      body: sent(body({ name: text(undefined, 128), ...NARROWED, expires_at: orNull(TIME), limits: orNull(body(LIMITS)) }), {
+        limits: { requests_per_minute: 60 },
+      }),
+      answers: { 200: json(ref('Key'), 'The key') },
+    },
+    {
+      method: 'delete',
+      path: '/api/keys/{id}',
+      summary: 'Revoke a key, likewise',
+      params: KEY,
+      answers: { 200: json(ref('Key'), 'What it was') },
+    },
+    {
       method: 'post',
       path: '/api/keys/{id}/revoke',
       summary: 'Revoke a key',
@@ -81,5 +99,7 @@ function keyMembers(): Record<string, Schema> {
     created_at: TIME,
     expires_at: orNull(TIME),
     revoked_at: orNull(TIME),
+    single_use: flag('An invite: one worker may join with it'),
+    spent_by: orNull({ ...ID, description: 'The worker that did' }),
   }
 }

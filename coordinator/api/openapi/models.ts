@@ -1,4 +1,4 @@
-import { json, type Noun, sent } from './noun.ts'
+import { json, type Noun, PAGED_BY_NAME, sent } from './noun.ts'
 import { body, either, flag, list, orNull, pageOf, ref, type Schema, text, TIME, view, whole } from './schema.ts'
 import { TIER } from './jobs.ts'
 
@@ -29,14 +29,23 @@ export const models: Noun = {
     {
       method: 'get',
       path: '/api/models',
-      summary: 'List models with who offers them',
-      answers: { 200: json(pageOf(ref('OfferedModel')), 'All of them') },
+      summary: 'List models with who offers them, by name',
+      query: PAGED_BY_NAME,
+      answers: { 200: json(pageOf(ref('OfferedModel')), 'A page of models') },
+    },
+    {
+      method: 'get',
+      path: '/api/models/{id}',
+      summary: 'Read who offers a model',
+      params: { id: 'Its name' },
+      answers: { 200: json(ref('OfferedModel'), 'The model') },
     },
     {
       method: 'get',
       path: '/api/models/aliases',
-      summary: 'List other names of models',
-      answers: { 200: json(pageOf(view({ name: text(), target: text(), created_at: TIME })), 'All of them') },
+      summary: 'List other names of models, newest first',
+      query: PAGED_BY_NAME,
+      answers: { 200: json(pageOf(view({ name: text(), target: text(), created_at: TIME })), 'A page of names') },
     },
     {
       method: 'put',

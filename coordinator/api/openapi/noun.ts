@@ -49,4 +49,10 @@ export const PAGED: Record<string, Schema> = {
   cursor: { type: 'string', format: 'uuid', description: 'The "next" of the page before' },
 }
 
+/** Of lists whose rows are known by names. */
+export const PAGED_BY_NAME: Record<string, Schema> = {
+  ...PAGED,
+  cursor: { type: 'string', description: 'The "next" of the page before' },
+}
+
 export const NAME_OR_ID = { id: 'Its id or name' }

@@ -1,4 +1,4 @@
-import { json, NAME_OR_ID, type Noun, sent } from './noun.ts'
+import { json, NAME_OR_ID, type Noun, PAGED_BY_NAME, sent } from './noun.ts'
 import { body, either, ID, MICROS, oneOf, orNull, pageOf, real, ref, type Schema, text, TIME, view } from './schema.ts'
 
 const OPENING: Schema = either([
@@ -15,8 +15,9 @@ export const policies: Noun = {
     {
       method: 'get',
       path: '/api/policies',
-      summary: 'List policies',
-      answers: { 200: json(pageOf(ref('Policy'), { default: ref('Openings') }), 'All of them, and what holds without one') },
+      summary: 'List policies, newest first',
+      query: PAGED_BY_NAME,
+      answers: { 200: json(pageOf(ref('Policy'), { default: ref('Openings') }), 'A page of policies, and what holds without one') },
     },
     {
       method: 'get',

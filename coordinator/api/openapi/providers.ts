@@ -1,5 +1,5 @@
 import { TIER } from './jobs.ts'
-import { json, NAME_OR_ID, type Noun, sent } from './noun.ts'
+import { json, NAME_OR_ID, type Noun, PAGED_BY_NAME, sent } from './noun.ts'
 import { anything, body, ID, list, MICROS, oneOf, orNull, pageOf, real, ref, type Schema, text, TIME, view, whole } from './schema.ts'
 
 const LIMITS: Record<string, Schema> = {
@@ -24,7 +24,13 @@ export const providers: Noun = {
   name: 'Providers',
   about: 'Everything that can run a job, in one shape: workers, which say themselves what they are, and clouds, which are set here.',
   routes: [
-    { method: 'get', path: '/api/providers', summary: 'List providers', answers: { 200: json(pageOf(ref('Provider')), 'All of them') } },
+    {
+      method: 'get',
+      path: '/api/providers',
+      summary: 'List providers, by name',
+      query: PAGED_BY_NAME,
+      answers: { 200: json(pageOf(ref('Provider')), 'A page of them') },
+    },
     {
       method: 'get',
       path: '/api/providers/{id}',
@@ -53,6 +59,22 @@ export const providers: Noun = {
       about: 'Needs an admin. What is not named stays as it was.',
       params: NAME_OR_ID,
       body: sent(body(SETTINGS), { max_parallel: 4 }),
+      answers: { 200: json(ref('Provider'), 'The provider') },
+    },
+    {
+      method: 'post',
+      path: '/api/providers/{id}/drain',
+      summary: 'Give a provider nothing new',
+      about: 'Needs an operator. Calls under way finish. A worker ends thereafter; a cloud stays so until it is activated.',
+      params: NAME_OR_ID,
+      answers: { 200: json(ref('Provider'), 'The provider') },
+    },
+    {
+      method: 'post',
+      path: '/api/providers/{id}/activate',
+      summary: 'Give a drained cloud work again',
+      about: 'Needs an operator.',
+      params: NAME_OR_ID,
       answers: { 200: json(ref('Provider'), 'The provider') },
     },
     {

@@ -1,11 +1,17 @@
-import { json, NAME_OR_ID, type Noun } from './noun.ts'
-import { ID, list, oneOf, orNull, pageOf, ref, text, TIME, view, whole } from './schema.ts'
+import { json, NAME_OR_ID, type Noun, PAGED_BY_NAME } from './noun.ts'
+import { body, ID, list, oneOf, orNull, pageOf, ref, text, TIME, view, whole } from './schema.ts'
 
 export const workers: Noun = {
   name: 'Workers',
   about: 'Processes on GPU hosts, which dial in by themselves.',
   routes: [
-    { method: 'get', path: '/api/workers', summary: 'List workers', answers: { 200: json(pageOf(ref('Worker')), 'All of them') } },
+    {
+      method: 'get',
+      path: '/api/workers',
+      summary: 'List workers, by name',
+      query: PAGED_BY_NAME,
+      answers: { 200: json(pageOf(ref('Worker')), 'A page of workers') },
+    },
     {
       method: 'get',
       path: '/api/workers/{id}',
@@ -13,17 +19,57 @@ export const workers: Noun = {
       params: NAME_OR_ID,
       answers: { 200: json(ref('Worker'), 'The worker') },
     },
+    {
+      method: 'post',
+      path: '/api/workers/{id}/drain',
+      summary: 'Let a worker finish and go',
+      about:
+        'Needs an operator. It takes nothing new, hands back what takes longer than its drain timeout, and ends. 409 while it is away.',
+      params: NAME_OR_ID,
+      answers: { 200: json(ref('Worker'), 'The worker; that it drains, it says itself a moment later') },
+    },
+    {
+      method: 'post',
+      path: '/api/workers/{id}/revoke',
+      summary: 'Cut a worker off',
+      about: 'Needs an admin. What it runs goes on elsewhere, and its identity is refused from now on.',
+      params: NAME_OR_ID,
+      answers: { 200: json(ref('Worker'), 'The worker') },
+    },
+    {
+      method: 'post',
+      path: '/api/workers/invites',
+      summary: 'Make a token that one worker may join with',
+      about: 'Needs an admin. The first identity that joins with it has it for its own, until it is revoked as a key.',
+      body: {
+        schema: body({ name: text('"invite" unless given', 128), expires_at: orNull({ ...TIME, description: 'In an hour unless given' }) }),
+        example: { name: 'rack 4' },
+        optional: true,
+      },
+      answers: { 201: json(ref('Invite'), 'The token, shown once') },
+    },
+    {
+      method: 'delete',
+      path: '/api/workers/{id}',
+      summary: 'Put a worker away that is offline',
+      about: 'Needs an admin. It is there again when it comes back.',
+      params: NAME_OR_ID,
+      answers: { 200: json(view({ id: ID, name: text(), archived: { const: true } }), 'It is put away') },
+    },
   ],
   schemas: {
     Worker: view({
       id: ID,
       name: text(),
       state: oneOf(['online', 'suspect', 'draining', 'offline']),
+      reason: orNull(text('Why, where a person wanted it so')),
+      revoked_at: orNull(TIME),
       version: orNull(text()),
       last_heartbeat_at: orNull(TIME),
       models: list(ref('WorkerModel')),
       host: orNull(ref('Host')),
     }),
+    Invite: view({ id: ID, name: text(), token: text('Set it as HOLDFAST_WORKER_TOKEN'), expires_at: TIME }),
     WorkerModel: view({
       name: text(),
       engine: text(),

@@ -1,0 +1,38 @@
+import type { IncomingMessage } from 'node:http'
+import { badRequest, notFound } from '../core/fault.ts'
+import { newId } from '../ids.ts'
+
+/** What no route could do anything with, refused before one sees it. */
+
+/** Neither can be a value in PostgreSQL; text of prompts travels as JSON, which has escapes for both. */
+export function isStorable(text: string): boolean {
+  return !text.includes('\u0000') && text.isWellFormed()
+}
+
+/** Nothing has such an id or name, so nothing is there. */
+export function refuseOddNames(params: unknown): void {
+  for (const name in params as Record<string, string>)
+    if (!isStorable((params as Record<string, string>)[name] ?? ''))
+      throw notFound('Nothing has a name with a NUL or half a character in it.')
+}
+
+/** What is nested deeper could be read, but not written down again: JSON.stringify goes as deep as the stack does. */
+export function refuseDeepNesting(body: unknown): void {
+  if (isDeeper(body, NESTING_MAX)) throw badRequest('nested_too_deep', `The body is nested more than ${NESTING_MAX} levels deep.`)
+}
+
+export function isDeeper(value: unknown, levels = NESTING_MAX): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  if (levels === 0) return true
+  if (Buffer.isBuffer(value)) return false
+  return Object.values(value).some((member) => isDeeper(member, levels - 1))
+}
+
+// A schema may be 64 deep by its own count, which is twice as many levels of JSON, and stands some levels down in a body.
+export const NESTING_MAX = 256
+
+/** The caller's own name for its request where it gave one that can stand in a log, else one that no other request has. */
+export function requestId({ headers }: IncomingMessage): string {
+  const given = headers['x-request-id']
+  return typeof given === 'string' && /^[\w.:-]{1,128}$/.test(given) ? given : newId()
+}
