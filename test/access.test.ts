@@ -333,7 +333,7 @@ const BAD: [door: string, body: unknown, status: number, code: string, param: st
   ['POST /api/providers', { ...provider, limits: { requests_per_minute: 0.5 } }, 400, 'out_of_range', 'limits.requests_per_minute'],
   ['POST /api/providers', { ...provider, limits: { spend_micros_per_day: 5 } }, 400, 'limit_without_prices', 'limits'],
   ['POST /api/providers', { ...provider, first_token_timeout_s: 0 }, 400, 'out_of_range', 'first_token_timeout_s'],
-  ['PATCH /api/providers/cloud-1', { name: 'x' }, 400, 'unknown_parameter', 'name'],
+  ['PATCH /api/providers/cloud-1', { name: 'x' }, 400, 'unchangeable', 'name'],
   ['PATCH /api/providers/cloud-1', { kind: null }, 400, 'missing_field', 'kind'],
   ['PATCH /api/providers/a', { max_parallel: 1 }, 409, 'provider_is_worker', null],
   ['PATCH /api/providers/nobody', { max_parallel: 1 }, 404, 'not_found', null],

@@ -136,17 +136,17 @@ const FIELDS = ['name', 'kind', 'team', 'user', 'scopes', 'models', 'tiers', 'ex
 const CHANGEABLE = ['name', 'scopes', 'models', 'tiers', 'expires_at', 'limits']
 const LIMITS = ['requests_per_minute', 'spend_micros_per_day']
 const IDLE_FOR_WORKERS = ['user', 'scopes', 'models', 'tiers', 'limits']
-const KINDS = ['personal', 'team', 'worker'] as const
+const KINDS = ['personal', 'team', 'worker', 'intake'] as const
 
-/** A team key is a team's, a personal one a user's; a worker's is nobody's. */
+/** A team key is a team's and so is an intake's, which opens intakes and no other door; a personal one is a user's, a worker's nobody's. */
 async function holderOf(
   parts: ApiParts,
   request: FastifyRequest,
   kind: (typeof KINDS)[number],
   fields: Body,
 ): Promise<{ team: string | null; owner: string | null }> {
-  if (kind === 'team') {
-    if (fields.user !== undefined) throw badRequest('invalid_holder', 'A key of the kind team names a team, not a user.', 'user')
+  if (kind === 'team' || kind === 'intake') {
+    if (fields.user !== undefined) throw badRequest('invalid_holder', `A key of the kind ${kind} names a team, not a user.`, 'user')
     const named = required(text(fields, 'team', 64), 'team')
     return { team: (await findTeam(parts.db, named))?.name ?? named, owner: null }
   }

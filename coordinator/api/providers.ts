@@ -57,7 +57,12 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
 
   app.patch<ById>('/api/providers/:id', async (request) => {
     const known = await getProvider(parts, request)
-    const settings = await readSettings(parts, fieldsOf(request.body, SETTINGS), known)
+    const fields = fieldsOf(request.body, ['name', 'tier', ...SETTINGS])
+    // Who reads, changes and writes back says these too; a provider of another name is another provider.
+    if (fields.name !== undefined && fields.name !== known.name)
+      throw badRequest('unchangeable', `A provider keeps its name: this one is "${known.name}". Make a new one and archive this.`, 'name')
+    if (fields.tier !== undefined) refuseTier(fields)
+    const settings = await readSettings(parts, fields, known)
     const same = Object.entries(settings).every(([name, value]) => isDeepStrictEqual(value, known[name as keyof ProviderSettings]))
     if (same) return viewOf(parts, known)
     const changed = await recorded(

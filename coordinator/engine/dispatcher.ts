@@ -111,6 +111,7 @@ export class Dispatcher {
     record.status = 'queued'
     record.error = null
     record.strikes = 0
+    record.failures = 0
     record.owner = this.#parts.coordinator
     const live = this.#takeUp(record, progress)
     live.hasCallback = hasCallback

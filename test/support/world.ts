@@ -31,6 +31,7 @@ export class World implements AsyncDisposable {
 
   env(extra: Record<string, string> = {}): Record<string, string> {
     const external = process.env.HOLDFAST_TEST_DATABASE_URL
+    const redis = process.env.HOLDFAST_TEST_REDIS_URL
     return {
       PATH: process.env.PATH ?? '',
       HOME: process.env.HOME ?? this.dir,
@@ -41,6 +42,7 @@ export class World implements AsyncDisposable {
       HOLDFAST_ADMIN_KEY: ADMIN_KEY,
       HOLDFAST_WORKER_TOKEN: WORKER_TOKEN,
       ...(external === undefined ? {} : { DATABASE_URL: external }),
+      ...(redis === undefined ? {} : { REDIS_URL: redis }),
       ...extra,
     }
   }

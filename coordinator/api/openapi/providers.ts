@@ -58,7 +58,7 @@ export const providers: Noun = {
       summary: 'Change a cloud provider',
       about: 'Needs an admin. What is not named stays as it was.',
       params: NAME_OR_ID,
-      body: sent(body(SETTINGS), { max_parallel: 4 }),
+      body: sent(body({ name: text('Its own: it keeps its name', 64), tier: { const: 'cloud' }, ...SETTINGS }), { max_parallel: 4 }),
       answers: { 200: json(ref('Provider'), 'The provider') },
     },
     {
