@@ -68,12 +68,19 @@ export class WorkerSessions implements WorkerLink {
   start: WorkerLink['start'] = (worker, { job, attempt, model, request, continuation }) => {
     const session = this.#sessions.get(worker)
     if (session === undefined) return
-    session.starts.push({ job, attempt, model, request, continuation })
-    if (session.starts.length >= STARTS_MAX || request.length > LARGE_REQUEST) sendStarts(session)
-    else if (session.starts.length === 1)
+    const start = { job, attempt, model, request, continuation }
+    if (!session.gathers) {
+      // The first of a turn leaves at once: most often it is the only one, and the next thing to be done is the writer's statement.
+      session.gathers = true
       setImmediate(() => {
+        session.gathers = false
         if (this.#sessions.get(worker) === session) sendStarts(session)
       })
+      session.end.write({ start })
+      return
+    }
+    session.starts.push(start)
+    if (session.starts.length >= STARTS_MAX || request.length > LARGE_REQUEST) sendStarts(session)
   }
 
   cancel: WorkerLink['cancel'] = (worker, job, attempt) => {
@@ -166,6 +173,7 @@ export class WorkerSessions implements WorkerLink {
       outputsTaken: 0,
       acknowledged: [],
       starts: [],
+      gathers: false,
       takesStarts: hello.protocolMinor >= STARTS_SINCE_MINOR,
     }
     this.#sessions.set(worker, session)
@@ -268,8 +276,9 @@ type Session = {
   end: CoordinatorEnd
   outputsTaken: number
   acknowledged: { job: JobId; attempt: number }[]
-  /** What this turn of the event loop has started so far: it leaves in one message. */
+  /** What this turn of the event loop has started besides the first: it leaves in one message. */
   starts: StartMessage[]
+  gathers: boolean
   takesStarts: boolean
 }
 
