@@ -215,6 +215,17 @@ test('a provider that does not say when is tried by one job after a second, then
   expect(hold()).toMatchObject({ untilMs: world.nowMs + 1_000 })
 })
 
+test('what was set anew is tried at once, whatever went wrong with it before', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('job', { patience: ANY_TIER })
+  world.fail('job', { ...BROKEN, code: 'provider_lacks_model', providerStatus: 404 })
+  expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)).toMatchObject({ reason: 'cooling_down', detail: '500' })
+  world.apply({ kind: 'provider-held', worker: 'cloud' as WorkerId, hold: null })
+  cloud(world)
+  expect(world.startedOn('cloud')).toHaveLength(2)
+})
+
 test('a shorter hold does not end a longer one', () => {
   const world = new SchedulerWorld()
   cloud(world)

@@ -95,6 +95,7 @@ export class Scheduler {
       case 'provider-held':
         if (input.hold === null) this.#workers.get(input.worker)?.forgive()
         this.#hold(input.worker, null, input.hold)
+        this.#fillWorker(input.worker)
         break
       case 'purse-set':
         this.#setPurse(input.purse, input.spentUntilMs)

@@ -171,6 +171,14 @@ export const TIER_MUTANTS: Mutant[] = [
     tests: ['tiers'],
   },
   {
+    bug: 'clouds: nobody is told that an answer is asked for at once',
+    file: 'coordinator/engine/dispatcher.ts',
+    find: ', streamed: job.streamed }',
+    replace: ' }',
+    tests: ['cloud-faults'],
+    only: 'asked for at once',
+  },
+  {
     bug: 'clouds: an answer that is asked for at once is a stall',
     file: 'coordinator/core/silence.ts',
     find: '!job.streamed &&',
