@@ -208,6 +208,7 @@ async function startCoordinator(
     onDispatched: (ms) => counters.dispatched(ms),
     onFirstToken: (record) => counters.firstToken(record),
     onEnded: (record) => counters.ended(record),
+    onPaid: (record, provider, micros) => counters.paid(record, provider, micros),
     onEndStored: (record) => callbacks?.jobEnded(record.id),
     onBreaker: (worker, model, untilMs, why) => fleetLog.breakerChanged(worker, model, untilMs, why),
     termsOf: (record) => registry.termsOf(record),

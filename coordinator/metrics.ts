@@ -66,12 +66,14 @@ export class Metrics {
     this.#firstToken.observe({ model: record.model, tier: record.tier ?? 'none' }, (record.firstTokenMs ?? 0) / 1000)
   }
 
+  paid(record: JobRecord, provider: string, micros: number): void {
+    this.#cost.inc({ provider, model: record.servedModel ?? record.model, team: record.team }, micros)
+  }
+
   ended(record: JobRecord): void {
     const { model, status } = record
     const tier = record.tier ?? 'none'
     this.#finished.inc({ status, model, tier })
-    if (record.costMicros > 0)
-      this.#cost.inc({ provider: record.workerName ?? 'none', model: record.servedModel ?? model, team: record.team }, record.costMicros)
     if (status !== 'succeeded') return
     const completion = record.completionTokens ?? 0
     this.#tokens.inc({ direction: 'in', model }, record.promptTokens ?? 0)

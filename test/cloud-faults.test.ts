@@ -107,6 +107,17 @@ test.concurrent('a provider that goes silent is left after its own time, and a s
   expect(broken.upstream.generations).toHaveLength(3)
 })
 
+test('an answer that is asked for at once may take longer than a token may', async () => {
+  await using impatient = await World.open()
+  await impatient.coordinator({ HOLDFAST_FIRST_TOKEN_TIMEOUT_S: '1', HOLDFAST_NEXT_TOKEN_TIMEOUT_S: '1' })
+  const cloud = await addCloud(impatient)
+  cloud.upstream.plan({ delayMs: 2_500 })
+  const client = new OpenAI({ baseURL: `${impatient.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+  const answer = await client.chat.completions.create({ model: cloud.model, messages })
+  expect(answer.choices[0]?.message.content).toBe(USUAL)
+  expect(cloud.upstream.generations).toHaveLength(1)
+})
+
 test('a model may have limits on silence of its own, at a cloud and at a worker', async () => {
   const cloud = await addCloud(world, { models: [{ name: 'soon', upstream: 'large', first_token_timeout_s: 1 }, { name: 'whenever' }] })
   const worker = await world.worker('soon-worker', 'soon-local=fake:?stall_on=STALL&first_token_timeout_s=1 slow=fake:?stall_on=STALL')

@@ -311,6 +311,9 @@ test('what was paid is booked on who was paid, and on the day of the payment', a
   expect(job).toMatchObject({ status: 'succeeded', provider: spare.name, cost_micros: 2 + 2 * 4 + (11 + 5 * 4) })
   const spent = async (name: string): Promise<unknown> => (await readProvider(world, name)).spent_micros_today
   expect([await spent(broken.name), await spent(spare.name)]).toEqual([2 + 2 * 4, 11 + 5 * 4])
+  const counted = (name: string): RegExp => new RegExp(`holdfast_cost_micros_total\\{provider="${name}"[^}]*\\} (\\d+)`)
+  const metrics = await (await world.request('GET', '/metrics')).text()
+  expect([broken, spare].map(({ name }) => counted(name).exec(metrics)?.[1])).toEqual(['10', '31'])
   const db = world.database()
   await world.until('both are stored', async () => (await db.query('select 1 from payments where job = $1', [id])).length === 2)
   // As if the first had been paid before midnight, and a job of last year only now.

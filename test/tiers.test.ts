@@ -174,6 +174,48 @@ test('an outage of the only cloud parks nobody, and whoever is there is served w
   expect([...world.outcomes.values()]).toEqual([['job-succeeded'], ['job-succeeded']])
 })
 
+test('three clouds that had served before and fail together park nobody', () => {
+  const world = new SchedulerWorld()
+  for (const name of ['a', 'b', 'c']) cloud(world, name, { maxParallel: 1 })
+  for (const job of ['1', '2', '3']) world.enqueue(job, { patience: ANY_TIER })
+  for (const job of ['1', '2', '3']) world.finish(job)
+  world.enqueue('job', { patience: ANY_TIER })
+  for (let tries = 0; tries < 12; tries++) {
+    world.fail('job', BROKEN)
+    world.pass(60_600)
+  }
+  for (const name of ['a', 'b', 'c']) expect(world.startedOn(name)).toContain('job')
+  world.finish('job')
+  expect(world.outcomes.get('job' as JobId)).toEqual(['job-succeeded'])
+})
+
+test('a poison prompt is parked after three tries at a cloud that had served before', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 1 })
+  world.enqueue('0', { patience: ANY_TIER })
+  world.finish('0')
+  world.enqueue('poison', { patience: ANY_TIER })
+  for (let others = 1; others < 4; others++) world.enqueue(`${others}`, { patience: ANY_TIER })
+  for (let turn = 0; turn < 12; turn++) {
+    const [running] = world.live.keys()
+    if (running === 'poison') world.fail('poison', BROKEN)
+    else if (running !== undefined) world.finish(running)
+    world.pass(1_600)
+  }
+  expect(world.startedOn('cloud').filter((job) => job === 'poison')).toHaveLength(3)
+  expect(world.outcomes.get('poison' as JobId)).toEqual(['job-parked'])
+})
+
+test('a cloud that refuses the request of a trial is there', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  for (const job of ['1', '2']) world.enqueue(job, { patience: ANY_TIER })
+  for (const job of ['1', '2']) world.fail(job, BUSY, { state: 'offline', untilMs: 'untold', why: 'refused' })
+  world.pass(1_000)
+  world.fail('1', { ...BUSY, code: 'provider_refused_request', retryable: false, providerStatus: 400 })
+  expect([...world.scheduler.providers][0]?.hold).toBeNull()
+})
+
 test('a poison prompt does not keep others from the only cloud, and is parked after three tries between which they were served', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { maxParallel: 1 })
@@ -213,6 +255,17 @@ test('a provider that does not say when is tried by one job after a second, then
   expect([hold(), world.live.size]).toEqual([null, 3])
   world.fail('2', BUSY, gone)
   expect(hold()).toMatchObject({ untilMs: world.nowMs + 1_000 })
+})
+
+test('what was set anew is tried at once, whatever went wrong with it before', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('job', { patience: ANY_TIER })
+  world.fail('job', { ...BROKEN, code: 'provider_lacks_model', providerStatus: 404 })
+  expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)).toMatchObject({ reason: 'cooling_down', detail: '500' })
+  world.apply({ kind: 'provider-held', worker: 'cloud' as WorkerId, hold: null })
+  cloud(world)
+  expect(world.startedOn('cloud')).toHaveLength(2)
 })
 
 test('a shorter hold does not end a longer one', () => {

@@ -7,7 +7,7 @@ import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
 import { Answer } from '../proto/answer.ts'
 import { OpenAiReader } from '../proto/openai-wire-answer.ts'
 import { openUpstream } from '../coordinator/tiers/upstream.ts'
-import { refusalOf } from '../coordinator/tiers/upstream-errors.ts'
+import { refusalOf, usedUpUntil } from '../coordinator/tiers/upstream-errors.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import type { WireFailure } from '../proto/wire.ts'
@@ -168,6 +168,21 @@ describe('Anthropic', () => {
     const reset = (overloaded as InstanceType<typeof Anthropic.APIError>).headers?.get('anthropic-ratelimit-tokens-reset') ?? ''
     expect(Date.parse(reset)).toBeGreaterThan(Date.now())
   })
+})
+
+const NOW = Date.UTC(2026, 10, 21)
+
+test.each([
+  [{ 'x-ratelimit-remaining-requests': '0', 'x-ratelimit-reset-requests': '12' }, NOW + 12_000],
+  [{ 'x-ratelimit-remaining-tokens': '0', 'x-ratelimit-reset-tokens': '1m2.5s' }, NOW + 62_500],
+  [{ 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': String(NOW + 7_000) }, NOW + 7_000],
+  [{ 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': String((NOW + 8_000) / 1000) }, NOW + 8_000],
+  [{ 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': '0.5' }, NOW + 500],
+  [{ 'x-ratelimit-remaining': '1', 'x-ratelimit-reset': '30' }, null],
+  [{ 'x-ratelimit-remaining': '', 'x-ratelimit-reset': '30' }, null],
+  [{ 'x-ratelimit-remaining': '0' }, null],
+])('limits in the headers %o are used up until %s', (headers, untilMs) => {
+  expect(usedUpUntil(new Headers(headers), NOW)).toBe(untilMs)
 })
 
 test('a redirect is told and not followed: a credential goes nowhere else', async () => {

@@ -18,10 +18,10 @@ export type Blame = {
 }
 
 /**
- * A worker that dies of a job has shown what the job is: nothing else ran in that slot. A cloud fails for reasons of its own, so
- * there a job is blamed only when others were answered since it last failed. That tells a poison prompt from an outage: the one
- * is parked after three tries between which others were served, the other parks nobody. Until it is told, the model is left alone
- * there for a while, and the next who tries it is another job.
+ * At a worker every failure counts against the job. A cloud fails for reasons of its own, so there a job is blamed only when
+ * others were answered since it last failed. That tells a poison prompt from an outage: the one is parked after three tries
+ * between which others were served, the other parks nobody. Until it is told, the model is left alone there for a while, and the
+ * next who tries it is another job.
  */
 export function blameOf(
   { served, answersSeen }: ScheduledJob,
@@ -34,7 +34,9 @@ export function blameOf(
   if (error.code === 'provider_lacks_model') return { breaker: CLOUD_BREAKER, strikes: false, counts: false, yields: false }
   if (error.code === 'provider_forbids') return { breaker: null, strikes: true, counts: true, yields: false }
   const answers = worker.models.get(served)?.breaker.answers ?? 0
-  const strikes = answers > (answersSeen?.get(worker.id) ?? 0)
+  // Where several fail together, that it fails at each for the first time says nothing.
+  const seen = answersSeen === null ? 0 : (answersSeen.get(worker.id) ?? Number.POSITIVE_INFINITY)
+  const strikes = answers > seen
   // A call that went silent has to be paid for.
   return { breaker: CLOUD_BREAKER, strikes, counts: strikes || error.code !== 'provider_failed', yields: true }
 }
@@ -67,6 +69,8 @@ export function countAgainst(job: ScheduledJob, worker: FleetWorker | null, { st
   if (worker !== null && strikes && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
 }
 
+// Whatever a job achieves between its deaths, this many of them are a case for a person.
+export const ATTEMPTS_EVER = 30
 // Fewer new tokens than this and an attempt brought next to nothing.
 const PROGRESS_TOKENS = 8
 

@@ -130,8 +130,7 @@ export class FleetWorker {
   free(model: string, nowMs: number): number {
     const entry = this.models.get(model)
     if (entry === undefined || !this.serves(model) || entry.refusedUntilMs > nowMs || this.holding(model, nowMs) !== null) return 0
-    let slots = Math.max(0, this.cloud === null ? entry.offer.slots - this.busy(model) : this.cloud.maxParallel - this.occupied.size)
-    if (this.hold?.onTrial === true) slots = Math.min(1, slots)
+    const slots = Math.max(0, this.cloud === null ? entry.offer.slots - this.busy(model) : this.cloud.maxParallel - this.occupied.size)
     if (entry.breaker.openings === 0) return slots
     return entry.breaker.openUntilMs <= nowMs && entry.breaker.trial === null ? Math.min(1, slots) : 0
   }

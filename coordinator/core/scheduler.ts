@@ -8,7 +8,7 @@ import {
   WORKER_RESTARTED,
   WORKER_SILENT,
 } from './attempt-errors.ts'
-import { blameOf, countAgainst, isForbidden, tripFor, yieldingMs } from './blame.ts'
+import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, tripFor, yieldingMs } from './blame.ts'
 import { type Breaker, reset } from './breaker.ts'
 import { outlasts } from './cooldown.ts'
 import type { AttemptStatus, Effect } from './effects.ts'
@@ -101,6 +101,7 @@ export class Scheduler {
       case 'provider-held':
         if (input.hold === null) this.#workers.get(input.worker)?.forgive()
         this.#hold(input.worker, null, input.hold)
+        this.#fillWorker(input.worker)
         break
       case 'purse-set':
         this.#setPurse(input.purse, input.spentUntilMs)
@@ -324,6 +325,8 @@ export class Scheduler {
   /** An attempt that did not bring the answer: again elsewhere, or the end of the job. */
   #endBadly(nowMs: number, job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
+    // Who answers, with whatever status, is there.
+    if (error.providerStatus !== undefined) this.#prove(job)
     const blame = blameOf(job, worker, error, this.#rules)
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, nowMs, job, worker.id, blame, error))
@@ -769,7 +772,5 @@ export class Scheduler {
   }
 }
 
-// Whatever a job achieves between its deaths, this many of them are a case for a person.
-const ATTEMPTS_EVER = 30
 // Recent answers weigh more: a model's load changes within minutes.
 const SERVICE_TIME_WEIGHT = 0.1

@@ -327,6 +327,7 @@ export class Dispatcher {
     record.costMicros += micros
     const { team, policy, key } = record
     const provider = this.#workerNames.get(worker) ?? worker
+    this.#parts.onPaid(record, provider, micros)
     this.#writer.addPayment({ job, attempt, atMs: this.#parts.now(), provider, team, policy, key, micros })
   }
 
@@ -626,6 +627,8 @@ export type DispatcherParts = {
   onDispatched(ms: number): void
   onFirstToken(record: JobRecord): void
   onEnded(record: JobRecord): void
+  /** An attempt of the job has cost something. */
+  onPaid(record: JobRecord, provider: string, micros: number): void
   /** The end, or the parking, of a job that has a callback is durable. */
   onEndStored(record: JobRecord): void
   onStale(): void

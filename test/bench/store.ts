@@ -63,6 +63,7 @@ export class Store {
       onFirstToken: () => {},
       onEnded: () => {},
       onEndStored: () => {},
+      onPaid: () => {},
       onStale: () => {},
       onBreaker: () => {},
       onWorkerState: () => {},

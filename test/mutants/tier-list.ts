@@ -124,14 +124,21 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: an outage is blamed on the jobs that wait',
     file: 'coordinator/core/blame.ts',
-    find: 'const strikes = answers > (answersSeen?.get(worker.id) ?? 0)',
+    find: 'const strikes = answers > seen',
     replace: 'const strikes = answers >= 0',
+    tests: ['tiers'],
+  },
+  {
+    bug: 'clouds: three that fail together park what was with them',
+    file: 'coordinator/core/blame.ts',
+    find: '(answersSeen.get(worker.id) ?? Number.POSITIVE_INFINITY)',
+    replace: '(answersSeen.get(worker.id) ?? 0)',
     tests: ['tiers'],
   },
   {
     bug: 'clouds: a poison prompt is never found out',
     file: 'coordinator/core/blame.ts',
-    find: 'const strikes = answers > (answersSeen?.get(worker.id) ?? 0)',
+    find: 'const strikes = answers > seen',
     replace: 'const strikes = answers < 0',
     tests: ['tiers'],
   },
@@ -145,7 +152,7 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: what is not reached is asked by everybody at once',
     file: 'coordinator/core/fleet.ts',
-    find: '    if (this.hold?.onTrial === true) slots = Math.min(1, slots)\n',
+    find: '    if (this.hold?.onTrial === true) this.cooldown.trial ??= job\n',
     replace: '',
     tests: ['tiers'],
   },
@@ -169,6 +176,14 @@ export const TIER_MUTANTS: Mutant[] = [
     find: 'hold.untilMs > known.untilMs',
     replace: 'hold.untilMs !== known.untilMs',
     tests: ['tiers'],
+  },
+  {
+    bug: 'clouds: nobody is told that an answer is asked for at once',
+    file: 'coordinator/engine/dispatcher.ts',
+    find: ', streamed: job.streamed }',
+    replace: ' }',
+    tests: ['cloud-faults'],
+    only: 'asked for at once',
   },
   {
     bug: 'clouds: an answer that is asked for at once is a stall',

@@ -84,6 +84,7 @@ export class SimulatedCoordinator {
       onFirstToken: () => {},
       onEnded: () => {},
       onEndStored: () => {},
+      onPaid: () => {},
       onStale: () => {},
       onBreaker: () => {},
       onWorkerState: () => {},

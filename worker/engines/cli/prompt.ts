@@ -16,8 +16,8 @@ export function promptOf(prompt: Prompt): CliPrompt {
 
 /**
  * These programs read files of the host into a prompt that names them (`@path`), some even without tools, and take one that
- * begins with a sign of theirs for a command (`/`, `!`, `#`). Whoever wrote the prompt may do neither. A word joiner, which has no
- * width, makes plain words of both: a path that begins with it names no file.
+ * begins with a sign of theirs for a command (`/`, `!`, `#`). Whoever wrote the prompt may do neither. A grapheme joiner, which has no
+ * width, makes plain words of both: a path that begins with it names no file. It is no format character, which programs may strip.
  */
 export function guarded({ system, text }: CliPrompt): CliPrompt {
   const guard = (words: string): string => words.replaceAll(/@(?=\S)/g, `@${GUARD}`).replace(/^(\s*)(?=[/!#?$&])/, `$1${GUARD}`)
@@ -29,7 +29,7 @@ export function unguarded(text: string): string {
   return text.replaceAll(GUARD, '')
 }
 
-const GUARD = '\u2060'
+const GUARD = '\u034f'
 
 /** For programs that take no system prompt of ours. */
 export function inOneText({ system, text }: CliPrompt): string {
