@@ -156,4 +156,11 @@ export const DOOR_MUTANTS: Mutant[] = [
     replace: 'if (odd === "") throw',
     tests: ['start'],
   },
+  {
+    bug: 'doors: a large answer waits for ever for a reader',
+    file: 'coordinator/api/sse.ts',
+    find: 'response.setTimeout(unreadMsMax, () => response.destroy())',
+    replace: 'void unreadMsMax',
+    tests: ['slow-callers'],
+  },
 ]
