@@ -195,6 +195,48 @@ test('a response in the background can be followed while it is made, and read as
   expect([live, other, await texts()]).toEqual([done.output_text, done.output_text, done.output_text])
 })
 
+test('what a response was made from is listed as items, in pages and either order', async () => {
+  const first = await client.responses.create({
+    ...{ model: 'fake', instructions: 'be brief', temperature: 0 },
+    input: [
+      { role: 'user', content: [{ type: 'input_text', text: 'look' }] },
+      { type: 'function_call', call_id: 'c1', name: 'find', arguments: '{}' },
+      { type: 'function_call_output', call_id: 'c1', output: 'found' },
+    ],
+  })
+  const next = await client.responses.create({ model: 'fake', previous_response_id: first.id, input: 'and then?', temperature: 0 })
+  const items: { id?: string | null; type?: string }[] = []
+  for await (const item of client.responses.inputItems.list(next.id, { order: 'asc', limit: 2 })) items.push(item)
+  expect(items).toMatchObject([
+    { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'look' }] },
+    { type: 'function_call', call_id: 'c1', name: 'find' },
+    { type: 'function_call_output', call_id: 'c1', output: 'found' },
+    { type: 'message', role: 'assistant', content: [{ type: 'output_text', text: first.output_text }] },
+    { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'and then?' }] },
+  ])
+  const newest = await client.responses.inputItems.list(next.id, { limit: 1 })
+  expect(newest.data.map(({ id }) => id)).toEqual([items.at(-1)?.id])
+  await expect(client.responses.inputItems.list(next.id, { after: 'msg_nowhere' })).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.inputItems.list(next.id, { limit: 101 })).rejects.toMatchObject({ status: 400, param: 'limit' })
+})
+
+test('a deleted response is gone, with what it asked and answered', async () => {
+  const key = { headers: { 'idempotency-key': 'deleted' } }
+  const body = { model: 'fake', input: 'forget me', temperature: 0 }
+  const made = await client.responses.create(body, key)
+  await client.responses.delete(made.id)
+  await expect(client.responses.retrieve(made.id)).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.delete(made.id)).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.create({ ...body, previous_response_id: made.id })).rejects.toMatchObject({ status: 400 })
+  expect(await world.job(made.id.slice('resp_'.length))).toMatchObject({ status: 'succeeded', output: null })
+  const again = await client.responses.create(body, key)
+  expect([again.id === made.id, again.output_text]).toEqual([false, made.output_text])
+  const running = await client.responses.create({ model: 'slow', input: 'x', background: true, max_output_tokens: 50 })
+  await expect(client.responses.delete(running.id)).rejects.toMatchObject({ status: 409, code: 'response_in_progress' })
+  await client.responses.cancel(running.id)
+  await client.responses.delete(running.id)
+})
+
 test('text.format gives parsed output, and log probabilities come where they were asked for', async () => {
   const parsed = await client.responses.parse({
     model: 'fake',

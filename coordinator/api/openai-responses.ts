@@ -1,17 +1,19 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
-import { badRequest, notFound } from '../core/fault.ts'
-import type { JobId } from '../core/job.ts'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
+import { isFinal, type JobId } from '../core/job.ts'
 import { notCancellable } from '../engine/new-job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
-import { findJob, readOutput, readRequest } from '../store/jobs.ts'
+import { recorded } from '../store/events.ts'
+import { findJob, forgetPayload, readOutput, readRequest } from '../store/jobs.ts'
 import { seesAllTeams } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded } from './idempotency.ts'
 import { Choices } from './openai-choices.ts'
 import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
+import { inputItems } from './openai-responses-items.ts'
 import { parseResponseRequest, withConversation } from './openai-responses-request.ts'
 import { ResponseStream } from './openai-responses-stream.ts'
 import { type ResponseRequest, responseView } from './openai-responses-view.ts'
@@ -58,6 +60,25 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     reply.hijack()
     new ResponseStream(parts.dispatcher, followed, whole, reply.raw).open(answerHeaders(followed, request))
     return reply
+  })
+
+  app.get<ById>('/v1/responses/:id/input_items', async (request) => {
+    const query = readQuery(request.query, ['order', 'limit', 'after'])
+    const { live, whole } = await getResponse(parts, request, request.params.id)
+    return inputItems(live.record.id, whole, query)
+  })
+
+  app.delete<ById>('/v1/responses/:id', async (request) => {
+    const { live } = await getResponse(parts, request, request.params.id)
+    const { id, status, team } = live.record
+    if (!isFinal(status)) throw new Fault('response_in_progress', `The response is ${status}; cancel it first.`, { status: 409, job: id })
+    await parts.stored()
+    await recorded(
+      parts.db,
+      (query) => forgetPayload(query, id),
+      () => ({ ...parts.newEvent('job.forgotten', request.caller.actor, {}), team, job: id, traceId: live.record.traceId }),
+    )
+    return { id: `resp_${id}`, object: 'response', deleted: true }
   })
 
   app.post<ById>('/v1/responses/:id/cancel', async (request) => {
