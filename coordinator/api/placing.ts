@@ -98,12 +98,18 @@ function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], w
   if (asked.length === 0 || asked.some((offer) => offer.abilities === undefined || isAble(needs, offer.abilities))) return
   const missing = needs.find((need) => !asked.some((offer) => isAble([need], offer.abilities))) ?? needs.at(-1)
   const isDialect = missing === 'openai_dialect' || missing === 'anthropic_dialect'
-  const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? PARAMETER_OF[missing ?? ''] ?? missing ?? 'model'
+  const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? parameterFor(missing, parsed)
   throw badRequest(
     'unsupported_parameter',
     `${param} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
     param,
   )
+}
+
+/** A caller looks for what it wrote, in the words of its dialect. */
+function parameterFor(missing: Ability | undefined, { parameterOf = {} }: ParsedRequest): string {
+  if (missing === undefined) return 'model'
+  return parameterOf[missing] ?? PARAMETER_OF[missing] ?? missing
 }
 
 /** Where the ability has another name than the parameter. */

@@ -322,6 +322,7 @@ type CallEnd = {
   completionTokens: number
   cachedTokens: number
   reasoningTokens: number | null
+  cacheWriteTokens?: number
   costMicros: number
 }
 

@@ -163,4 +163,25 @@ export const DOOR_MUTANTS: Mutant[] = [
     replace: 'void unreadMsMax',
     tests: ['slow-callers'],
   },
+  {
+    bug: 'doors: who asks is kept from a cloud of the dialect',
+    file: 'proto/openai-wire-request.ts',
+    find: 'return extended ? {} : passthrough',
+    replace: 'return {}',
+    tests: ['same-dialect'],
+  },
+  {
+    bug: 'doors: tokens written to a cache are told as others',
+    file: 'coordinator/api/anthropic-answer.ts',
+    find: 'cache_creation_input_tokens: cacheWriteTokens',
+    replace: 'cache_creation_input_tokens: 0',
+    tests: ['same-dialect'],
+  },
+  {
+    bug: 'doors: a refusal speaks in the words of another dialect',
+    file: 'coordinator/api/placing.ts',
+    find: 'parameterOf[missing] ?? PARAMETER_OF',
+    replace: 'PARAMETER_OF',
+    tests: ['same-dialect'],
+  },
 ]
