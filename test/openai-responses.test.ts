@@ -195,6 +195,41 @@ test('a response in the background can be followed while it is made, and read as
   expect([live, other, await texts()]).toEqual([done.output_text, done.output_text, done.output_text])
 })
 
+test('a stream is taken up behind any of its events, while it is made and after, with nothing missing or twice', async () => {
+  const reasoning = { effort: 'low' as const }
+  const body = { model: 'slow', input: 'resume', background: true, reasoning, max_output_tokens: 24, temperature: 0 }
+  const { id } = await client.responses.create(body)
+  const read = async (after?: number, leaveAfter = Number.POSITIVE_INFINITY): Promise<ResponseStreamEvent[]> => {
+    const events: ResponseStreamEvent[] = []
+    const from = after === undefined ? {} : { starting_after: after }
+    for await (const event of await client.responses.retrieve(id, { stream: true, ...from })) {
+      events.push(event)
+      if (events.length >= leaveAfter) break
+    }
+    return events
+  }
+  const along = read()
+  const early = await read(undefined, 9)
+  const late = await read(8)
+  const whole = await along
+  const textOf = (events: ResponseStreamEvent[]): string =>
+    events.map((event) => (event.type === 'response.output_text.delta' ? event.delta : '')).join('')
+  expect(textOf([...early, ...late])).toBe((await client.responses.retrieve(id)).output_text)
+  expect([...early, ...late].map((event) => event.sequence_number)).toEqual(whole.map((_, index) => index))
+  for (const after of [0, 5, whole.length - 3, whole.length - 1]) {
+    const rest = await read(after)
+    expect(rest.map(({ type, sequence_number }) => [type, sequence_number])).toEqual(
+      whole.slice(after + 1).map(({ type, sequence_number }) => [type, sequence_number]),
+    )
+    expect(textOf(rest)).toBe(textOf(whole.slice(after + 1)))
+  }
+  const unread = await client.responses.create({ model: 'fake', input: 'x', temperature: 0 })
+  const forgotten = client.responses.retrieve(unread.id, { stream: true, starting_after: 7 })
+  await expect(forgotten).rejects.toMatchObject({ status: 409, code: 'stream_forgotten' })
+  const unstreamed = await world.request('GET', `/v1/responses/${id}?starting_after=1`)
+  expect(unstreamed.status).toBe(400)
+})
+
 test('what a response was made from is listed as items, in pages and either order', async () => {
   const first = await client.responses.create({
     ...{ model: 'fake', instructions: 'be brief', temperature: 0 },

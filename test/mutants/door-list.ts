@@ -184,4 +184,11 @@ export const DOOR_MUTANTS: Mutant[] = [
     replace: 'PARAMETER_OF',
     tests: ['same-dialect'],
   },
+  {
+    bug: 'doors: a second reader of a response is given other cuts',
+    file: 'coordinator/api/openai-responses-cuts.ts',
+    find: 'if (known !== undefined) return known\n    if (ends',
+    replace: 'if (ends',
+    tests: ['openai-responses'],
+  },
 ]

@@ -52,7 +52,10 @@ export const responses: Noun = {
       path: '/v1/responses/{id}',
       summary: 'Read a stored response',
       params: RESPONSE,
-      query: { stream: oneOf(['true', 'false'], 'From its beginning, as server-sent events') },
+      query: {
+        stream: oneOf(['true', 'false'], 'As server-sent events, from its beginning unless told'),
+        starting_after: whole('Only what follows the event of this number; 409 where that is not known any more', 0),
+      },
       answers: { 200: { about: 'The response, or its events', schema: ref('Response'), alsoAs: { 'text/event-stream': text() } } },
     },
     {
