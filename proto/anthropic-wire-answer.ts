@@ -277,10 +277,12 @@ function usageOf(reported: Json): WireUsage | null {
   const output = countIn(reported, 'output_tokens')
   if (input === undefined && output === undefined) return null
   const cached = countIn(reported, 'cache_read_input_tokens') ?? 0
+  const written = countIn(reported, 'cache_creation_input_tokens') ?? 0
   return {
-    promptTokens: (input ?? 0) + cached + (countIn(reported, 'cache_creation_input_tokens') ?? 0),
+    promptTokens: (input ?? 0) + cached + written,
     completionTokens: output ?? 0,
     cachedTokens: cached,
     reasoningTokens: countIn(objectIn(reported, 'output_tokens_details') ?? {}, 'thinking_tokens') ?? null,
+    ...(written === 0 ? {} : { cacheWriteTokens: written }),
   }
 }

@@ -59,15 +59,26 @@ export function openAiBody(request: GenerationRequest, model: string, stream: bo
   const { prompt, verbatim } = request
   if (verbatim?.dialect === 'openai') return verbatimBody(verbatim.body, model, stream)
   if (prompt.kind === 'embed')
-    return { model, input: prompt.inputs, encoding_format: 'float', ...optional('dimensions', prompt.dimensions) }
+    return {
+      model,
+      input: prompt.inputs,
+      encoding_format: 'float',
+      ...optional('dimensions', prompt.dimensions),
+      ...aside(request, upstream),
+    }
   if (prompt.kind === 'rank') return { model, query: prompt.query, documents: prompt.documents }
   const body: Json =
     prompt.kind === 'text'
       ? { model, prompt: prompt.text, ...optional('max_tokens', request.maxTokens), ...optional('logprobs', request.logprobs) }
       : { model, messages: messagesOf(prompt.messages, upstream.extended), ...chatOptions(request, upstream) }
-  Object.assign(body, sampling(request, upstream))
+  Object.assign(body, sampling(request, upstream), aside(request, upstream))
   if (stream) Object.assign(body, { stream, stream_options: { include_usage: true } })
   return body
+}
+
+/** An open server may refuse what it does not know, and has no accounts that it would matter to. */
+function aside({ passthrough = {} }: GenerationRequest, { extended }: OpenAiUpstream): Json {
+  return extended ? {} : passthrough
 }
 
 /** One job is one answer: where the caller wanted several, the door made a job of each. */

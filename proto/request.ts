@@ -33,6 +33,11 @@ export type GenerationRequest = {
    * `betas` are the names in the header `anthropic-beta`, without which Anthropic refuses some members.
    */
   verbatim?: { dialect: Dialect; body: Record<string, unknown>; betas?: string[] }
+  /**
+   * Members of the OpenAI dialect that cannot change the answer, and mean something to a cloud of that dialect: whose user asks,
+   * what is kept there. Everybody else looks past them.
+   */
+  passthrough?: Record<string, unknown>
   /** Whoever runs it looks past this. */
   response?: ResponseNotes
 }

@@ -19,7 +19,14 @@ export type WireFailure = {
 export type WireEnd = { finishReason: FinishReason; stopSequence?: string; usage: WireUsage | null }
 
 /** `promptTokens` include the cached ones, `completionTokens` those of reasoning; null: not told. */
-export type WireUsage = { promptTokens: number; completionTokens: number; cachedTokens: number; reasoningTokens: number | null }
+export type WireUsage = {
+  promptTokens: number
+  completionTokens: number
+  cachedTokens: number
+  reasoningTokens: number | null
+  /** Those of the prompt that were written to a cache; absent: none. */
+  cacheWriteTokens?: number
+}
 
 /** Calls of one answer, beyond which it is taken for a fault: every one of them is held in memory. */
 export const TOOL_CALLS_MAX = 1_000

@@ -195,6 +195,83 @@ test('a response in the background can be followed while it is made, and read as
   expect([live, other, await texts()]).toEqual([done.output_text, done.output_text, done.output_text])
 })
 
+test('a stream is taken up behind any of its events, while it is made and after, with nothing missing or twice', async () => {
+  const reasoning = { effort: 'low' as const }
+  const body = { model: 'slow', input: 'resume', background: true, reasoning, max_output_tokens: 24, temperature: 0 }
+  const { id } = await client.responses.create(body)
+  const read = async (after?: number, leaveAfter = Number.POSITIVE_INFINITY): Promise<ResponseStreamEvent[]> => {
+    const events: ResponseStreamEvent[] = []
+    const from = after === undefined ? {} : { starting_after: after }
+    for await (const event of await client.responses.retrieve(id, { stream: true, ...from })) {
+      events.push(event)
+      if (events.length >= leaveAfter) break
+    }
+    return events
+  }
+  const along = read()
+  const early = await read(undefined, 9)
+  const late = await read(8)
+  const whole = await along
+  const textOf = (events: ResponseStreamEvent[]): string =>
+    events.map((event) => (event.type === 'response.output_text.delta' ? event.delta : '')).join('')
+  expect(textOf([...early, ...late])).toBe((await client.responses.retrieve(id)).output_text)
+  expect([...early, ...late].map((event) => event.sequence_number)).toEqual(whole.map((_, index) => index))
+  for (const after of [0, 5, whole.length - 3, whole.length - 1]) {
+    const rest = await read(after)
+    expect(rest.map(({ type, sequence_number }) => [type, sequence_number])).toEqual(
+      whole.slice(after + 1).map(({ type, sequence_number }) => [type, sequence_number]),
+    )
+    expect(textOf(rest)).toBe(textOf(whole.slice(after + 1)))
+  }
+  const unread = await client.responses.create({ model: 'fake', input: 'x', temperature: 0 })
+  const forgotten = client.responses.retrieve(unread.id, { stream: true, starting_after: 7 })
+  await expect(forgotten).rejects.toMatchObject({ status: 409, code: 'stream_forgotten' })
+  const unstreamed = await world.request('GET', `/v1/responses/${id}?starting_after=1`)
+  expect(unstreamed.status).toBe(400)
+})
+
+test('what a response was made from is listed as items, in pages and either order', async () => {
+  const first = await client.responses.create({
+    ...{ model: 'fake', instructions: 'be brief', temperature: 0 },
+    input: [
+      { role: 'user', content: [{ type: 'input_text', text: 'look' }] },
+      { type: 'function_call', call_id: 'c1', name: 'find', arguments: '{}' },
+      { type: 'function_call_output', call_id: 'c1', output: 'found' },
+    ],
+  })
+  const next = await client.responses.create({ model: 'fake', previous_response_id: first.id, input: 'and then?', temperature: 0 })
+  const items: { id?: string | null; type?: string }[] = []
+  for await (const item of client.responses.inputItems.list(next.id, { order: 'asc', limit: 2 })) items.push(item)
+  expect(items).toMatchObject([
+    { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'look' }] },
+    { type: 'function_call', call_id: 'c1', name: 'find' },
+    { type: 'function_call_output', call_id: 'c1', output: 'found' },
+    { type: 'message', role: 'assistant', content: [{ type: 'output_text', text: first.output_text }] },
+    { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'and then?' }] },
+  ])
+  const newest = await client.responses.inputItems.list(next.id, { limit: 1 })
+  expect(newest.data.map(({ id }) => id)).toEqual([items.at(-1)?.id])
+  await expect(client.responses.inputItems.list(next.id, { after: 'msg_nowhere' })).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.inputItems.list(next.id, { limit: 101 })).rejects.toMatchObject({ status: 400, param: 'limit' })
+})
+
+test('a deleted response is gone, with what it asked and answered', async () => {
+  const key = { headers: { 'idempotency-key': 'deleted' } }
+  const body = { model: 'fake', input: 'forget me', temperature: 0 }
+  const made = await client.responses.create(body, key)
+  await client.responses.delete(made.id)
+  await expect(client.responses.retrieve(made.id)).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.delete(made.id)).rejects.toMatchObject({ status: 404 })
+  await expect(client.responses.create({ ...body, previous_response_id: made.id })).rejects.toMatchObject({ status: 400 })
+  expect(await world.job(made.id.slice('resp_'.length))).toMatchObject({ status: 'succeeded', output: null })
+  const again = await client.responses.create(body, key)
+  expect([again.id === made.id, again.output_text]).toEqual([false, made.output_text])
+  const running = await client.responses.create({ model: 'slow', input: 'x', background: true, max_output_tokens: 50 })
+  await expect(client.responses.delete(running.id)).rejects.toMatchObject({ status: 409, code: 'response_in_progress' })
+  await client.responses.cancel(running.id)
+  await client.responses.delete(running.id)
+})
+
 test('text.format gives parsed output, and log probabilities come where they were asked for', async () => {
   const parsed = await client.responses.parse({
     model: 'fake',

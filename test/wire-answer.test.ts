@@ -248,7 +248,10 @@ describe('an Anthropic stream', () => {
       { id: 'toolu_2', name: 'time', arguments: '{}' },
     ],
   }
-  const end = { finishReason: 'tool_calls', usage: { promptTokens: 18, completionTokens: 42, cachedTokens: 10, reasoningTokens: 7 } }
+  const end = {
+    finishReason: 'tool_calls',
+    usage: { promptTokens: 18, completionTokens: 42, cachedTokens: 10, reasoningTokens: 7, cacheWriteTokens: 5 },
+  }
 
   test('of thinking, text and tools becomes an answer, wherever its bytes are cut', () => {
     const bytes = Buffer.from(thinkingAndTools.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join(''))
@@ -285,7 +288,13 @@ describe('an Anthropic stream', () => {
       { type: 'tool_use', id: 'toolu_1', name: 'weather', input: { city: 'Ulm' } },
       { type: 'tool_use', id: 'toolu_2', name: 'time', input: {} },
     ]
-    const usage = { input_tokens: 8, cache_read_input_tokens: 10, output_tokens: 42, output_tokens_details: { thinking_tokens: 7 } }
+    const usage = {
+      input_tokens: 3,
+      cache_creation_input_tokens: 5,
+      cache_read_input_tokens: 10,
+      output_tokens: 42,
+      output_tokens_details: { thinking_tokens: 7 },
+    }
     const whole = { type: 'message', content, stop_reason: 'tool_use', stop_sequence: null, usage }
     expect(anthropic([whole])).toEqual({ answer, end, failure: null })
   })

@@ -58,13 +58,13 @@ export function stopOf(live: LiveJob): { stop_reason: string; stop_sequence: str
   }
 }
 
-/** Tokens that were read from a cache are counted beside the others, not among them. */
+/** Tokens that were read from a cache or written to one are counted beside the others, not among them. */
 export function usageOf(live: LiveJob): Record<string, unknown> {
   const { promptTokens, completionTokens, cachedTokens } = live.record
-  const { reasoningTokens } = live
+  const { reasoningTokens, cacheWriteTokens } = live
   return {
-    input_tokens: Math.max(0, (promptTokens ?? 0) - (cachedTokens ?? 0)),
-    cache_creation_input_tokens: 0,
+    input_tokens: Math.max(0, (promptTokens ?? 0) - (cachedTokens ?? 0) - cacheWriteTokens),
+    cache_creation_input_tokens: cacheWriteTokens,
     cache_read_input_tokens: cachedTokens ?? 0,
     output_tokens: completionTokens ?? 0,
     output_tokens_details: reasoningTokens === null ? null : { thinking_tokens: reasoningTokens },

@@ -74,7 +74,15 @@ function parsedOf(fields: Body, untranslated: Untranslated): ParsedRequest {
   if (config.format !== undefined) generation.format = config.format
   const reasoning = readThinking(fields.thinking, config.effort, untranslated)
   if (reasoning !== undefined) generation.reasoning = reasoning
-  return { model: fields.model, stream, includeUsage: true, generation, seed: null }
+  return { model: fields.model, stream, includeUsage: true, generation, seed: null, parameterOf: PARAMETER_OF }
+}
+
+const PARAMETER_OF: NonNullable<ParsedRequest['parameterOf']> = {
+  json_schema: 'output_config.format',
+  reasoning_effort: 'output_config.effort',
+  reasoning_max_tokens: 'thinking.budget_tokens',
+  reasoning_max_tokens_below_1024: 'thinking.budget_tokens',
+  parallel_tool_calls: 'tool_choice.disable_parallel_tool_use',
 }
 
 /** A beta opens members of the body to a caller, and it is those that change the answer. */

@@ -19,6 +19,7 @@ import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { usageView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
+import { cutWhenUnread } from './sse.ts'
 import { isDeeper, NESTING_MAX } from './well-formed.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
@@ -70,6 +71,7 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
 
   app.get<ById>('/api/batches/:id/results', async (request, reply) => {
     const batch = await getBatch(parts, request.caller, request.params.id)
+    cutWhenUnread(reply.raw)
     return reply.type('application/x-ndjson').send(jsonLines(readResults(parts.db, batch.id), resultView))
   })
 

@@ -19,6 +19,7 @@ import { parseEmbeddingsRequest } from './openai-embeddings.ts'
 import type { ParsedRequest } from './openai-request.ts'
 import { readLimit, readQuery } from './paging.ts'
 import { openAiError } from './server.ts'
+import { cutWhenUnread } from './sse.ts'
 import { faultOf } from './submit.ts'
 import { isStorable } from './well-formed.ts'
 import { readIdempotencyKey } from './wishes.ts'
@@ -120,6 +121,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.get<ById>('/v1/files/:id/content', async (request, reply) => {
+    cutWhenUnread(reply.raw)
     const made = await madeFile(parts, request.caller, request.params.id)
     if (made !== undefined) {
       const { batch, kind } = made

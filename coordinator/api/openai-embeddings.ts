@@ -5,7 +5,7 @@ import { integer, objectBody } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { Choices } from './openai-choices.ts'
 import { sendAnswer } from './answer-headers.ts'
-import { type ParsedRequest, readModel } from './openai-request.ts'
+import { type ParsedRequest, readModel, readPassthrough } from './openai-request.ts'
 
 /** `POST /v1/embeddings`: texts in, one vector of length 1 for each out, in their order. */
 export function registerEmbeddings(app: FastifyInstance, parts: ApiParts): void {
@@ -27,8 +27,10 @@ export function parseEmbeddingsRequest(body: unknown): ParsedRequest & { base64:
     throw badRequest('out_of_range', 'encoding_format must be float or base64.', 'encoding_format')
   const dimensions = integer(fields, 'dimensions', 1, DIMENSIONS_MAX)
   const inputs = readInputs(fields.input)
+  const parsed = readOnly(readModel(fields), { kind: 'embed', inputs, ...(dimensions === null ? {} : { dimensions }) })
+  Object.assign(parsed.generation, readPassthrough(fields, ['user']))
   return {
-    ...readOnly(readModel(fields), { kind: 'embed', inputs, ...(dimensions === null ? {} : { dimensions }) }),
+    ...parsed,
     base64: format === 'base64',
   }
 }

@@ -1,3 +1,4 @@
+import type { Ability } from '../../proto/abilities.ts'
 import type { Dialect, GenerationRequest } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, objectBody } from './body.ts'
@@ -8,7 +9,7 @@ import { readCalling, readFormat } from './openai-tools.ts'
 
 /**
  * Reads the bodies of `chat/completions` and `completions`. Whatever would change the answer is honoured or refused by
- * name; what cannot change it (`user`, `metadata` …) is taken and left alone. Nothing is coerced.
+ * name; what cannot change it (`user`, `metadata` …) is taken, and sent on to a cloud of the dialect. Nothing is coerced.
  */
 export type ParsedRequest = {
   model: string
@@ -25,6 +26,8 @@ export type ParsedRequest = {
   onlyDialect?: Dialect
   /** The first parameter because of which only that dialect will do. */
   onlyDialectFor?: string
+  /** What an ability is called in the caller's dialect, where that differs from chat completions. */
+  parameterOf?: Partial<Record<Ability, string>>
 }
 
 export function parseChatRequest(body: unknown): ParsedRequest {
@@ -41,6 +44,7 @@ export function parseChatRequest(body: unknown): ParsedRequest {
   if (logprobs !== undefined) generation.logprobs = logprobs
   const reasoning = readReasoning(fields.reasoning_effort, 'reasoning_effort', integer(fields, 'reasoning_max_tokens', 0, MAX_TOKENS))
   if (reasoning !== undefined) generation.reasoning = reasoning
+  Object.assign(generation, readPassthrough(fields, ASIDE))
   const [first] = beyond
   return first === undefined ? parsed : onlyElsewhere(parsed, fields, first)
 }
@@ -55,8 +59,20 @@ export function parseCompletionRequest(body: unknown): ParsedRequest {
   const parsed = parsedOf(fields, { kind: 'text', text: prompt(fields.prompt) }, integer(fields, 'max_tokens', 1, MAX_TOKENS) ?? 16)
   const logprobs = integer(fields, 'logprobs', 0, 20)
   if (logprobs !== null) parsed.generation.logprobs = logprobs
+  // A cloud's completions know no other.
+  Object.assign(parsed.generation, readPassthrough(fields, ['user']))
   return parsed
 }
+
+/** What cannot change an answer, and is sent on to a cloud of the dialect where one answers. */
+export function readPassthrough(fields: Body, names: readonly string[]): Pick<GenerationRequest, 'passthrough'> {
+  const given = names.filter((name) => fields[name] !== undefined && fields[name] !== null)
+  return given.length === 0 ? {} : { passthrough: Object.fromEntries(given.map((name) => [name, fields[name]])) }
+}
+
+/** Of a response `metadata` and `store` are Holdfast's own matter. */
+export const NAMELESS = ['user', 'safety_identifier', 'prompt_cache_key', 'prompt_cache_retention']
+const ASIDE = [...NAMELESS, 'metadata', 'store']
 
 const CHOICES_MAX = 16
 

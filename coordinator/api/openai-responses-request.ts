@@ -1,7 +1,7 @@
 import type { ChatMessage, ResponseNotes } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, objectBody, prose, text } from './body.ts'
-import { type ParsedRequest, readModel } from './openai-request.ts'
+import { NAMELESS, type ParsedRequest, readModel, readPassthrough } from './openai-request.ts'
 import { readInput } from './openai-responses-input.ts'
 import { MAX_TOKENS, readLengths, readLogprobs, readReasoning, readSampling, readSeed, readStops } from './openai-sampling.ts'
 import { readCalling, readFormat } from './openai-tools.ts'
@@ -29,6 +29,7 @@ export function parseResponseRequest(body: unknown): ParsedResponse {
     stream: boolean(fields, 'stream') ?? false,
     includeUsage: false,
     seed: readSeed(fields),
+    parameterOf: PARAMETER_OF,
     notes: { ...notes, showSignature: include.includes(SIGNATURE) },
     instructions: prose(fields, 'instructions', INSTRUCTIONS_MAX),
     input: readInput(fields.input),
@@ -41,8 +42,18 @@ export function parseResponseRequest(body: unknown): ParsedResponse {
       ...(format === undefined ? {} : { format }),
       ...(logprobs === undefined ? {} : { logprobs }),
       ...(reasoning === undefined ? {} : { reasoning }),
+      ...readPassthrough(fields, NAMELESS),
     },
   }
+}
+
+const PARAMETER_OF: NonNullable<ParsedRequest['parameterOf']> = {
+  images: 'input',
+  json_object: 'text.format',
+  json_schema: 'text.format',
+  logprobs: 'include',
+  reasoning_effort: 'reasoning.effort',
+  reasoning_max_tokens: 'reasoning.max_tokens',
 }
 
 /** The whole request: the instructions of this response, what was said before, and what is said now. */

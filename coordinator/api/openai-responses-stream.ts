@@ -13,6 +13,7 @@ import {
   responseView,
   textPart,
 } from './openai-responses-view.ts'
+import type { RecentCuts } from './openai-responses-cuts.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { interrupted } from './submit.ts'
 
@@ -22,19 +23,29 @@ import { interrupted } from './submit.ts'
  *   created ─ in_progress ─┬─ item added ─ part added ─ deltas ─ done ─ part done ─ item done ─┬─ completed, incomplete, failed
  *                          └──────── for reasoning, then the message, then each call ──────────┘
  *
- * An item is done when the next one begins or the answer ends.
+ * An item is done when the next one begins or the answer ends. Who came back behind an event is given only what follows it.
  */
 export class ResponseStream implements Follower {
   readonly #dispatcher: Dispatcher
   readonly #live: LiveJob
   readonly #request: ResponseRequest
   readonly #sink: SseSink
+  readonly #cuts: RecentCuts
+  readonly #after: number
   #number = 0
   #open: OpenItem | undefined
   readonly #items = new Map<string, OpenItem>()
   #logprobsSent = 0
 
-  constructor(dispatcher: Dispatcher, live: LiveJob, request: ResponseRequest, response: ServerResponse) {
+  constructor(
+    dispatcher: Dispatcher,
+    live: LiveJob,
+    request: ResponseRequest,
+    response: ServerResponse,
+    { cuts, after = -1 }: { cuts: RecentCuts; after?: number },
+  ) {
+    this.#cuts = cuts
+    this.#after = after
     this.#dispatcher = dispatcher
     this.#live = live
     this.#request = request
@@ -74,6 +85,7 @@ export class ResponseStream implements Follower {
 
   /** Only a second reader of a response that was not streamed at first can have read what is void now. */
   discarded(): void {
+    this.#cuts.forget(this.#live.record.id)
     if (this.#items.size === 0) return
     this.#live.unfollow(this)
     const { code, message } = interrupted(this.#live.record.id)
@@ -98,11 +110,19 @@ export class ResponseStream implements Follower {
 
   #grow(key: string, whole: string, begun: () => Body): void {
     const item = this.#items.get(key) ?? this.#add(key, begun)
-    if (whole.length === item.sent) return
-    const part = whole.slice(item.sent)
-    item.sent = whole.length
-    if (key !== 'message') this.#event(item.deltaEvent, { ...item.place, delta: part })
-    else this.#sink.write(`${item.before}${this.#number++},"delta":${JSON.stringify(part)},"logprobs":${this.#freshLogprobs()}}\n\n`)
+    const cuts = this.#cuts.of(this.#live.record.id)
+    while (item.sent < whole.length) {
+      const end = cuts.end(key, item.deltas, whole.length)
+      const part = whole.slice(item.sent, end)
+      item.sent = end
+      item.deltas += 1
+      if (key !== 'message') this.#event(item.deltaEvent, { ...item.place, delta: part })
+      else {
+        const number = this.#number++
+        const logprobs = this.#freshLogprobs()
+        if (number > this.#after) this.#sink.write(`${item.before}${number},"delta":${JSON.stringify(part)},"logprobs":${logprobs}}\n\n`)
+      }
+    }
   }
 
   #freshLogprobs(): string {
@@ -121,7 +141,7 @@ export class ResponseStream implements Follower {
     const place = { item_id: body.id, output_index, ...(part === undefined ? {} : { content_index: 0 }) }
     const deltaEvent = DELTAS[key] ?? 'response.function_call_arguments.delta'
     const before = `event: ${deltaEvent}\ndata: ${JSON.stringify({ type: deltaEvent, ...place }).slice(0, -1)},"sequence_number":`
-    const item: OpenItem = { key, place, deltaEvent, before, sent: 0 }
+    const item: OpenItem = { key, place, deltaEvent, before, sent: 0, deltas: 0 }
     this.#items.set(key, item)
     this.#open = item
     this.#event('response.output_item.added', { output_index, item: body })
@@ -156,11 +176,15 @@ export class ResponseStream implements Follower {
   }
 
   #event(type: string, members: Body): void {
-    this.#sink.write(this.#render(type, members))
+    const text = this.#render(type, members)
+    if (text !== '') this.#sink.write(text)
   }
 
+  /** Nothing where the reader has it. */
   #render(type: string, members: Body): string {
-    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: this.#number++, ...members })}\n\n`
+    const sequence_number = this.#number++
+    if (sequence_number <= this.#after) return ''
+    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number, ...members })}\n\n`
   }
 }
 
@@ -171,8 +195,9 @@ type OpenItem = {
   deltaEvent: string
   /** All of a delta's event before its number. */
   before: string
-  /** Characters of it. */
+  /** Characters of it, in so many deltas. */
   sent: number
+  deltas: number
 }
 
 const DELTAS: Record<string, string> = { reasoning: 'response.reasoning_text.delta', message: 'response.output_text.delta' }

@@ -1,17 +1,20 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
-import { badRequest, notFound } from '../core/fault.ts'
-import type { JobId } from '../core/job.ts'
+import { badRequest, Fault, notFound } from '../core/fault.ts'
+import { isFinal, type JobId } from '../core/job.ts'
 import { notCancellable } from '../engine/new-job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
-import { findJob, readOutput, readRequest } from '../store/jobs.ts'
+import { recorded } from '../store/events.ts'
+import { findJob, forgetPayload, readOutput, readRequest } from '../store/jobs.ts'
 import { seesAllTeams } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded } from './idempotency.ts'
 import { Choices } from './openai-choices.ts'
 import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
+import { RecentCuts } from './openai-responses-cuts.ts'
+import { inputItems } from './openai-responses-items.ts'
 import { parseResponseRequest, withConversation } from './openai-responses-request.ts'
 import { ResponseStream } from './openai-responses-stream.ts'
 import { type ResponseRequest, responseView } from './openai-responses-view.ts'
@@ -25,6 +28,8 @@ type ById = { Params: { id: string } }
  * stored request, and the next response goes on from that and the stored answer.
  */
 export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
+  const cuts = new RecentCuts()
+
   app.post('/v1/responses', async (request, reply) => {
     const asked = parseResponseRequest(request.body)
     const { notes } = asked
@@ -36,7 +41,7 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     const live = choices.first
     if (parsed.stream) {
       reply.hijack()
-      if (!choices.gone) new ResponseStream(parts.dispatcher, live, whole, reply.raw).open(answerHeaders(live, request))
+      if (!choices.gone) new ResponseStream(parts.dispatcher, live, whole, reply.raw, { cuts }).open(answerHeaders(live, request))
       return reply
     }
     if (notes.background) return reply.headers(answerHeaders(live, request)).send(responseView(live, whole))
@@ -45,19 +50,35 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.get<ById>('/v1/responses/:id', async (request, reply) => {
-    const { stream, starting_after: after } = readQuery(request.query, ['stream', 'starting_after'])
-    if (after !== undefined)
-      throw badRequest(
-        'unsupported_parameter',
-        'starting_after is not supported: how an answer is cut into events is another time another. Read the stream from its beginning, or /api/jobs/{id}/stream, which can be taken up anywhere.',
-        'starting_after',
-      )
+    const query = readQuery(request.query, ['stream', 'starting_after'])
+    const isStreamed = readOneOf('stream', query.stream, ['true', 'false']) === 'true'
+    const after = readAfter(query.starting_after, isStreamed)
     const { live, whole } = await getResponse(parts, request, request.params.id)
-    if (readOneOf('stream', stream, ['true', 'false']) !== 'true') return responseView(live, whole)
+    if (!isStreamed) return responseView(live, whole)
+    if (after > LAST_NUMBER_BEFORE_ITEMS && cuts.find(live.record.id) === undefined) throw forgotten(live.record.id)
     const followed = parts.dispatcher.find(live.record.id) ?? (await readEnded(parts, live.record.id))
     reply.hijack()
-    new ResponseStream(parts.dispatcher, followed, whole, reply.raw).open(answerHeaders(followed, request))
+    new ResponseStream(parts.dispatcher, followed, whole, reply.raw, { cuts, after }).open(answerHeaders(followed, request))
     return reply
+  })
+
+  app.get<ById>('/v1/responses/:id/input_items', async (request) => {
+    const query = readQuery(request.query, ['order', 'limit', 'after'])
+    const { live, whole } = await getResponse(parts, request, request.params.id)
+    return inputItems(live.record.id, whole, query)
+  })
+
+  app.delete<ById>('/v1/responses/:id', async (request) => {
+    const { live } = await getResponse(parts, request, request.params.id)
+    const { id, status, team } = live.record
+    if (!isFinal(status)) throw new Fault('response_in_progress', `The response is ${status}; cancel it first.`, { status: 409, job: id })
+    await parts.stored()
+    await recorded(
+      parts.db,
+      (query) => forgetPayload(query, id),
+      () => ({ ...parts.newEvent('job.forgotten', request.caller.actor, {}), team, job: id, traceId: live.record.traceId }),
+    )
+    return { id: `resp_${id}`, object: 'response', deleted: true }
   })
 
   app.post<ById>('/v1/responses/:id/cancel', async (request) => {
@@ -67,6 +88,26 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     if (!isSettled(record.status) && !parts.dispatcher.cancel(record.id, request.caller.actor)) throw notCancellable(record)
     return responseView(live, whole)
   })
+}
+
+/** The number of the last event that the reader has; -1: none. */
+function readAfter(value: string | undefined, isStreamed: boolean): number {
+  if (value === undefined) return -1
+  if (!isStreamed) throw badRequest('invalid_starting_after', 'starting_after is only allowed with stream=true.', 'starting_after')
+  if (!/^\d{1,9}$/.test(value))
+    throw badRequest('out_of_range', 'starting_after must be the sequence_number of an event.', 'starting_after')
+  return Number(value)
+}
+
+// `response.created` and `response.in_progress` are the same to everybody.
+const LAST_NUMBER_BEFORE_ITEMS = 1
+
+function forgotten(job: JobId): Fault {
+  return new Fault(
+    'stream_forgotten',
+    'How this response was cut into events is not known any more: read its stream from the beginning, or /api/jobs/{id}/stream, which can be taken up anywhere.',
+    { status: 409, param: 'starting_after', job },
+  )
 }
 
 /** What was said up to a response and by it, without its instructions: those are each response's own. */

@@ -98,18 +98,24 @@ function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], w
   if (asked.length === 0 || asked.some((offer) => offer.abilities === undefined || isAble(needs, offer.abilities))) return
   const missing = needs.find((need) => !asked.some((offer) => isAble([need], offer.abilities))) ?? needs.at(-1)
   const isDialect = missing === 'openai_dialect' || missing === 'anthropic_dialect'
-  const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? PARAMETER_OF[missing ?? ''] ?? missing ?? 'model'
+  const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? parameterFor(missing, parsed)
   throw badRequest(
     'unsupported_parameter',
-    `${TOLD_AS[missing ?? ''] ?? param} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
+    `${param}${VALUE_OF[missing ?? ''] ?? ''} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
     param,
   )
 }
 
 /** Where it is not the parameter but its value. */
-const TOLD_AS: Record<string, string> = {
-  temperature_above_1: 'temperature above 1',
-  reasoning_max_tokens_below_1024: 'reasoning_max_tokens below 1024, or with max_tokens below 1025,',
+const VALUE_OF: Record<string, string> = {
+  temperature_above_1: ' above 1',
+  reasoning_max_tokens_below_1024: ' below 1024, or with max_tokens below 1025,',
+}
+
+/** A caller looks for what it wrote, in the words of its dialect. */
+function parameterFor(missing: Ability | undefined, { parameterOf = {} }: ParsedRequest): string {
+  if (missing === undefined) return 'model'
+  return parameterOf[missing] ?? PARAMETER_OF[missing] ?? missing
 }
 
 /** Where the ability has another name than the parameter. */

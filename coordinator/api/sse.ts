@@ -10,17 +10,16 @@ import type { Prefill } from '../engine/live-job.ts'
 export class SseSink {
   readonly #response: ServerResponse
   readonly #onRoom: () => void
-  #blockedTimer: NodeJS.Timeout | undefined
+  readonly #unreadMsMax: number
   blocked = false
 
-  constructor(response: ServerResponse, listeners: { onRoom: () => void; onClosed: () => void }) {
+  constructor(response: ServerResponse, listeners: { onRoom: () => void; onClosed: () => void }, unreadMsMax = UNREAD_MS_MAX) {
     this.#response = response
     this.#onRoom = listeners.onRoom
+    this.#unreadMsMax = unreadMsMax
     response.on('drain', () => this.#unblock())
-    response.on('close', () => {
-      clearTimeout(this.#blockedTimer)
-      listeners.onClosed()
-    })
+    response.on('timeout', () => this.cut())
+    response.on('close', listeners.onClosed)
   }
 
   /** The head leaves with the first write, or by `flush`. */
@@ -40,7 +39,8 @@ export class SseSink {
   write(text: string): void {
     if (this.#response.write(text) || this.blocked) return
     this.blocked = true
-    this.#blockedTimer = setTimeout(() => this.cut(), BLOCKED_MS_MAX)
+    // Node begins the time anew with every byte that leaves its queue: who reads slowly reads.
+    this.#response.setTimeout(this.#unreadMsMax)
   }
 
   end(text: string): void {
@@ -57,15 +57,20 @@ export class SseSink {
   }
 
   #unblock(): void {
-    clearTimeout(this.#blockedTimer)
     if (!this.blocked) return
     this.blocked = false
+    this.#response.setTimeout(0)
     this.#onRoom()
   }
 }
 
 const UNREAD_CHARS_MAX = 1_000_000
-const BLOCKED_MS_MAX = 60_000
+const UNREAD_MS_MAX = 60_000
+
+/** For an answer that is large: one that nobody takes a byte of for so long is not kept in memory for ever. */
+export function cutWhenUnread(response: ServerResponse, unreadMsMax = UNREAD_MS_MAX): void {
+  response.setTimeout(unreadMsMax, () => response.destroy())
+}
 
 /** Nothing more will happen to the job by itself. */
 export function isSettled(status: JobStatus): boolean {

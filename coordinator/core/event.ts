@@ -8,6 +8,7 @@ export const EVENT_SEVERITY = {
   'job.requeued': 'warning',
   'job.parked': 'error',
   'job.released': 'info',
+  'job.forgotten': 'info',
   'attempt.refused': 'info',
   'provider.state_changed': 'warning',
   'callback.failed': 'error',

@@ -292,6 +292,7 @@ export class Dispatcher {
       live.workerMs = end.totalMs
       live.stopSequence = end.stopSequence ?? null
       live.reasoningTokens = end.reasoningTokens ?? null
+      live.cacheWriteTokens = end.cacheWriteTokens ?? 0
       if (end.text !== '' || end.deltas !== undefined) live.append([], end.text, end.deltas)
     }
     this.#apply({ kind: 'attempt-finished', job: end.job, attempt: end.attempt, worker, cost: end.promptTokens + end.completionTokens })

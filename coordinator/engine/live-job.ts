@@ -22,6 +22,8 @@ export class LiveJob {
   stopSequence: string | null = null
   /** Tokens of reasoning among those of the answer, where the provider says. */
   reasoningTokens: number | null = null
+  /** Tokens of its prompt that the provider wrote to a cache of its own. */
+  cacheWriteTokens = 0
   /** Attempts that ended since this process knows the job; earlier ones stand in PostgreSQL. */
   readonly endedAttempts: AttemptRecord[] = []
   tokensAtAttemptStart = 0
@@ -59,12 +61,13 @@ export class LiveJob {
 
   /** What is stored as the job's output. */
   output(): Output {
-    const { stopSequence, reasoningTokens } = this
+    const { stopSequence, reasoningTokens, cacheWriteTokens } = this
     return {
       ...this.answer.toJSON(),
       finish_reason: this.record.finishReason,
       ...(stopSequence === null ? {} : { stop_sequence: stopSequence }),
       ...(reasoningTokens === null ? {} : { reasoning_tokens: reasoningTokens }),
+      ...(cacheWriteTokens === 0 ? {} : { cache_write_tokens: cacheWriteTokens }),
     }
   }
 
@@ -73,6 +76,7 @@ export class LiveJob {
     const live = new LiveJob(record, null, { tokenIds: [], answer: Answer.from(output ?? {}) })
     live.stopSequence = output?.stop_sequence ?? null
     live.reasoningTokens = output?.reasoning_tokens ?? null
+    live.cacheWriteTokens = output?.cache_write_tokens ?? 0
     return live
   }
 
@@ -156,7 +160,12 @@ export function delivered(progress: StoredProgress | undefined): Progress | unde
 }
 
 type Progress = { tokenIds: number[]; answer: Answer }
-export type Output = AnswerJson & { finish_reason: FinishReason | null; stop_sequence?: string; reasoning_tokens?: number }
+export type Output = AnswerJson & {
+  finish_reason: FinishReason | null
+  stop_sequence?: string
+  reasoning_tokens?: number
+  cache_write_tokens?: number
+}
 
 const NOTHING: readonly AnswerDelta[] = []
 const NOBODY = new Set<Follower>()

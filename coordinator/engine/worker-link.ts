@@ -53,6 +53,8 @@ export type AttemptEnd = {
   completionTokens: number
   cachedTokens: number
   reasoningTokens?: number | null
+  /** Those of the prompt that a provider wrote to its cache. */
+  cacheWriteTokens?: number
   totalMs: number
   /** What the provider is owed for it; absent: nothing. */
   costMicros?: number

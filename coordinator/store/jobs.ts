@@ -1,5 +1,5 @@
 import type { AttemptRecord, JobError, JobId, JobRecord, JobStatus, Priority, WorkerId } from '../core/job.ts'
-import type { Db } from './db.ts'
+import type { Db, Query } from './db.ts'
 import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNull } from './rows.ts'
 
 /** Reads of jobs; all writes of them go through the writer. */
@@ -49,6 +49,15 @@ export async function recentServiceTimes(db: Db): Promise<{ model: string; meanM
 }
 
 const RECENT_JOBS = 5_000
+
+/** What was asked and answered is gone, and a key that named it is free; that there was a job stays. Undefined when it is gone. */
+export async function forgetPayload(query: Query, id: JobId): Promise<JobId | undefined> {
+  const [row] = await query('delete from job_requests where job = $1 returning job', [id])
+  if (row === undefined) return undefined
+  await query('delete from job_outputs where job = $1', [id])
+  await query('delete from idempotency_keys where job = $1', [id])
+  return id
+}
 
 export async function readRequest(db: Db, id: JobId): Promise<string | undefined> {
   const row = await db.maybeOne('select request::text from job_requests where job = $1', [id])

@@ -336,6 +336,7 @@ type CallEnd = {
   completionTokens: number
   cachedTokens: number
   reasoningTokens: number | null
+  cacheWriteTokens?: number
   costMicros: number
 }
 

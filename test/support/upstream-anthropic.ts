@@ -111,8 +111,8 @@ function usageView(play: Play, call: Call, outputSoFar?: number): object {
   return {
     usage: {
       input_tokens: prompt - cached,
-      cache_creation_input_tokens: 0,
-      cache_read_input_tokens: cached,
+      cache_creation_input_tokens: play.cache?.written ?? 0,
+      cache_read_input_tokens: play.cache?.read ?? cached,
       output_tokens: outputSoFar ?? completion,
       output_tokens_details: { thinking_tokens: reasoning },
     },

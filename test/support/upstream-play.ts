@@ -22,6 +22,8 @@ export type Play = {
   /** The stop string that is said to have matched. */
   stopSequence?: string
   usage?: 'right' | 'wrong' | 'missing'
+  /** Tokens of the prompt beside the others; of Anthropic's dialect. */
+  cache?: { read: number; written: number }
   /** Before the head. */
   delayMs?: number
   /** Between pieces. */

@@ -172,8 +172,9 @@ export const jobs: Noun = {
         asides: list(anything('What only a provider of the same dialect says')),
         stop_sequence: text('The text that ended it'),
         reasoning_tokens: whole(),
+        cache_write_tokens: whole('Of the prompt, those that the provider wrote to its cache'),
       },
-      ['reasoning', 'reasoning_signature', 'tool_calls', 'logprobs', 'asides', 'stop_sequence', 'reasoning_tokens'],
+      ['reasoning', 'reasoning_signature', 'tool_calls', 'logprobs', 'asides', 'stop_sequence', 'reasoning_tokens', 'cache_write_tokens'],
     ),
     JobError: view({
       code: text('Stable, for programs'),

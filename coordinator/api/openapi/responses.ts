@@ -52,8 +52,32 @@ export const responses: Noun = {
       path: '/v1/responses/{id}',
       summary: 'Read a stored response',
       params: RESPONSE,
-      query: { stream: oneOf(['true', 'false'], 'From its beginning, as server-sent events') },
+      query: {
+        stream: oneOf(['true', 'false'], 'As server-sent events, from its beginning unless told'),
+        starting_after: whole('Only what follows the event of this number; 409 where that is not known any more', 0),
+      },
       answers: { 200: { about: 'The response, or its events', schema: ref('Response'), alsoAs: { 'text/event-stream': text() } } },
+    },
+    {
+      method: 'get',
+      path: '/v1/responses/{id}/input_items',
+      summary: 'List what a response was made from',
+      about: 'Its whole conversation, also what it goes on from, without instructions.',
+      params: RESPONSE,
+      query: {
+        order: oneOf(['asc', 'desc'], 'Newest first unless asc'),
+        limit: whole('20 unless given', 1, 100),
+        after: text('The id of an item'),
+      },
+      answers: { 200: json(ref('InputItems'), 'A page of items') },
+    },
+    {
+      method: 'delete',
+      path: '/v1/responses/{id}',
+      summary: 'Delete a response',
+      about: 'What was asked and answered is gone for good. One that has not ended must be cancelled first.',
+      params: RESPONSE,
+      answers: { 200: json(view({ id: text(), object: { const: 'response' }, deleted: { const: true } }), 'It is gone') },
     },
     {
       method: 'post',
@@ -64,6 +88,13 @@ export const responses: Noun = {
     },
   ],
   schemas: {
+    InputItems: view({
+      object: { const: 'list' },
+      data: list(anything('A message, `function_call`, `function_call_output` or `reasoning`')),
+      first_id: orNull(text()),
+      last_id: orNull(text()),
+      has_more: flag(),
+    }),
     Response: view({
       id: text(),
       object: { const: 'response' },

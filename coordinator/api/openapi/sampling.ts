@@ -18,7 +18,7 @@ export const SAMPLING: Record<string, Schema> = {
   logit_bias: map(real(undefined, -100, 100), 'By token id, up to 10,000'),
 }
 
-/** Taken, and without effect on the answer. */
+/** Taken, without effect on the answer, and sent on to a cloud of the dialect. */
 export const WITHOUT_EFFECT: Record<string, Schema> = {
   user: text(),
   safety_identifier: text(),

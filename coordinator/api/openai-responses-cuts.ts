@@ -1,0 +1,62 @@
+import type { JobId } from '../core/job.ts'
+
+/**
+ * How the answers of late were cut into deltas by whoever read them first. Later readers are given the same cuts, so that a
+ * number stands for the same place to all of them, and a reader can come back behind the last one it has.
+ */
+export class RecentCuts {
+  readonly #byJob = new Map<JobId, Cuts>()
+  #count = 0
+
+  /** Undefined: nobody has read it here as events. */
+  find(job: JobId): Cuts | undefined {
+    return this.#byJob.get(job)
+  }
+
+  of(job: JobId): Cuts {
+    const known = this.#byJob.get(job)
+    if (known !== undefined) return known
+    const cuts = new Cuts(() => this.#counted())
+    this.#byJob.set(job, cuts)
+    return cuts
+  }
+
+  /** Its answer begins anew. */
+  forget(job: JobId): void {
+    this.#count -= this.#byJob.get(job)?.count ?? 0
+    this.#byJob.delete(job)
+  }
+
+  #counted(): void {
+    this.#count += 1
+    for (const job of this.#byJob.keys()) {
+      if (this.#count <= CUTS_MAX || this.#byJob.size === 1) return
+      this.forget(job)
+    }
+  }
+}
+
+// Eight megabytes, of some thousand answers.
+const CUTS_MAX = 1_000_000
+
+export class Cuts {
+  readonly #ends = new Map<string, number[]>()
+  readonly #onCut: () => void
+  count = 0
+
+  constructor(onCut: () => void) {
+    this.#onCut = onCut
+  }
+
+  /** Where the delta of an item ends that is its `index`th, now that it is so long: where it was cut before, else here. */
+  end(item: string, index: number, length: number): number {
+    const ends = this.#ends.get(item) ?? []
+    const known = ends[index]
+    if (known !== undefined) return known
+    if (ends.length === 0) this.#ends.set(item, ends)
+    ends.push(length)
+    this.count += 1
+    this.#onCut()
+    return length
+  }
+}

@@ -1,0 +1,79 @@
+import Anthropic from '@anthropic-ai/sdk'
+import OpenAI from 'openai'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { addCloud, type Cloud, refused } from './support/cloud.ts'
+import { ADMIN_KEY, World } from './support/world.ts'
+
+/** What a caller says in the dialect of the cloud that answers reaches it, and what that says is told truly. */
+
+let world: World
+let openAi: Cloud
+let anthropic: Cloud
+let client: OpenAI
+beforeAll(async () => {
+  world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?without=json_schema,reasoning_max_tokens,reasoning_effort,parallel_tool_calls')
+  openAi = await addCloud(world)
+  anthropic = await addCloud(world, { kind: 'anthropic' })
+  client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+})
+afterAll(() => world.close())
+
+const messages = [{ role: 'user' as const, content: 'x' }]
+const nameless = { user: 'u1', safety_identifier: 's1', prompt_cache_key: 'k1', prompt_cache_retention: '24h' as const }
+
+function sentTo(cloud: Cloud): Record<string, unknown> {
+  return cloud.upstream.calls.filter(({ method }) => method === 'POST').at(-1)?.body ?? {}
+}
+
+test('who asks and what is kept is sent on to a cloud of the dialect, and nowhere is it a reason to refuse', async () => {
+  const aside = { ...nameless, store: true, metadata: { a: 'b' } }
+  await client.chat.completions.create({ model: openAi.model, messages, ...aside })
+  expect(sentTo(openAi)).toMatchObject(aside)
+  await client.responses.create({ model: openAi.model, input: 'x', ...nameless, store: false, metadata: { ours: 'only' } })
+  expect(sentTo(openAi)).toMatchObject(nameless)
+  expect(sentTo(openAi)).not.toHaveProperty('metadata')
+  await client.embeddings.create({ model: openAi.model, input: 'x', user: 'u2' })
+  expect(sentTo(openAi)).toMatchObject({ user: 'u2' })
+  await client.chat.completions.create({ model: openAi.model, messages })
+  for (const name of Object.keys(aside)) expect(sentTo(openAi)).not.toHaveProperty(name)
+  for (const model of ['fake', anthropic.model]) await client.chat.completions.create({ model, messages, ...aside })
+  for (const name of Object.keys(aside)) expect(sentTo(anthropic)).not.toHaveProperty(name)
+})
+
+test('tokens that a cloud wrote to its cache and read from it are told beside the others, streamed and not', async () => {
+  anthropic.upstream.usual = { cache: { read: 3, written: 5 } }
+  const asAnthropic = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
+  const body = { model: anthropic.model, max_tokens: 50, messages }
+  const told = { input_tokens: 7, cache_creation_input_tokens: 5, cache_read_input_tokens: 3 }
+  const { usage } = await asAnthropic.messages.create(body)
+  expect(usage).toMatchObject(told)
+  expect((await asAnthropic.messages.stream(body).finalMessage()).usage).toMatchObject(told)
+  const completion = await client.chat.completions.create({ model: anthropic.model, messages })
+  expect(completion.usage).toMatchObject({ prompt_tokens: 15, prompt_tokens_details: { cached_tokens: 3 } })
+})
+
+const schema = { type: 'object', properties: { a: { type: 'string' } }, required: ['a'], additionalProperties: false }
+const tools = [{ name: 'f', input_schema: { type: 'object' } }]
+const limited = { model: 'fake', max_tokens: 5_000, messages }
+const REFUSED: [path: string, body: unknown, param: string][] = [
+  ['/v1/messages', { ...limited, thinking: { type: 'enabled', budget_tokens: 2_000 } }, 'thinking.budget_tokens'],
+  ['/v1/messages', { ...limited, output_config: { format: { type: 'json_schema', schema } } }, 'output_config.format'],
+  [
+    '/v1/messages',
+    { ...limited, tools, tool_choice: { type: 'auto', disable_parallel_tool_use: true } },
+    'tool_choice.disable_parallel_tool_use',
+  ],
+  ['/v1/responses', { model: 'fake', input: 'x', reasoning: { effort: 'low' } }, 'reasoning.effort'],
+  ['/v1/responses', { model: 'fake', input: 'x', text: { format: { type: 'json_schema', name: 'n', schema } } }, 'text.format'],
+  [
+    '/v1/chat/completions',
+    { model: 'fake', messages, response_format: { type: 'json_schema', json_schema: { name: 'n', schema } } },
+    'response_format',
+  ],
+]
+
+test.each(REFUSED)('%s with %j is refused by the name that its own dialect has for it: %s', async (path, body, param) => {
+  expect(await refused(world, 'POST', path, body)).toMatchObject({ status: 400, code: 'unsupported_parameter', param })
+})
