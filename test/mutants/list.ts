@@ -113,9 +113,9 @@ export const MUTANTS: Mutant[] = [
   },
   {
     bug: 'one free slot of several is filled and the rest stay idle',
-    file: 'coordinator/core/scheduler.ts',
-    find: 'else this.#start(nowMs, job, choice, eligible)',
-    replace: 'else return this.#start(nowMs, job, choice, eligible)',
+    file: 'coordinator/core/settle.ts',
+    find: '    start(job, choice, eligible)\n',
+    replace: '    return start(job, choice, eligible)\n',
     tests: ['simulation'],
   },
   {
@@ -248,7 +248,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: "another team's response can be gone on with",
     file: 'coordinator/api/openai-responses.ts',
-    find: '(!request.caller.admin && record.team !== request.caller.team)',
+    find: '(!seesAllTeams(request.caller) && record.team !== request.caller.team)',
     replace: 'false',
     tests: ['openai-responses'],
     only: "another team's response",
@@ -408,15 +408,15 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a team reads the jobs of another',
     file: 'coordinator/api/jobs.ts',
-    find: '(!caller.admin && record.team !== caller.team)',
-    replace: '(!caller.admin && record.team === "")',
+    find: '(!seesAllTeams(caller) && record.team !== caller.team)',
+    replace: '(!seesAllTeams(caller) && record.team === "")',
     tests: ['teams'],
   },
   {
     bug: 'a revoked key works until the next start',
     file: 'coordinator/api/keys.ts',
-    find: '    await parts.reloadKeys()\n    return keyView(await getKey(parts, id))',
-    replace: '    return keyView(await getKey(parts, id))',
+    find: 'team: known.team }),\n    )\n    await parts.reloadKeys()\n    return keyView',
+    replace: 'team: known.team }),\n    )\n    return keyView',
     tests: ['teams'],
   },
   {
@@ -472,8 +472,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'the next attempt begins the answer anew',
     file: 'coordinator/engine/dispatcher.ts',
-    find: 'const { request, tokenIds: continuation, streamed: stream } = live',
-    replace: 'const { request, streamed: stream } = live\n      const continuation: number[] = []',
+    find: 'const { request, generation, tokenIds: continuation, streamed: stream } = live',
+    replace: 'const { request, generation, streamed: stream } = live\n      const continuation: number[] = []',
     tests: ['simulation'],
   },
   {
@@ -514,8 +514,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a loading model is told to be nowhere',
     file: 'coordinator/core/waiting.ts',
-    find: "offer?.state === 'loading'",
-    replace: "offer?.state === 'down'",
+    find: "      if (offer.state === 'loading') return offer\n",
+    replace: '',
     tests: ['simulation'],
   },
   {
@@ -577,8 +577,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a refused worker is asked again at once',
     file: 'coordinator/core/scheduler.ts',
-    find: '        offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs\n',
-    replace: '',
+    find: 'if (input.purses === undefined) offer.refusedUntilMs = nowMs + this.#rules.refusalPauseMs\n',
+    replace: '\n',
     tests: ['simulation'],
   },
   {

@@ -82,8 +82,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'tiers: an empty purse pays on',
     file: 'coordinator/core/scheduler.ts',
-    find: '(this.#spentUntilMs.get(purse) ?? 0) > this.#nowMs',
-    replace: '(this.#spentUntilMs.get(purse) ?? 0) < 0',
+    find: 'this.#spentUntilMs.has(purse)',
+    replace: 'this.#spentUntilMs.has(`no ${purse}`)',
     tests: ['tiers'],
   },
   {
