@@ -47,7 +47,7 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'upstream: cached tokens are paid twice',
     file: 'coordinator/api/anthropic-answer.ts',
-    find: 'Math.max(0, (promptTokens ?? 0) - (cachedTokens ?? 0))',
+    find: 'Math.max(0, (promptTokens ?? 0) - (cachedTokens ?? 0) - cacheWriteTokens)',
     replace: 'promptTokens ?? 0',
     tests: ['anthropic-wire'],
   },

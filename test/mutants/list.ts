@@ -248,7 +248,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: "another team's response can be gone on with",
     file: 'coordinator/api/openai-responses.ts',
-    find: '(!request.caller.admin && record.team !== request.caller.team)',
+    find: '(!seesAllTeams(request.caller) && record.team !== request.caller.team)',
     replace: 'false',
     tests: ['openai-responses'],
     only: "another team's response",
@@ -408,15 +408,15 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a team reads the jobs of another',
     file: 'coordinator/api/jobs.ts',
-    find: '(!caller.admin && record.team !== caller.team)',
-    replace: '(!caller.admin && record.team === "")',
+    find: '(!seesAllTeams(caller) && record.team !== caller.team)',
+    replace: '(!seesAllTeams(caller) && record.team === "")',
     tests: ['teams'],
   },
   {
     bug: 'a revoked key works until the next start',
     file: 'coordinator/api/keys.ts',
-    find: '    await parts.reloadKeys()\n    return keyView(await getKey(parts, id))',
-    replace: '    return keyView(await getKey(parts, id))',
+    find: 'name: known.name, team: known.team }),\n    )\n    await parts.reloadKeys()\n',
+    replace: 'name: known.name, team: known.team }),\n    )\n',
     tests: ['teams'],
   },
   {
