@@ -90,6 +90,7 @@ test('a reader whose socket is full misses nothing: it catches up from PostgreSQ
   const response = Object.assign(new EventEmitter(), {
     writeHead: () => {},
     flushHeaders: () => {},
+    setTimeout: () => {},
     end: () => {},
     write: (text: string) => {
       written.push(text)

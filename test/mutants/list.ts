@@ -415,8 +415,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a revoked key works until the next start',
     file: 'coordinator/api/keys.ts',
-    find: 'team: known.team }),\n    )\n    await parts.reloadKeys()\n    return keyView',
-    replace: 'team: known.team }),\n    )\n    return keyView',
+    find: 'name: known.name, team: known.team }),\n    )\n    await parts.reloadKeys()\n',
+    replace: 'name: known.name, team: known.team }),\n    )\n',
     tests: ['teams'],
   },
   {
