@@ -34,6 +34,7 @@ export async function migrate(db: Db): Promise<number[]> {
  * a jump of its clock. They move into the day's partition when that is made.
  */
 export async function ensurePartitions(db: Db, todayMs: number): Promise<void> {
+  await readPartitions(db)
   for (let day = 0; day <= DAYS_AHEAD; day++) {
     const from = Math.floor(todayMs / DAY_MS) * DAY_MS + day * DAY_MS
     for (const table of PARTITIONED) await ensurePartition(db, table, from)
@@ -41,13 +42,14 @@ export async function ensurePartitions(db: Db, todayMs: number): Promise<void> {
 }
 
 async function ensurePartition(db: Db, table: string, fromMs: number): Promise<void> {
-  const name = `${table}_${new Date(fromMs).toISOString().slice(0, 10).replaceAll('-', '')}`
+  const name = `${table}_${suffixOf(fromMs / DAY_MS)}`
   const [first, end] = [firstUuidOf(fromMs), firstUuidOf(fromMs + DAY_MS)]
   const key = table === 'jobs' || table === 'events' ? 'id' : 'job'
-  if ((await db.maybeOne('select to_regclass($1) as made', [name]))?.made != null) return
+  if (partitions.has(name)) return
   await db.transaction(async (query) => {
     await query('select pg_advisory_xact_lock($1)', [MIGRATION_LOCK])
-    if ((await query('select to_regclass($1) as made', [name]))[0]?.made != null) return
+    // Read as a row: what PostgreSQL remembers of names may be older than what was waited for.
+    if ((await query('select from pg_class where relname = $1 and pg_table_is_visible(oid)', [name])).length > 0) return
     // What the writer adds meanwhile waits for the partition, or it would land where no partition may be made any more.
     await query(`lock table ${table}_default in access exclusive mode`)
     await query(`create table ${name} (like ${table} including all)`)
@@ -56,7 +58,44 @@ async function ensurePartition(db: Db, table: string, fromMs: number): Promise<v
     )
     await query(`alter table ${table} attach partition ${name} for values from ('${first}') to ('${end}')`)
   })
+  partitions.add(name)
 }
+
+async function readPartitions(db: Db): Promise<void> {
+  const rows = await db.query('select inhrelid::regclass::text as name from pg_inherits where inhparent = any($1::regclass[])', [
+    PARTITIONED,
+  ])
+  partitions.clear()
+  for (const { name } of rows) partitions.add(String(name))
+}
+
+/** Those that were there when this process last looked. */
+const partitions = new Set<string>()
+
+/**
+ * The table that holds the row of the id: its day's partition, or the whole where that is not known. An update that names the
+ * whole opens every partition there is: with a year of them that took 10 ms, and 1 by name.
+ */
+export function partitionOf(table: string, id: string): string {
+  const ms = Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16)
+  const name = `${table}_${suffixOf(Math.floor(ms / DAY_MS))}`
+  return partitions.has(name) ? name : table
+}
+
+function suffixOf(day: number): string {
+  let suffix = suffixes.get(day)
+  if (suffix === undefined) {
+    // Ids of nearly all jobs are of a few days.
+    if (suffixes.size > SUFFIXES_MAX) suffixes.clear()
+    suffix = new Date(Math.min(day, LAST_DAY) * DAY_MS).toISOString().slice(0, 10).replaceAll('-', '')
+    suffixes.set(day, suffix)
+  }
+  return suffix
+}
+
+const suffixes = new Map<number, string>()
+const SUFFIXES_MAX = 1_000
+const LAST_DAY = Date.UTC(9999, 11, 31) / 86_400_000
 
 /** The smallest UUIDv7 of a millisecond: its first 48 bits are the time. */
 export function firstUuidOf(ms: number): string {

@@ -2,6 +2,7 @@ import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobRecord } from '../core/job.ts'
 import { binaryArray, type Element, type ElementType } from './binary-array.ts'
 import { statementName } from './db.ts'
+import { partitionOf } from './migrate.ts'
 import type { Payment } from './spending.ts'
 import type { Batch } from './writer.ts'
 
@@ -31,7 +32,7 @@ export function statementFor(batch: Batch): Statement {
       ),
     )
   }
-  if (updated.length > 0) parts.push(updatePart(updated))
+  for (const [table, rows] of byPartition(updated)) parts.push(updatePart(table, rows))
   if (idempotent.length > 0) parts.push(insertPart('idempotency_keys', IDEMPOTENCY, idempotent))
   if (callbacks.length > 0) parts.push(insertPart('callbacks', CALLBACK, callbacks))
   if (batch.attempts.length > 0) parts.push(insertPart('attempts', ATTEMPT, batch.attempts))
@@ -113,19 +114,31 @@ function unnested(parameters: string[], names?: string[]): string {
  * A record only ever replaces an older version of itself, so a batch sent twice, or late, changes nothing; and only its
  * owner writes a job, so a coordinator that slept through its lease does not either. A parked job is anybody's.
  */
-function updatePart(rows: JobRecord[]): Part {
+function updatePart(table: string, rows: JobRecord[]): Part {
   const columns = JOB.filter(([name]) => name === 'id' || name === 'owner' || CHANGING.has(name))
   const names = columns.map(([name]) => name)
   return {
-    key: 'changed-jobs',
+    key: `changed-${table}`,
     types: columns.map(([, type]) => type),
     columns: columns.map(([, type, value]) => binaryArray(type, rows, value)),
-    sql: (parameters) => `update jobs j set ${names
+    sql: (parameters) => `update ${table} j set ${names
       .filter((name) => name !== 'id')
       .map((name) => `${name} = x.${name}`)
       .join(', ')}
       from (select ${unnested(parameters, names)}) x where j.id = x.id and j.version < x.version and (j.owner = x.owner or j.status = 'parked')`,
   }
+}
+
+/** Nearly always one: jobs that live long are few. */
+function byPartition(rows: readonly JobRecord[]): Map<string, JobRecord[]> {
+  const parted = new Map<string, JobRecord[]>()
+  for (const row of rows) {
+    const table = partitionOf('jobs', row.id)
+    const others = parted.get(table)
+    if (others === undefined) parted.set(table, [row])
+    else others.push(row)
+  }
+  return parted
 }
 
 /** Arrays of unequal length do not fit in unnest: token ids travel as text and are parsed there. */

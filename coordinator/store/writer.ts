@@ -103,6 +103,7 @@ class Lane {
   readonly #onArrived: (job: string) => void
   #gathering = emptyBatch()
   #session: Session | undefined
+  #day = 0
   #flushing = false
   #scheduled = false
   #lazily: NodeJS.Timeout | undefined
@@ -236,6 +237,7 @@ class Lane {
   async #send({ first, again, values }: Statement): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
+        await this.#beginDay()
         this.#session ??= await this.#connect()
         // What was sent when the connection broke may have been stored all the same.
         const { name, text } = attempt === 0 ? first : again
@@ -251,6 +253,16 @@ class Lane {
         await new Promise((resolve) => setTimeout(resolve, Math.min(1_000, 20 * 2 ** Math.min(attempt, 6))))
       }
     }
+  }
+
+  /** Statements name the partitions of their day, and PostgreSQL keeps the plan of each as long as the connection lives. */
+  async #beginDay(): Promise<void> {
+    const day = Math.floor(Date.now() / 86_400_000)
+    if (day === this.#day) return
+    this.#day = day
+    const yesterdays = this.#session
+    this.#session = undefined
+    await yesterdays?.end().catch(() => {})
   }
 
   async #connect(): Promise<Session> {
