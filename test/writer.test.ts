@@ -125,6 +125,20 @@ test('one bad row is refused alone; its neighbours are stored', async () => {
   await writer.close()
 })
 
+test('waiting for what is on its way sends nothing of its own', async () => {
+  const dropped: string[] = []
+  let flushes = 0
+  const writer = new Writer(db, { onFlush: () => (flushes += 1), onDropped: (_error, what) => dropped.push(what) })
+  const stored = writer.insertJob(record(), '{}')
+  // The statement leaves at the end of this turn; from then on nothing is left to send.
+  await new Promise((resolve) => setImmediate(resolve))
+  await new Promise((resolve) => setImmediate(resolve))
+  await Promise.all([stored, writer.drained()])
+  await writer.drained()
+  expect([flushes, dropped]).toEqual([1, []])
+  await writer.close()
+})
+
 test('a job that is refused leaves nothing behind: no event, no output, no progress', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
   const bad = { ...record(), status: 'odd' as JobRecord['status'] }

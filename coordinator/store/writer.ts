@@ -213,7 +213,8 @@ class Lane {
       const batch = this.#gathering
       this.#gathering = emptyBatch()
       this.#urgent = false
-      await this.#flush(batch)
+      // Who waits for everything asked so far may have asked while all of it was on its way.
+      if (rowsIn(batch) > 0) await this.#flush(batch)
       for (const job of batch.about) if (!this.#gathering.about.has(job)) this.#onArrived(job)
     } while (this.#urgent || (this.#idle.length > 0 && rowsIn(this.#gathering) > 0))
     this.#flushing = false
