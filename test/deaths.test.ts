@@ -99,6 +99,25 @@ test('SIGSTOP of the process of a model: it is killed after the dead time, and t
   expect(JSON.stringify(crash?.details)).toContain('said nothing for 15 s')
 })
 
+test('a process of a model that was frozen when its worker was killed is ended by the next worker of the host', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const a = await world.worker('a', 'tiny=builtin:tiny?slots=2')
+  const [frozen = 0] = descendants(a.pid)
+  process.kill(frozen, 'SIGSTOP')
+  process.kill(a.pid, 'SIGKILL')
+  await a.exited
+  await world.worker('a', 'tiny=builtin:tiny?slots=2')
+  // Killed, it may wait a moment for whoever inherited it.
+  await world.until('it has ended', () => {
+    try {
+      return /\) [ZX] /.test(readFileSync(`/proc/${frozen}/stat`, 'utf8'))
+    } catch {
+      return true
+    }
+  })
+})
+
 test('a prompt that kills its model is parked after three attempts, and others go on', async () => {
   await using world = await World.open()
   await world.coordinator()

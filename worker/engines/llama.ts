@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { accessSync, constants, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs'
+import { accessSync, constants, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -228,6 +228,7 @@ class ModelProcess {
       env: processEnvironment(process.env),
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
+    if (this.#child.pid !== undefined) writeFileSync(join(this.#prefixFolder, PID_FILE), String(this.#child.pid))
     this.#child.stderr
       ?.setEncoding('utf8')
       .on('data', (text: string) => (this.#lastWords = (this.#lastWords + text).slice(-LAST_WORDS_LENGTH)))
@@ -324,9 +325,24 @@ function makePrefixFolder(): string {
   const base = ['/dev/shm', tmpdir()].find(isWritable) ?? tmpdir()
   for (const name of readdirSync(base)) {
     const owner = name.startsWith(PREFIX_FOLDER) ? Number.parseInt(name.slice(PREFIX_FOLDER.length), 10) : undefined
-    if (owner !== undefined && !isAlive(owner)) rmSync(join(base, name), { recursive: true, force: true })
+    if (owner === undefined || isAlive(owner)) continue
+    endOrphan(join(base, name))
+    rmSync(join(base, name), { recursive: true, force: true })
   }
   return mkdtempSync(join(base, `${PREFIX_FOLDER}${process.pid}-`))
+}
+
+const PID_FILE = 'pid'
+
+/** A process that was frozen when its worker was killed could not end itself, and holds the memory of a GPU. */
+function endOrphan(folder: string): void {
+  try {
+    const pid = Number(readFileSync(join(folder, PID_FILE), 'utf8'))
+    // The number may be another process's by now.
+    if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('llama-process')) process.kill(pid, 'SIGKILL')
+  } catch {
+    // It has ended, as nearly always, or is not ours to end.
+  }
 }
 
 function isWritable(folder: string): boolean {
