@@ -42,6 +42,7 @@ export class CloudTier {
     this.#providers.set(access.id, provider)
     if (!access.isUsable) return
     // Who is told which models to offer needs no list, and a key that may only make answers may not read it.
+    // What goes wrong in making it ready is told by the first call.
     if (access.models.length > 0) void provider.upstream.prepare().catch(() => {})
     else provider.discovery = setTimeout(() => void this.#discover(provider, onModels), 0)
   }
