@@ -10,7 +10,7 @@ import { newId } from '../coordinator/ids.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
 import { findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
-import { ensurePartitions, migrate } from '../coordinator/store/migrate.ts'
+import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
 import { Writer } from '../coordinator/store/writer.ts'
 
 let dir: string
@@ -83,6 +83,40 @@ test('a job accepted and finished within one batch is written once, finished', a
   await stored
   expect(await findJob(db, one.id)).toMatchObject({ status: 'succeeded', version: 2 })
   expect(await readOutput(db, one.id)).toEqual({ text: 'x' })
+  await writer.close()
+})
+
+test('rows of several days go as one, each into the partition of its day, or the default one', async () => {
+  let flushes = 0
+  const writer = new Writer(db, { onFlush: () => (flushes += 1), onDropped: (error) => expect.fail(String(error)) })
+  const of = (days: number): JobRecord => ({ ...record(), id: idOf(days) as JobId })
+  const records = [of(0), of(1), of(0), of(40), of(1)]
+  const stored = records.map((one) => writer.insertJob(one, '{}'))
+  for (const days of [1, 0, 40])
+    writer.addEvent({ ...NOTHING, id: idOf(days), atMs: Date.now(), type: 'job.accepted', actor: 'days', details: {} })
+  await Promise.all(stored)
+  expect(flushes).toBe(1)
+  for (const one of records) finish(one)
+  for (const one of records) writer.updateJob(one)
+  for (const one of records) writer.addOutput(one.id, '{}')
+  await writer.drained()
+  const tables = async (sql: string, values: unknown[]): Promise<unknown[]> => (await db.query(sql, values)).map((row) => row.table)
+  const day = (days: number): string => new Date(Date.now() + days * DAY_MS).toISOString().slice(0, 10).replaceAll('-', '')
+  const expected = [day(0), day(0), day(1), day(1), 'default']
+  const ids = records.map((one) => one.id)
+  for (const [table, key] of [
+    ['jobs', 'id'],
+    ['job_requests', 'job'],
+    ['job_outputs', 'job'],
+  ])
+    expect(await tables(`select tableoid::regclass::text as table from ${table} where ${key} = any($1) order by ${key}`, [ids])).toEqual(
+      expected.map((suffix) => `${table}_${suffix}`),
+    )
+  expect(await tables(`select tableoid::regclass::text as table from events where actor = 'days' order by id`, [])).toEqual(
+    [day(0), day(1), 'default'].map((suffix) => `events_${suffix}`),
+  )
+  const left = await db.query(`select count(*) as rows from jobs where id = any($1) and status <> 'succeeded'`, [ids])
+  expect(Number(left[0]?.rows)).toBe(0)
   await writer.close()
 })
 
@@ -286,4 +320,11 @@ function record(): JobRecord {
   return newRecord(job, Date.now(), OWNER)
 }
 
+/** An id made so many days from now. */
+function idOf(days: number): string {
+  return firstUuidOf(Date.now() + days * DAY_MS).slice(0, 13) + randomUUID().slice(13)
+}
+
 const OWNER = randomUUID()
+const DAY_MS = 86_400_000
+const NOTHING = { team: null, job: null, provider: null, worker: null, traceId: null }

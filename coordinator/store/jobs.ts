@@ -28,7 +28,7 @@ export async function adoptJobs(db: Db, coordinator: string): Promise<JobRecord[
   const rows = await db.query(
     `with adopted as (
        update jobs set owner = $1, version = version + 1
-        where status in ('queued', 'running')
+        where finished_at is null and status in ('queued', 'running')
           and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner))
        returning *)
      select * from adopted order by id`,

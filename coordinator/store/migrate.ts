@@ -77,9 +77,13 @@ const partitions = new Set<string>()
  * whole opens every partition there is: with a year of them that took 10 ms, and 1 by name.
  */
 export function partitionOf(table: string, id: string): string {
-  const ms = Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16)
-  const name = `${table}_${suffixOf(Math.floor(ms / DAY_MS))}`
+  const name = `${table}_${suffixOf(dayOf(id))}`
   return partitions.has(name) ? name : table
+}
+
+/** Days since 1970 of a UUIDv7. */
+export function dayOf(id: string): number {
+  return Math.floor(Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) / DAY_MS)
 }
 
 function suffixOf(day: number): string {

@@ -2,7 +2,7 @@ import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobRecord } from '../core/job.ts'
 import { binaryArray, type Element, type ElementType } from './binary-array.ts'
 import { statementName } from './db.ts'
-import { partitionOf } from './migrate.ts'
+import { dayOf, partitionOf } from './migrate.ts'
 import type { Payment } from './spending.ts'
 import type { Batch } from './writer.ts'
 
@@ -22,23 +22,19 @@ export function statementFor(batch: Batch): Statement {
     if (along.callback !== undefined) callbacks.push({ record, ...along.callback })
   }
   const parts: Part[] = []
-  if (inserted.length > 0) {
-    parts.push(jobsPart(inserted.map((item) => item.record)))
-    parts.push(
-      insertPart(
-        'job_requests',
-        REQUEST,
-        inserted.map(({ record, request }) => ({ job: record.id, request })),
-      ),
-    )
+  for (const [day, rows] of byDay(inserted, ({ record }) => record.id)) {
+    const records = rows.map((row) => row.record)
+    const plain = records.every(isPlain)
+    parts.push(insertPart(partitionOf('jobs', day), plain ? PLAIN_JOB : JOB, records, plain ? '-plain' : ''))
+    parts.push(insertPart(partitionOf('job_requests', day), REQUEST, rows))
   }
-  for (const [table, rows] of byPartition(updated)) parts.push(updatePart(table, rows))
+  for (const [day, rows] of byDay(updated, (record) => record.id)) parts.push(updatePart(partitionOf('jobs', day), rows))
   if (idempotent.length > 0) parts.push(insertPart('idempotency_keys', IDEMPOTENCY, idempotent))
   if (callbacks.length > 0) parts.push(insertPart('callbacks', CALLBACK, callbacks))
-  if (batch.attempts.length > 0) parts.push(insertPart('attempts', ATTEMPT, batch.attempts))
-  if (batch.events.length > 0) parts.push(insertPart('events', EVENT, batch.events))
+  for (const [day, rows] of byDay(batch.attempts, (row) => row.job)) parts.push(insertPart(partitionOf('attempts', day), ATTEMPT, rows))
+  for (const [day, rows] of byDay(batch.events, (row) => row.id)) parts.push(insertPart(partitionOf('events', day), EVENT, rows))
   if (batch.payments.length > 0) parts.push(insertPart('payments', PAYMENT, batch.payments))
-  if (batch.outputs.length > 0) parts.push(insertPart('job_outputs', OUTPUT, batch.outputs))
+  for (const [day, rows] of byDay(batch.outputs, (row) => row.job)) parts.push(insertPart(partitionOf('job_outputs', day), OUTPUT, rows))
   if (batch.progress.length > 0) parts.push(progressPart(batch))
   if (batch.cleared.length > 0)
     parts.push({
@@ -60,12 +56,15 @@ type Part = { key: string; types: string[]; columns: unknown[]; sql: (parameters
 type Column<T> = [name: string, type: ElementType, value: (row: T) => Element]
 
 const statements = new Map<string, { first: Prepared; again: Prepared }>()
+const STATEMENTS_MAX = 500
 
 function assemble(parts: Part[]): Statement {
   const key = parts.map((part) => part.key).join()
   let prepared = statements.get(key)
   if (prepared === undefined) {
     prepared = { first: prepare(parts, ''), again: prepare(parts, ' on conflict do nothing') }
+    // They name days: those of the past are not needed again.
+    if (statements.size >= STATEMENTS_MAX) statements.clear()
     statements.set(key, prepared)
   }
   return { ...prepared, values: parts.flatMap((part) => part.columns) }
@@ -82,17 +81,13 @@ function prepare(parts: Part[], onConflict: string): Prepared {
 }
 
 /** Most jobs are new and wish for nothing: what they all leave empty is not sent. */
-function jobsPart(rows: JobRecord[]): Part {
-  return rows.every(isPlain) ? insertPart('jobs', PLAIN_JOB, rows, '-plain') : insertPart('jobs', JOB, rows)
-}
-
 function isPlain(record: JobRecord): boolean {
   if (record.needs.length > 0 || record.costMicros > 0) return false
   for (const field of MOSTLY_NULL) if (record[field] !== null) return false
   return true
 }
 
-function insertPart<T>(table: string, columns: Column<T>[], rows: T[], kind = ''): Part {
+function insertPart<T>(table: string, columns: Column<T>[], rows: readonly T[], kind = ''): Part {
   return {
     key: `new-${table}${kind}`,
     types: columns.map(([, type]) => type),
@@ -114,7 +109,7 @@ function unnested(parameters: string[], names?: string[]): string {
  * A record only ever replaces an older version of itself, so a batch sent twice, or late, changes nothing; and only its
  * owner writes a job, so a coordinator that slept through its lease does not either. A parked job is anybody's.
  */
-function updatePart(table: string, rows: JobRecord[]): Part {
+function updatePart(table: string, rows: readonly JobRecord[]): Part {
   const columns = JOB.filter(([name]) => name === 'id' || name === 'owner' || CHANGING.has(name))
   const names = columns.map(([name]) => name)
   return {
@@ -129,16 +124,23 @@ function updatePart(table: string, rows: JobRecord[]): Part {
   }
 }
 
-/** Nearly always one: jobs that live long are few. */
-function byPartition(rows: readonly JobRecord[]): Map<string, JobRecord[]> {
-  const parted = new Map<string, JobRecord[]>()
+/**
+ * The rows of each day, under an id of that day; nearly always it is one. Statements name the partition of the day: to find
+ * it for each row, or to open all of them, costs PostgreSQL more than to write the row.
+ */
+function byDay<T>(rows: readonly T[], idOf: (row: T) => string): Iterable<[id: string, rows: readonly T[]]> {
+  const [first] = rows
+  if (first === undefined) return []
+  const day = dayOf(idOf(first))
+  if (rows.every((row) => dayOf(idOf(row)) === day)) return [[idOf(first), rows]]
+  const days = new Map<number, [string, T[]]>()
   for (const row of rows) {
-    const table = partitionOf('jobs', row.id)
-    const others = parted.get(table)
-    if (others === undefined) parted.set(table, [row])
-    else others.push(row)
+    const id = idOf(row)
+    const others = days.get(dayOf(id))
+    if (others === undefined) days.set(dayOf(id), [id, [row]])
+    else others[1].push(row)
   }
-  return parted
+  return days.values()
 }
 
 /** Arrays of unequal length do not fit in unnest: token ids travel as text and are parsed there. */
@@ -248,8 +250,8 @@ const CALLBACK: Column<{ record: JobRecord; id: string; url: string }>[] = [
   ['trace_id', 'uuid', (r) => r.record.traceId],
 ]
 
-const REQUEST: Column<{ job: string; request: string }>[] = [
-  ['job', 'uuid', (r) => r.job],
+const REQUEST: Column<{ record: JobRecord; request: string }>[] = [
+  ['job', 'uuid', (r) => r.record.id],
   ['request', 'json', (r) => r.request],
 ]
 

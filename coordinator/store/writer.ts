@@ -84,7 +84,7 @@ export class Writer {
 
 const LANES = 2
 // Below this many rows a statement's own price, here and in PostgreSQL, is above that of its rows: parting them would double it.
-const WORTH_ROWS = 64
+const WORTH_ROWS = 32
 
 type WriterListeners = { onFlush: (tookMs: number, rows: number) => void; onDropped: (error: unknown, what: string) => void }
 
@@ -188,9 +188,11 @@ class Lane {
     await this.#session?.end().catch(() => {})
   }
 
-  /** Nobody waits for these rows: they go with the next that somebody waits for, or by themselves in a moment. */
+  /** Nobody waits for these rows: they go with the next that somebody waits for, by themselves in a moment, or when they are many. */
   #soon(): void {
-    if (this.#flushing || this.#scheduled || this.#lazily !== undefined) return
+    if (this.#flushing || this.#scheduled) return
+    if (rowsIn(this.#gathering) >= WORTH_ROWS) return this.#now()
+    if (this.#lazily !== undefined) return
     this.#lazily = setTimeout(() => this.#now(), LAZY_MS)
   }
 

@@ -28,6 +28,13 @@ export const MUTANTS: Mutant[] = [
     tests: ['scheduler', 'simulation'],
   },
   {
+    bug: 'rows of two days are written into the day of the first',
+    file: 'coordinator/store/writer-sql.ts',
+    find: 'if (rows.every((row) => dayOf(idOf(row)) === day)) return',
+    replace: 'if (rows.every((row) => dayOf(idOf(row)) > 0 || day > 0)) return',
+    tests: ['writer'],
+  },
+  {
     bug: 'what is about a job overtakes its acceptance in another lane',
     file: 'coordinator/store/writer.ts',
     find: 'this.#laneByJob.get(job)',

@@ -5,6 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Db } from '../../coordinator/store/db.ts'
+import { unsoundRows } from './sound.ts'
 
 /** Real coordinators and workers as processes on private ports and folders, for tests, benches and chaos. */
 export class World implements AsyncDisposable {
@@ -137,9 +138,22 @@ export class World implements AsyncDisposable {
     throw new Error(`never came: ${what} (last: ${JSON.stringify(last)})`)
   }
 
+  /** Also holds what the database was left with against what must be true of every row. */
   async close(): Promise<void> {
+    const unsound = await this.#unsoundRows()
     for (const running of this.#running.toReversed()) await running.stop()
     rmSync(this.dir, { recursive: true, force: true })
+    if (unsound.length > 0) throw new Error(`rows that cannot be: ${unsound.join('; ')}`)
+  }
+
+  async #unsoundRows(): Promise<string[]> {
+    if (!this.#running.some(({ name, ended }) => name === 'coordinator' && ended === null)) return []
+    const db = this.database()
+    try {
+      return await unsoundRows(db)
+    } finally {
+      await db.close()
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {

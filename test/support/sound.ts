@@ -1,0 +1,31 @@
+import { Fault } from '../../coordinator/core/fault.ts'
+import type { Db } from '../../coordinator/store/db.ts'
+
+/** What holds of every job and every event, whatever happened: one sentence for each row of which it does not. */
+export async function unsoundRows(db: Db): Promise<string[]> {
+  try {
+    const jobs = await db.query(`select id, status, ${FAULTS_OF_A_JOB} as fault from jobs where ${FAULTS_OF_A_JOB} is not null`)
+    const events = await db.query(
+      `select id, type, severity from events where severity not in ('debug', 'info', 'warning', 'error') or type !~ '^[a-z_]+\\.[a-z_]+$'`,
+    )
+    return [
+      ...jobs.map(({ id, status, fault }) => `job ${String(id)}, ${String(status)}: ${String(fault)}`),
+      ...events.map(({ id, type, severity }) => `event ${String(id)}: ${String(type)} is ${String(severity)}`),
+    ]
+  } catch (error) {
+    // A world whose PostgreSQL has been ended, or never came up, has nothing to show.
+    if (error instanceof Fault && error.code === 'database_unavailable') return []
+    if ((error as { code?: unknown }).code === UNDEFINED_TABLE) return []
+    throw error
+  }
+}
+
+const UNDEFINED_TABLE = '42P01'
+
+const FAULTS_OF_A_JOB = `case
+  when type not in ('chat', 'completion', 'embedding', 'rerank') then 'no such type'
+  when tier not in ('gpu', 'cli', 'cloud') or pinned_tier not in ('gpu', 'cli', 'cloud') then 'no such tier'
+  when priority not in ('interactive', 'normal', 'batch') then 'no such priority'
+  when attempt < 0 or cost < 0 or max_wait_ms <= 0 or max_run_ms <= 0 then 'a number that cannot be'
+  when row_key is not null and batch is null then 'a row of no batch'
+end`
