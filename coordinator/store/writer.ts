@@ -202,11 +202,14 @@ class Lane {
     this.#lazily = undefined
     if (this.#flushing || this.#scheduled) return
     this.#scheduled = true
-    // The end of this turn of the event loop: what arrives together is written together.
-    setImmediate(() => {
-      this.#scheduled = false
-      void this.#flushAll()
-    })
+    // The end of this turn of the event loop, and of the next: what arrives together is written together, and the calls to
+    // workers and clouds that were made meanwhile leave first, because whoever they go to takes longer than PostgreSQL.
+    setImmediate(() =>
+      setImmediate(() => {
+        this.#scheduled = false
+        void this.#flushAll()
+      }),
+    )
   }
 
   async #flushAll(): Promise<void> {
