@@ -35,7 +35,7 @@ import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey, spendKey } from './store/keys.ts'
-import { ensurePartitions, migrate } from './store/migrate.ts'
+import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
 import { readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
 import { listWorkers, revokedWorkers } from './store/workers.ts'
@@ -343,7 +343,10 @@ async function startCoordinator(
     log: { error: (text) => log.error(text) },
   }
   const timers = await Timers.open({
-    backend: config.redisUrl === undefined ? { kind: 'postgres', connection } : { kind: 'redis', url: config.redisUrl },
+    backend:
+      config.redisUrl === undefined
+        ? { kind: 'postgres', connection }
+        : { kind: 'redis', url: config.redisUrl, database: await databaseId(db) },
     onProblem: (text) => log.warn(`Timers: ${text}`),
   })
   closing.push(() => timers.close())

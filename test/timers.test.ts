@@ -90,6 +90,17 @@ describe.each(servers)('timers on %s', (_name, start, available) => {
     expect(new Set([...heard.all, ...overheard.all]).size).toBe(20)
   })
 
+  test.runIf(available)('whoever shares the server and not the database is not woken for it', async () => {
+    const mine = await openTimers()
+    const backend = await server.another()
+    const theirs = await Timers.open({ backend, onProblem: (message) => problems.push(message) })
+    open.push(theirs)
+    const [heard, overheard] = [listener(mine, 'mine'), listener(theirs, 'mine')]
+    for (let number = 0; number < 20; number++) mine.wake('mine', `row-${number}`, 1, 0, 0)
+    await heard.until((all) => all.length === 20)
+    expect([overheard.all, problems]).toEqual([[], []])
+  })
+
   test.runIf(available)('after its server was killed and is back, wake-ups come again', async () => {
     const timers = await openTimers()
     const heard = listener(timers, 'again')
@@ -149,7 +160,7 @@ describe('sweeps', () => {
     const problems: string[] = []
     const [port] = await freePorts(1)
     const timers = await Timers.open({
-      backend: { kind: 'redis', url: `redis://127.0.0.1:${port}` },
+      backend: { kind: 'redis', url: `redis://127.0.0.1:${port}`, database: 'tests' },
       onProblem: (message) => problems.push(message),
     })
     let running = 0
@@ -177,6 +188,8 @@ describe('sweeps', () => {
 
 type TestServer = {
   backend: TimersBackend
+  /** Another database of the same server. */
+  another(): Promise<TimersBackend>
   killAndRestart(): Promise<void>
   hurt(signal: 'SIGSTOP' | 'SIGKILL'): Promise<void>
   heal(): Promise<void>
@@ -207,6 +220,10 @@ async function startPostgres(): Promise<TestServer> {
     existsSync(path.join(dir, 'postgres/postmaster.pid')) && pid() !== killed && (await answers())
   return {
     backend: { kind: 'postgres', connection: { socketDir: postgres.socketDir } },
+    another: async () => {
+      await db.query('create database another')
+      return { kind: 'postgres', connection: { url: `postgres://holdfast@/another?host=${encodeURIComponent(postgres.socketDir)}` } }
+    },
     killAndRestart: async () => {
       kill()
       await until(isBack)
@@ -250,7 +267,8 @@ async function startRedis(): Promise<TestServer> {
   }
   await launch()
   return {
-    backend: { kind: 'redis', url: `redis://127.0.0.1:${port}` },
+    backend: { kind: 'redis', url: `redis://127.0.0.1:${port}`, database: 'tests' },
+    another: async () => ({ kind: 'redis', url: `redis://127.0.0.1:${port}`, database: 'another' }),
     killAndRestart: async () => {
       await kill()
       await launch()
@@ -267,7 +285,7 @@ async function startRedis(): Promise<TestServer> {
       await ask(port, 'FLUSHALL')
     },
     countWakes: async () => {
-      const keys = await ask(port, 'KEYS bull:holdfast:*-row-*')
+      const keys = await ask(port, 'KEYS holdfast-tests:holdfast:*-row-*')
       return Number(/^\*(\d+)/.exec(keys)?.[1])
     },
     stop: async () => {

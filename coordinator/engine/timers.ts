@@ -127,7 +127,7 @@ export class Timers {
 }
 
 export type TimersOptions = { backend: TimersBackend; onProblem: (message: string) => void }
-export type TimersBackend = { kind: 'postgres'; connection: DbOptions } | { kind: 'redis'; url: string }
+export type TimersBackend = { kind: 'postgres'; connection: DbOptions } | { kind: 'redis'; url: string; database: string }
 type Handler = (id: string, version: number) => Promise<void>
 type Wake = { kind: string; id: string; version: number }
 
@@ -160,7 +160,9 @@ function connect(backend: TimersBackend, fire: (wake: Wake) => Promise<void>): B
   if (backend.kind === 'redis') {
     let hungUp = false
     const retryStrategy = (tries: number): number | null => (hungUp ? null : Math.min(100 * tries, 2_000))
-    const made = make(createRedisBackend, { url: backend.url, retryStrategy, maxRetriesPerRequest: null }, fire)
+    // Of two databases whose coordinators share a Redis each would take, and drop, what the other is to be woken for.
+    const prefix = `holdfast-${backend.database}`
+    const made = make(createRedisBackend, { url: backend.url, retryStrategy, maxRetriesPerRequest: null }, fire, { prefix })
     return { ...made, hangUp: async () => void (hungUp = true) }
   }
   const { connection } = backend
@@ -189,12 +191,19 @@ function make<B extends IQueueBackend, C>(
   factory: BackendFactory<B, C>,
   connection: C,
   fire: (wake: Wake) => Promise<void>,
+  keys: { prefix?: string } = {},
 ): Omit<Bull, 'hangUp'> {
   const { Queue, Worker } = withBackend(factory)
   // An ended job is of no use to anyone: the row it was about tells what came of it.
   const defaultJobOptions = { removeOnComplete: true, removeOnFail: true }
-  const queue = new Queue<Wake>(NAME, { connection, defaultJobOptions, streams: { events: { maxLen: 100 } } })
-  const worker = new Worker<Wake>(NAME, (job) => fire(job.data), { connection, autorun: false, concurrency: 16, runRetryDelay: 1_000 })
+  const queue = new Queue<Wake>(NAME, { ...keys, connection, defaultJobOptions, streams: { events: { maxLen: 100 } } })
+  const worker = new Worker<Wake>(NAME, (job) => fire(job.data), {
+    ...keys,
+    connection,
+    autorun: false,
+    concurrency: 16,
+    runRetryDelay: 1_000,
+  })
   return { queue, worker }
 }
 

@@ -28,6 +28,12 @@ export async function migrate(db: Db): Promise<number[]> {
   })
 }
 
+/** Tells this database from every other, to whoever asks and for all its life: the microsecond of its first migration. */
+export async function databaseId(db: Db): Promise<string> {
+  const [row] = await db.query('select (extract(epoch from min(applied_at)) * 1000000)::bigint::text as id from holdfast_migrations')
+  return String(row?.id)
+}
+
 /**
  * Makes sure that the history tables have a partition for today and the days ahead. Called at start and then every few
  * hours. Rows of a day without one are in the default partition, which is never dropped: after a long sleep of the host, or

@@ -28,6 +28,13 @@ export const MUTANTS: Mutant[] = [
     tests: ['scheduler', 'simulation'],
   },
   {
+    bug: "two databases on one Redis take each other's wake-ups",
+    file: 'coordinator/engine/timers.ts',
+    find: 'const prefix = `holdfast-${backend.database}`',
+    replace: "const prefix = 'holdfast'",
+    tests: ['timers'],
+  },
+  {
     bug: 'rows of two days are written into the day of the first',
     file: 'coordinator/store/writer-sql.ts',
     find: 'if (rows.every((row) => dayOf(idOf(row)) === day)) return',
