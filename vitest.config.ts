@@ -4,7 +4,8 @@ export default defineConfig({
   test: {
     include: ['test/*.test.ts'],
     pool: 'forks',
-    maxWorkers: 2,
+    // Tests of real processes mostly wait: three keep two cores busy.
+    maxWorkers: 3,
     // Real processes on a busy machine of two cores: a test that hangs is told by this, one that is slow is not.
     testTimeout: 120_000,
     hookTimeout: 120_000,
