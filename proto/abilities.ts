@@ -86,7 +86,7 @@ export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boo
   need('json_object', request.format?.kind === 'json')
   need('json_schema', request.format?.kind === 'schema')
   need('logprobs', request.logprobs !== undefined)
-  need('reasoning_effort', request.reasoning?.effort !== undefined)
+  need('reasoning_effort', request.reasoning?.effort !== undefined && request.reasoning.effortIsDefault !== true)
   need('reasoning_max_tokens', request.reasoning?.maxTokens !== undefined)
   need('reasoning_max_tokens_below_1024', isSmallCap(request))
   need('min_tokens', request.minTokens !== undefined)
@@ -101,6 +101,14 @@ export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boo
   need('presence_penalty', sampling.presencePenalty !== undefined)
   need('logit_bias', sampling.logitBias !== undefined)
   return needs
+}
+
+/** The request without what a model of these abilities need not be told. */
+export function fitting<R extends Pick<GenerationRequest, 'reasoning'>>(request: R, abilities: readonly string[]): R {
+  if (request.reasoning?.effortIsDefault !== true || abilities.includes('reasoning_effort')) return request
+  const { effort: _, effortIsDefault: __, ...others } = request.reasoning
+  const { reasoning: ___, ...rest } = request
+  return (Object.keys(others).length === 0 ? rest : { ...rest, reasoning: others }) as R
 }
 
 /** None at all is no cap. */

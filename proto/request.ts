@@ -81,8 +81,12 @@ export type ToolCall = { id: string; name: string; arguments: string }
 export type Tool = { name: string; description?: string; parameters?: JsonSchema; strict?: boolean }
 export type JsonSchema = Record<string, unknown> | boolean
 
-/** How much the model may think before it answers. `maxTokens` 0: not at all. */
-export type Reasoning = { effort?: 'none' | 'minimal' | 'low' | 'medium' | 'high' | 'xhigh'; maxTokens?: number }
+/**
+ * How much the model may think before it answers. `maxTokens` 0: not at all. `effortIsDefault`: the caller's dialect makes the same
+ * effort where nothing is said of it, so a model that knows of none may be asked without.
+ */
+export type Reasoning = { effort?: Effort; effortIsDefault?: true; maxTokens?: number }
+export type Effort = 'none' | 'minimal' | 'low' | 'medium' | 'high' | 'xhigh'
 
 /** Absent: the engine's default, which for every penalty is "off". */
 export type Sampling = {

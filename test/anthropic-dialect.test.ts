@@ -12,7 +12,7 @@ beforeAll(async () => {
   await world.coordinator()
   await world.worker(
     'a',
-    'fake=fake:?slots=8&rate=400 single=fake:?slots=1&rate=50 quick=fake: failing=fake:?fail_on=BOOM late=fake:?fail_on=BOOM',
+    'fake=fake:?slots=8&rate=400 plain=fake:?without=reasoning_effort,reasoning_max_tokens single=fake:?slots=1&rate=50 quick=fake: failing=fake:?fail_on=BOOM late=fake:?fail_on=BOOM',
   )
   client = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
 })
@@ -35,6 +35,30 @@ test('a message has the official shape, true usage and a true reason to stop', a
   expect(response.headers.get('request-id')).toBe(response.headers.get('x-request-id'))
   const job = await world.job(response.headers.get('x-holdfast-job') ?? '')
   expect(job).toMatchObject({ status: 'succeeded', worker: 'a', output: { text: textOf(data) } })
+})
+
+test('what Claude Code 2.1 says with every request keeps it from no model', async () => {
+  const always = {
+    ...ask,
+    model: 'plain',
+    system: [{ type: 'text' as const, text: 'You are an agent.', cache_control: { type: 'ephemeral' as const } }],
+    messages: [...messages, { role: 'system', content: 'Available agent types: none.' }],
+    tools: [weather],
+    thinking: { type: 'adaptive' },
+    context_management: { edits: [{ type: 'clear_thinking_20251015', keep: 'all' }] },
+    output_config: { effort: 'high' },
+    metadata: { user_id: '{"device_id":"d"}' },
+  }
+  const headers = { 'anthropic-version': '2023-06-01', 'anthropic-beta': 'context-management-2025-06-27,effort-2025-11-24' }
+  const tell = async (body: object): Promise<[number, string | null]> => {
+    const response = await world.request('POST', '/v1/messages?beta=true', body, headers)
+    const { error } = (await response.json()) as { error?: { message: string } }
+    return [response.status, error === undefined ? null : (/[a-z_.]+(?= is not supported)/.exec(error.message)?.[0] ?? error.message)]
+  }
+  expect(await tell(always)).toEqual([200, null])
+  expect(await tell({ ...always, output_config: { effort: 'low' } })).toEqual([400, 'output_config.effort'])
+  const clearing = [{ type: 'clear_thinking_20251015', keep: { type: 'thinking_turns', value: 1 } }, { type: 'clear_tool_uses_20250919' }]
+  for (const edit of clearing) expect(await tell({ ...always, context_management: { edits: [edit] } })).toEqual([400, 'context_management'])
 })
 
 test('it is the message of the OpenAI dialect in other words', async () => {
@@ -166,8 +190,8 @@ test('tokens are estimated from what would be read', async () => {
 test('models are listed in the dialect of the asking client, page by page', async () => {
   const found: string[] = []
   for await (const model of client.models.list({ limit: 2 })) found.push(model.id)
-  expect(found).toEqual(['failing', 'fake', 'late', 'quick', 'single'])
-  const last = await client.models.list({ before_id: 'quick', limit: 1 })
+  expect(found).toEqual(['failing', 'fake', 'late', 'plain', 'quick', 'single'])
+  const last = await client.models.list({ before_id: 'plain', limit: 1 })
   expect(last.data).toMatchObject([{ type: 'model', id: 'late', display_name: 'late' }])
   expect(await client.models.retrieve('fake')).toMatchObject({ type: 'model', id: 'fake' })
   await expect(client.models.retrieve('nope')).rejects.toBeInstanceOf(Anthropic.NotFoundError)

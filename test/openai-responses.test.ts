@@ -76,6 +76,33 @@ test('its events come numbered, in the documented order, and add up to the respo
   expect(deltas.join('')).toBe(plain.output_text)
 })
 
+test('what Codex 0.171 says with every request is taken', async () => {
+  const always = {
+    model: 'fake',
+    input: [
+      { type: 'message', id: 'msg_1', role: 'developer', content: [{ type: 'input_text', text: 'You are a coding agent.' }] },
+      { type: 'message', id: 'msg_2', role: 'user', content: [{ type: 'input_text', text: 'hello' }] },
+    ],
+    tools: [{ ...weather, strict: false }],
+    tool_choice: 'auto',
+    parallel_tool_calls: true,
+    reasoning: { summary: 'auto' },
+    store: false,
+    include: ['reasoning.encrypted_content'],
+    prompt_cache_key: 'k',
+    client_metadata: { session_id: 's', turn_id: 't' },
+    max_output_tokens: 4,
+  }
+  expect((await world.request('POST', '/v1/responses', always)).status).toBe(200)
+  for (const [wish, param] of [
+    [{ reasoning: { summary: 'detailed' } }, 'reasoning.summary'],
+    [{ tools: [{ type: 'web_search' }] }, 'tools[0]'],
+  ] as const) {
+    const refused = await world.request('POST', '/v1/responses', { ...always, ...wish })
+    expect([refused.status, ((await refused.json()) as { error: { param: string } }).error.param]).toEqual([400, param])
+  }
+})
+
 test('a function is called, streamed, and its output goes back by reference to the response', async () => {
   const stream = client.responses.stream({ model: 'fake', input: 'call:weather', tools: [weather], temperature: 0 })
   let said = ''

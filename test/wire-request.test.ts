@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { ABILITIES, type Ability, needsOf } from '../proto/abilities.ts'
+import { ABILITIES, type Ability, fitting, needsOf } from '../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES, anthropicBody } from '../proto/anthropic-wire-request.ts'
 import { OPEN_SERVER_ABILITIES, OPENAI_ABILITIES, openAiBody } from '../proto/openai-wire-request.ts'
 import type { GenerationRequest } from '../proto/request.ts'
@@ -13,6 +13,19 @@ const chat = (extra: Partial<GenerationRequest> = {}): GenerationRequest => ({
 })
 const cloud = { seedGiven: false, extended: false }
 const open = { seedGiven: true, extended: true }
+
+test('an effort that is the usual one anyway is needed by nobody, and told to those alone who know efforts', () => {
+  const usual = chat({ reasoning: { effort: 'high', effortIsDefault: true } })
+  expect(needsOf(usual, false)).toEqual([])
+  expect(fitting(usual, ['tools'])).toEqual(chat())
+  expect(fitting(usual, ['tools', 'reasoning_effort'])).toBe(usual)
+  expect(fitting(chat({ reasoning: { effort: 'high', effortIsDefault: true, maxTokens: 5 } }), [])).toEqual(
+    chat({ reasoning: { maxTokens: 5 } }),
+  )
+  const chosen = chat({ reasoning: { effort: 'high' } })
+  expect(needsOf(chosen, false)).toEqual(['reasoning_effort'])
+  expect(fitting(chosen, [])).toBe(chosen)
+})
 
 describe('the body for an OpenAI upstream', () => {
   test('says what the request says, in the words of the upstream', () => {

@@ -1,4 +1,4 @@
-import type { GenerationRequest, Reasoning, Sampling } from '../../proto/request.ts'
+import type { Effort, GenerationRequest, Reasoning, Sampling } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { readConversation, readSystem } from './anthropic-messages.ts'
 import { readTooling } from './anthropic-tools.ts'
@@ -47,17 +47,19 @@ export function parseCountRequest(body: unknown): ParsedRequest {
   return parsedOf(fields, untranslated)
 }
 
-const PROMPT = ['model', 'messages', 'system', 'tools', 'tool_choice', 'thinking', 'output_config']
+const PROMPT = ['model', 'messages', 'system', 'tools', 'tool_choice', 'thinking', 'output_config', 'context_management']
 const COUNTED: MemberSorts = {
   read: new Set(PROMPT),
   kept: new Set(['cache_control', 'speed']),
-  changing: new Set(['mcp_servers', 'context_management']),
+  changing: new Set(['mcp_servers']),
 }
 const MESSAGES: MemberSorts = {
   read: new Set([...PROMPT, 'max_tokens', 'stream', 'stop_sequences', 'temperature', 'top_p', 'top_k']),
   kept: new Set(['cache_control', 'metadata', 'service_tier', 'inference_geo', 'diagnostics', 'speed']),
-  changing: new Set(['container', 'mcp_servers', 'context_management', 'fallbacks']),
+  changing: new Set(['container', 'mcp_servers', 'fallbacks']),
 }
+/** The vendor's words: to set it is the same as not to set any. */
+const DEFAULT_EFFORT = 'high'
 const BUDGET_LEAST = 1_024
 const BETAS_MAX = 64
 
@@ -70,6 +72,8 @@ function parsedOf(fields: Body, untranslated: Untranslated): ParsedRequest {
   if (system !== '') messages.unshift({ role: 'system', content: system })
   const generation: Omit<GenerationRequest, 'seed'> = { prompt: { kind: 'chat', messages }, stop: [], sampling: {} }
   Object.assign(generation, readTooling(fields, untranslated))
+  if (!clearsNothing(fields.context_management)) untranslated.changes('context_management')
+  else if (isObject(fields.context_management)) untranslated.keep()
   const config = outputConfig(fields.output_config, untranslated)
   if (config.format !== undefined) generation.format = config.format
   const reasoning = readThinking(fields.thinking, config.effort, untranslated)
@@ -110,8 +114,16 @@ function checkMetadata(value: unknown): void {
     throw badRequest('invalid_metadata', 'metadata must be {"user_id": a text}.', 'metadata')
 }
 
+/** Claude Code, for one, always says that all thinking is to be kept. Whatever else is edited away changes what the model reads. */
+function clearsNothing(value: unknown): boolean {
+  if (value === undefined || value === null) return true
+  if (!isObject(value)) throw badRequest('invalid_type', 'context_management must be an object.', 'context_management')
+  const { edits, ...others } = value
+  if (Object.keys(others).length > 0 || !Array.isArray(edits)) return false
+  return edits.every((edit) => isObject(edit) && edit.type === 'clear_thinking_20251015' && edit.keep === 'all')
+}
+
 type OutputConfig = { effort: Effort | undefined; format: GenerationRequest['format'] }
-type Effort = NonNullable<Reasoning['effort']>
 
 function outputConfig(value: unknown, untranslated: Untranslated): OutputConfig {
   if (value === undefined || value === null) return { effort: undefined, format: undefined }
@@ -139,7 +151,7 @@ function readFormat(value: unknown): GenerationRequest['format'] {
 }
 
 function readThinking(value: unknown, effort: Effort | undefined, untranslated: Untranslated): Reasoning | undefined {
-  const wished = effort === undefined ? {} : { effort }
+  const wished = effort === undefined ? {} : { effort, ...(effort === DEFAULT_EFFORT ? { effortIsDefault: true as const } : {}) }
   if (value === undefined || value === null) {
     // An effort is also of what is written, so that thinking need not follow from it.
     if (effort !== undefined) untranslated.keep()

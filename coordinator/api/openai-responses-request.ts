@@ -107,6 +107,7 @@ const MEMBERS = new Set([
 
   'user',
   'safety_identifier',
+  'client_metadata',
   'prompt_cache_key',
   'prompt_cache_retention',
 ])
@@ -131,7 +132,10 @@ function refuseOthers(fields: Body): void {
   if (fields.truncation !== undefined && fields.truncation !== null && fields.truncation !== 'disabled')
     throw badRequest('out_of_range', 'truncation must be disabled.', 'truncation')
   refuseMembers(fields.text, 'text', ['format'])
-  refuseMembers(fields.reasoning, 'reasoning', ['effort', 'max_tokens'])
+  refuseMembers(fields.reasoning, 'reasoning', ['effort', 'max_tokens', 'summary'])
+  // What was thought is shown whole, and a summary wherever its maker left one: more than these ask for.
+  if (isObject(fields.reasoning) && !['auto', null, undefined].includes(fields.reasoning.summary as string))
+    throw unsupported('reasoning.summary', ' Leave it "auto".')
   refuseMembers(fields.stream_options, 'stream_options', ['include_obfuscation'])
 }
 

@@ -1,5 +1,6 @@
 import type Anthropic from '@anthropic-ai/sdk'
 import type OpenAI from 'openai'
+import { fitting } from '../../proto/abilities.ts'
 import { anthropicBody } from '../../proto/anthropic-wire-request.ts'
 import { AnthropicReader } from '../../proto/anthropic-wire-answer.ts'
 import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
@@ -69,7 +70,9 @@ class OpenAiUpstream implements Upstream {
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
     const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
-    const body = openAiBody(request, model.upstream, streams, { seedGiven, extended, maxTokensName: this.#maxTokensName })
+    // One whose abilities were not told has them all.
+    const wished = model.abilities === null ? request : fitting(request, model.abilities)
+    const body = openAiBody(wished, model.upstream, streams, { seedGiven, extended, maxTokensName: this.#maxTokensName })
     return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
   }
 

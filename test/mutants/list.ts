@@ -35,6 +35,20 @@ export const MUTANTS: Mutant[] = [
     tests: ['timers'],
   },
   {
+    bug: 'thinking that should be cleared is kept',
+    file: 'coordinator/api/anthropic-request.ts',
+    find: " && edit.keep === 'all'",
+    replace: '',
+    tests: ['anthropic-dialect'],
+  },
+  {
+    bug: 'a chosen effort is dropped like the usual one',
+    file: 'coordinator/api/anthropic-request.ts',
+    find: 'effort === DEFAULT_EFFORT ? {',
+    replace: 'effort !== undefined ? {',
+    tests: ['anthropic-dialect'],
+  },
+  {
     bug: 'rows of two days are written into the day of the first',
     file: 'coordinator/store/writer-sql.ts',
     find: 'if (rows.every((row) => dayOf(idOf(row)) === day)) return',

@@ -81,7 +81,8 @@ export function requests(): fc.Arbitrary<Omit<GenerationRequest, 'seed'>> {
       isShaped: fc.boolean(),
       reasoning: optional(
         fc.oneof(
-          fc.record({ effort: fc.constantFrom('low', 'medium', 'high', 'xhigh') }),
+          fc.record({ effort: fc.constantFrom('low', 'medium', 'xhigh') }),
+          fc.constant<Reasoning>({ effort: 'high', effortIsDefault: true }),
           fc.record({ maxTokens: fc.constantFrom(0, 1_024, 2_000) }),
           fc.constant<Reasoning>({ effort: 'low', maxTokens: 1_024 }),
         ) as fc.Arbitrary<Reasoning>,

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Ability } from '../../proto/abilities.ts'
+import { type Ability, fitting } from '../../proto/abilities.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
 import { Login } from './login.ts'
@@ -70,10 +70,8 @@ class OpenAiEngine implements Engine {
   }
 
   state(): EngineState {
-    const { name, model = '', slots, contextTokens, having, without } = this.#options
+    const { name, model = '', slots, contextTokens } = this.#options
     const facts = this.#facts
-    const known = facts?.abilities ?? ABILITIES_OF.other
-    const abilities = [...new Set([...known, ...having])].filter((ability) => !without.includes(ability))
     return {
       phase: this.#phase,
       detail: this.#detail,
@@ -85,10 +83,16 @@ class OpenAiEngine implements Engine {
         .digest('hex'),
       sizeBytes: 0,
       restarts: 0,
-      abilities,
+      abilities: this.#abilities,
       startsOver: true,
       needsPerson: this.#phase === 'down' && this.#needsPerson,
     }
+  }
+
+  get #abilities(): Ability[] {
+    const { having, without } = this.#options
+    const known = this.#facts?.abilities ?? ABILITIES_OF.other
+    return [...new Set([...known, ...having])].filter((ability) => !without.includes(ability))
   }
 
   generate(_key: string, request: GenerationRequest, _continuation: readonly number[], sink: GenerationSink): Generation {
@@ -98,7 +102,7 @@ class OpenAiEngine implements Engine {
       queueMicrotask(() => sink.failed({ layer: 'provider', code: 'model_not_ready', message, retryable: true }))
       return { cancel: () => {} }
     }
-    const exchange = new Exchange(this.#upstream, facts, request, sink, {
+    const exchange = new Exchange(this.#upstream, facts, fitting(request, this.#abilities), sink, {
       ended: (failure) => {
         this.#running.delete(exchange)
         this.#learn(failure)

@@ -22,7 +22,7 @@ const PROMPT: Record<string, Schema> = {
   cache_control: anything('Kept for a provider of the same dialect'),
   speed: anything('Kept for a provider of the same dialect'),
   mcp_servers: anything(SAME_DIALECT),
-  context_management: anything(SAME_DIALECT),
+  context_management: anything(`${SAME_DIALECT}, unless it only says that all thinking is to be kept`),
 }
 
 export const messages: Noun = {

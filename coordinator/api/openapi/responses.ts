@@ -31,7 +31,7 @@ export const responses: Noun = {
             tool_choice: either([oneOf(['none', 'auto', 'required']), anything('A function by name')]),
             parallel_tool_calls: flag(),
             text: body({ format: anything('`text`, `json_object` or `json_schema`') }),
-            reasoning: body({ effort: oneOf(EFFORTS), max_tokens: whole(undefined, 0, 10_000_000) }),
+            reasoning: body({ effort: oneOf(EFFORTS), max_tokens: whole(undefined, 0, 10_000_000), summary: oneOf(['auto']) }),
             truncation: { const: 'disabled' },
             include: list(oneOf(['message.output_text.logprobs', 'reasoning.encrypted_content'])),
             top_logprobs: whole(undefined, 0, 20),
