@@ -73,6 +73,22 @@ test('where much gathers it is parted among lanes, and all that is about one job
   await writer.close()
 })
 
+test('what was asked for before can be waited for, on its way or not', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  await writer.accepted()
+  const [first, second] = [record(), record()]
+  void writer.insertJob(first, '{}')
+  await writer.accepted()
+  expect((await findJob(db, first.id))?.status).toBe('queued')
+  void writer.insertJob(second, '{}')
+  // Until the statement has left.
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
+  const bad = writer.insertJob({ ...record(), status: 'odd' as JobRecord['status'] }, '{}')
+  await Promise.all([writer.accepted(), expect(bad).rejects.toThrow('refused')])
+  expect((await findJob(db, second.id))?.status).toBe('queued')
+  await writer.close()
+})
+
 test('a job accepted and finished within one batch is written once, finished', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
   const one = record()

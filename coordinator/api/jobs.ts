@@ -30,6 +30,8 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const { team } = request.caller
     const all = seesAllTeams(request.caller)
     const filter = { status, model: query.model ?? null, team: all ? (query.team ?? null) : team }
+    // What was accepted in the same moment belongs to the list, although it is not on disk yet.
+    await parts.dispatcher.settled()
     // Memory is newer than the rows that were asked for, and what it says otherwise of is left out.
     const records = await readEnough(readCursor(query.cursor), limit + 1, {
       read: async (before, count) =>

@@ -120,6 +120,14 @@ export class Dispatcher {
     this.#line(live, null)
   }
 
+  /** Resolves when whoever was let in before this can be found in PostgreSQL, or after a second in which it could not be reached. */
+  async settled(): Promise<void> {
+    let late: NodeJS.Timeout | undefined
+    const enough = new Promise<void>((resolve) => (late = setTimeout(resolve, SETTLED_MS)))
+    await Promise.race([this.#writer.accepted(), enough])
+    clearTimeout(late)
+  }
+
   find(id: JobId): LiveJob | undefined {
     return this.#live.get(id)
   }
@@ -645,6 +653,7 @@ export type DispatcherParts = {
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200
 const CHECKPOINT_MS = 1_000
+const SETTLED_MS = 1_000
 const REQUEST_RETRY_MS = 250
 // The contract promises a note at least every five seconds.
 const WAITING_NOTE_MS = 2_000

@@ -59,6 +59,11 @@ export class Writer {
     return this.#lanes.reduce((sum, lane) => sum + lane.backlog, 0)
   }
 
+  /** Resolves when every job asked for so far is stored or refused; what nobody waits for may still be on its way. */
+  async accepted(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.accepted()))
+  }
+
   /** Resolves when everything asked so far is durable. */
   async drained(): Promise<void> {
     await Promise.all(this.#lanes.map((lane) => lane.drained()))
@@ -102,6 +107,7 @@ class Lane {
   readonly #onDropped: (error: unknown, what: string) => void
   readonly #onArrived: (job: string) => void
   #gathering = emptyBatch()
+  #onTheWay = emptyBatch()
   #session: Session | undefined
   #day = 0
   #flushing = false
@@ -175,6 +181,16 @@ class Lane {
     return rowsIn(this.#gathering)
   }
 
+  async accepted(): Promise<void> {
+    // The one that gathers leaves behind the one that is on its way.
+    for (const batch of [this.#gathering, this.#onTheWay]) {
+      const last = [...batch.jobs.values()].findLast(({ request }) => request !== null)
+      if (last === undefined) continue
+      await new Promise<void>((resolve) => last.settled.push(() => resolve()))
+      return
+    }
+  }
+
   async drained(): Promise<void> {
     if (!this.#flushing && rowsIn(this.#gathering) === 0) return
     const idle = new Promise<void>((resolve) => this.#idle.push(resolve))
@@ -202,14 +218,14 @@ class Lane {
     this.#lazily = undefined
     if (this.#flushing || this.#scheduled) return
     this.#scheduled = true
-    // The end of this turn of the event loop, and of the next: what arrives together is written together, and the calls to
-    // workers and clouds that were made meanwhile leave first, because whoever they go to takes longer than PostgreSQL.
-    setImmediate(() =>
-      setImmediate(() => {
+    // The end of this turn of the event loop: what arrives together is written together. And behind all that this turn has still
+    // to do: calls to workers and clouds leave first, because whoever they go to takes longer than PostgreSQL.
+    const atTheEnd = (): void =>
+      void setImmediate(() => {
         this.#scheduled = false
         void this.#flushAll()
-      }),
-    )
+      })
+    queueMicrotask(() => process.nextTick(atTheEnd))
   }
 
   async #flushAll(): Promise<void> {
@@ -217,9 +233,11 @@ class Lane {
     do {
       const batch = this.#gathering
       this.#gathering = emptyBatch()
+      this.#onTheWay = batch
       this.#urgent = false
       // Who waits for everything asked so far may have asked while all of it was on its way.
       if (rowsIn(batch) > 0) await this.#flush(batch)
+      this.#onTheWay = emptyBatch()
       for (const job of batch.about) if (!this.#gathering.about.has(job)) this.#onArrived(job)
     } while (this.#urgent || (this.#idle.length > 0 && rowsIn(this.#gathering) > 0))
     this.#flushing = false

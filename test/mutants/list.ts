@@ -49,6 +49,13 @@ export const MUTANTS: Mutant[] = [
     tests: ['anthropic-dialect'],
   },
   {
+    bug: 'a list of jobs does not wait for those that are on their way to disk',
+    file: 'coordinator/store/writer.ts',
+    find: 'for (const batch of [this.#gathering, this.#onTheWay]) {',
+    replace: 'for (const batch of [emptyBatch()]) {',
+    tests: ['writer'],
+  },
+  {
     bug: 'rows of two days are written into the day of the first',
     file: 'coordinator/store/writer-sql.ts',
     find: 'if (rows.every((row) => dayOf(idOf(row)) === day)) return',
