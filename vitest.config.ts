@@ -4,8 +4,7 @@ export default defineConfig({
   test: {
     include: ['test/*.test.ts'],
     pool: 'forks',
-    // Tests of real processes mostly wait: three keep two cores busy.
-    maxWorkers: 3,
+    maxWorkers: 2,
     // Real processes on a busy machine of two cores: a test that hangs is told by this, one that is slow is not.
     testTimeout: 120_000,
     hookTimeout: 120_000,

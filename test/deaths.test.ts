@@ -88,10 +88,11 @@ test('kill -9 of the process of a model: the worker lives, the stream goes on af
 test('SIGSTOP of the process of a model: it is killed after the dead time, and the stream goes on after its restart', async () => {
   await using world = await World.open()
   await world.coordinator()
-  const a = await world.worker('a', 'tiny=builtin:tiny?slots=2&context=2048')
-  const want = await chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 1_500 }).done
-  const stream = chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 1_500 })
-  await world.until('it streams', () => stream.seen.deltas > 0)
+  const a = await world.worker('a', 'tiny=builtin:tiny?slots=2&context=4096')
+  const want = await chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 3_500 }).done
+  const stream = chatStream(world, 'tiny', 'Tell me a long story.', { max_tokens: 3_500 })
+  // Without a pause between looks: the whole answer takes little more than a second.
+  while (stream.seen.deltas === 0) await new Promise((resolve) => setImmediate(resolve))
   for (const pid of descendants(a.pid)) process.kill(pid, 'SIGSTOP')
   expect(await stream.done).toMatchObject({ text: want.text, error: null, finish: want.finish })
   expect(a.ended).toBeNull()
