@@ -12,6 +12,7 @@ import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
 import { findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
 import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
 import { Writer } from '../coordinator/store/writer.ts'
+import { unsoundRows } from './support/sound.ts'
 
 let dir: string
 let postgres: EmbeddedPostgres
@@ -210,6 +211,16 @@ test('a job that is refused leaves nothing behind: no event, no output, no progr
     [bad.id],
   )
   expect(Number(left[0]?.rows)).toBe(0)
+  await writer.close()
+})
+
+test('a row that no check of PostgreSQL refuses and that cannot be is told', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  expect(await unsoundRows(db)).toEqual([])
+  const odd = { ...record(), type: 'odd' as JobRecord['type'] }
+  await writer.insertJob(odd, '{}')
+  expect(await unsoundRows(db)).toEqual([`job ${odd.id}, queued: no such type`])
+  await db.query('delete from jobs where id = $1', [odd.id])
   await writer.close()
 })
 
