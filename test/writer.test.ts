@@ -260,6 +260,72 @@ test('text that PostgreSQL cannot hold is made storable, not refused', async () 
   await writer.close()
 })
 
+test('what is written by itself and what is written among many is the same', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const error = { code: 'stall', message: 'nothing — für 5 s', layer: 'provider' as const, retryable: true }
+  const write = async (many: number): Promise<unknown[]> => {
+    const jobs = Array.from({ length: many }, () => {
+      const one = {
+        ...record(),
+        needs: ['tools'],
+        key: OWNER,
+        maxWaitMs: 2 ** 40,
+        seed: 2 ** 52,
+        createdMs: 1_790_000_000_000.123,
+        traceId: OWNER,
+      }
+      void writer.insertJob(one, JSON.stringify({ prompt: 'naïve “ü” \u0000' }), {
+        idempotency: { key: one.id, hash: Buffer.alloc(32, 255) },
+      })
+      const ids = { provider: 'p', worker: null, traceId: OWNER, team: 'default' }
+      writer.addEvent({ id: one.id, atMs: one.createdMs, type: 'job.accepted', actor: 'ü', details: { ü: [1, null] }, job: one.id, ...ids })
+      writer.addProgress({ job: one.id, firstToken: 3, tokenIds: [1, 2], text: 'ü', extra: '[{"reasoning":"hm"}]' })
+      writer.addPayment({
+        job: one.id,
+        attempt: 1,
+        atMs: 1_790_000_000_000,
+        provider: 'p',
+        team: 'default',
+        policy: null,
+        key: OWNER,
+        micros: 7,
+      })
+      return one
+    })
+    await writer.drained()
+    for (const one of jobs) {
+      Object.assign(one, {
+        version: 2,
+        status: 'failed',
+        finishedMs: 1_790_000_000_123.456,
+        attempt: 1,
+        tier: 'cloud',
+        costMicros: 7,
+        queueMs: 2 ** 40,
+        error,
+      })
+      writer.updateJob(one)
+      const at = { startedMs: 1_790_000_000_000, finishedMs: 1_790_000_000_001, tokens: 2, traceId: OWNER }
+      writer.addAttempt({ job: one.id, number: 1, status: 'failed', worker: OWNER as never, workerName: 'w', tier: 'cloud', error, ...at })
+      writer.addOutput(one.id, '{"text":"ü"}')
+    }
+    await writer.drained()
+    const rows: unknown[] = []
+    for (const table of ['jobs', 'job_requests', 'job_outputs', 'attempts', 'events', 'job_progress', 'payments', 'idempotency_keys']) {
+      const id = table === 'jobs' || table === 'events' ? 'id' : 'job'
+      const found = await db.query(`select to_json(t) as row from ${table} t where ${id} = any($1)`, [jobs.map((one) => one.id)])
+      expect(found, table).toHaveLength(many)
+      const bare = found.map(({ row }) =>
+        JSON.stringify({ ...(row as object), id: 0, job: 0, ...(id === 'job' ? { key: 0, created_at: 0 } : {}) }),
+      )
+      rows.push(...new Set(bare))
+    }
+    return rows
+  }
+  expect(await write(1)).toEqual(await write(5))
+  await writer.close()
+})
+
 test('a batch that was stored but whose answer was lost is neither stored twice nor refused', async () => {
   const dedicated = db.dedicated.bind(db)
   let lost = false

@@ -9,7 +9,7 @@ export type ElementType = 'uuid' | 'text' | 'json' | 'bytea' | 'integer' | 'bigi
 /** A uuid is its text form, a timestamptz milliseconds since 1970, everything else what it looks like. */
 export type Element = string | number | boolean | Buffer | null
 
-/** A one-dimensional array; the driver sends a Buffer as a parameter in binary form. */
+/** A one-dimensional array of a column's values; the driver sends a Buffer as a parameter in binary form. */
 export function binaryArray<T>(type: ElementType, rows: readonly T[], value: (row: T) => Element): Buffer {
   const put = WRITERS[type]
   at = HEADER_BYTES
@@ -28,6 +28,15 @@ export function binaryArray<T>(type: ElementType, rows: readonly T[], value: (ro
   scratch.writeInt32BE(rows.length, 12)
   scratch.writeInt32BE(1, 16)
   return Buffer.from(scratch.subarray(0, at))
+}
+
+/** One value in the same form, where one row is all there is; null stays null. */
+export function binaryValue(type: ElementType, element: Element): Buffer | null {
+  if (element === null) return null
+  at = 0
+  WRITERS[type](element)
+  // Every writer puts the length in front, which the driver does too.
+  return Buffer.from(scratch.subarray(4, at))
 }
 
 const HEADER_BYTES = 20

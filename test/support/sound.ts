@@ -23,6 +23,9 @@ export async function unsoundRows(db: Db): Promise<string[]> {
 const UNDEFINED_TABLE = '42P01'
 
 const FAULTS_OF_A_JOB = `case
+  when status not in ('queued', 'running', 'parked', 'succeeded', 'failed', 'cancelled') then 'no such status'
+  when status = 'running' and (worker is null or attempt_started_at is null) then 'it runs nowhere'
+  when status in ('failed', 'parked') and error is null then 'nobody says why'
   when type not in ('chat', 'completion', 'embedding', 'rerank') then 'no such type'
   when tier not in ('gpu', 'cli', 'cloud') or pinned_tier not in ('gpu', 'cli', 'cloud') then 'no such tier'
   when priority not in ('interactive', 'normal', 'batch') then 'no such priority'
