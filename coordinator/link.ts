@@ -164,10 +164,22 @@ export class WorkerSessions implements WorkerLink {
       )
       return undefined
     }
+    const present = this.#sessions.get(worker)
+    if (present?.displaced.has(hello.session) === true) {
+      this.#refuse(
+        end,
+        refusals.identityTaken,
+        `Two processes have this worker's identity, this one and the one that is connected as "${present.name}": a data folder was copied. Give one of them its own HOLDFAST_DATA_DIR, or delete worker.id in it.`,
+        hello.name,
+      )
+      return undefined
+    }
     // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
-    this.#sessions.get(worker)?.end.end()
+    present?.end.end()
     const session: Session = {
       worker,
+      process: hello.session,
+      displaced: displacedBy(hello.session, present),
       name: hello.name,
       end,
       outputsTaken: 0,
@@ -273,6 +285,10 @@ export type SessionOptions = {
 type Session = {
   worker: WorkerId
   name: string
+  /** Hello.session: tells a process that dials again from another one. */
+  process: string
+  /** Processes whose place it has taken: one that has ended does not come back, so one that does was no predecessor. */
+  displaced: ReadonlySet<string>
   end: CoordinatorEnd
   outputsTaken: number
   acknowledged: { job: JobId; attempt: number }[]
@@ -281,6 +297,15 @@ type Session = {
   gathers: boolean
   takesStarts: boolean
 }
+
+function displacedBy(newcomer: string, present: Session | undefined): ReadonlySet<string> {
+  if (present === undefined) return new Set()
+  if (present.process === newcomer) return present.displaced
+  return new Set([...present.displaced, present.process].slice(-DISPLACED_MAX))
+}
+
+// As many hosts as one copied folder is worth telling apart.
+const DISPLACED_MAX = 100
 
 function sendStarts({ starts, takesStarts, end }: Session): void {
   if (starts.length === 0) return

@@ -1,6 +1,7 @@
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import path from 'node:path'
+import { writeWhole } from '../proto/whole-file.ts'
 import { secretFrom } from './secrets.ts'
 import { anySealed, resealAll } from './store/credentials.ts'
 import type { Db } from './store/db.ts'
@@ -30,7 +31,7 @@ export class MasterKey {
   /** `key` is told only when a setting holds the old one: then a person has to put the new one there. */
   async rotate(db: Db, given: string | null): Promise<{ secrets: number; key: string | null }> {
     const key = given ?? `${PREFIX}${randomBytes(24).toString('base64url')}`
-    if (this.#file !== null) write(next(this.#file), key)
+    if (this.#file !== null) writeWhole(next(this.#file), `${key}\n`, 0o600)
     const secrets = await resealAll(db, (sealed) => this.vault.reseal(sealed, key))
     if (this.#file !== null) renameSync(next(this.#file), this.#file)
     this.vault.adopt(key)
@@ -51,12 +52,4 @@ async function settle(file: string, db: Db): Promise<void> {
   const isInForce = sealed !== undefined && Vault.isSealedBy(sealed, readFileSync(next(file), 'utf8').trim())
   if (isInForce) renameSync(next(file), file)
   else rmSync(next(file))
-}
-
-function write(file: string, key: string): void {
-  rmSync(file, { force: true })
-  const handle = openSync(file, 'wx', 0o600)
-  writeSync(handle, `${key}\n`)
-  fsyncSync(handle)
-  closeSync(handle)
 }

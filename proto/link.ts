@@ -82,6 +82,7 @@ export function refuse(end: CoordinatorEnd, code: number, details: string): void
 export const refusals = {
   protocol: status.FAILED_PRECONDITION,
   nameTaken: status.ALREADY_EXISTS,
+  identityTaken: status.ALREADY_EXISTS,
   garbage: status.INVALID_ARGUMENT,
   unwanted: status.PERMISSION_DENIED,
 }

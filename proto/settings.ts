@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+
 /**
  * Settings are environment variables, parsed once. Coordinator and worker each read their own, but either may find the
  * other's in its environment, so what counts as unknown is decided here for both.
@@ -51,10 +53,20 @@ export class Settings {
   secret(name: SettingName): string | undefined {
     const value = this.optional(name)
     if (value === undefined) return undefined
-    if (value.length < 16 || !/^[\x21-\x7e]+$/.test(value))
-      throw new SettingError(name, 'must be at least 16 characters, printable and without spaces.')
+    if (!isSecret(value)) throw new SettingError(name, 'must be at least 16 characters, printable and without spaces.')
     return value
   }
+}
+
+/** What a file of one key or token holds. An empty one would let in whoever sends nothing. */
+export function secretIn(file: string): string {
+  const value = readFileSync(file, 'utf8').trim()
+  if (!isSecret(value)) throw new SettingError(file, 'is damaged: restore it, or delete it and the next start makes a new one.')
+  return value
+}
+
+function isSecret(value: string): boolean {
+  return value.length >= 16 && /^[\x21-\x7e]+$/.test(value)
 }
 
 /** Stops the start; its message names the setting. */

@@ -65,6 +65,27 @@ test('two workers of one name cannot be connected at once; one identity twice is
   again.end.end()
 })
 
+test('two hosts with a copied identity do not push each other out for ever: the one that comes back is told', async () => {
+  const [old, young] = [randomUUID(), randomUUID()]
+  const first = session({ name: 'original', session: old })
+  await first.welcomed
+  const copy = session({ name: 'copy', worker: first.worker, session: young })
+  await copy.welcomed
+  await first.ended
+  const { error } = await session({ name: 'original', worker: first.worker, session: old }).ended
+  expect(error).toMatch(/ALREADY_EXISTS.*connected as "copy".*HOLDFAST_DATA_DIR/)
+  // The one that is connected may lose its connection and come again as often as it likes.
+  const again = session({ name: 'copy', worker: first.worker, session: young })
+  await again.welcomed
+  await copy.ended
+  expect((await session({ name: 'original', worker: first.worker, session: old }).ended).error).toMatch(/ALREADY_EXISTS/)
+  again.end.end()
+  await again.ended
+  const alone = session({ name: 'original', worker: first.worker, session: old })
+  await alone.welcomed
+  alone.end.end()
+})
+
 test('reports about attempts that nobody gave it change nothing and are counted', async () => {
   const one = session({ name: 'liar', models: [model('lies')] })
   await one.welcomed

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { validate as isUuid } from 'uuid'
 import { SettingError } from '../proto/settings.ts'
+import { writeWhole } from '../proto/whole-file.ts'
 
 /**
  * Who this worker is: a UUID in its data directory, so that it is recognised after a restart, under any name and
@@ -15,8 +17,10 @@ export function claimIdentity(dataDir: string): string {
     throw new SettingError('HOLDFAST_DATA_DIR', `must be a folder of its own: another worker (process ${holder}) runs on ${dataDir}.`)
   writeFileSync(lock, String(process.pid))
   const file = path.join(dataDir, 'worker.id')
-  if (!existsSync(file)) writeFileSync(file, randomUUID(), { mode: 0o600, flag: 'wx' })
-  return readFileSync(file, 'utf8').trim()
+  if (!existsSync(file)) writeWhole(file, randomUUID(), 0o600)
+  const id = readFileSync(file, 'utf8').trim()
+  if (!isUuid(id)) throw new SettingError(file, 'is damaged: restore it, or delete it and this worker joins as a new one.')
+  return id
 }
 
 /** True when the process lives and is a worker; the number may have been given to a stranger since. */

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { pino } from 'pino'
-import { SettingError } from '../proto/settings.ts'
+import { secretIn, SettingError } from '../proto/settings.ts'
 import { readWorkerConfig, type WorkerConfig } from './config.ts'
 import { HostTelemetry } from './host.ts'
 import { claimIdentity } from './identity.ts'
@@ -114,6 +114,6 @@ function stopRequest(drain: () => Promise<void>): { request: () => void; done: P
 function tokenOf(config: WorkerConfig): string {
   if (config.token !== undefined) return config.token
   const file = path.join(config.dataDir, 'worker.token')
-  if (existsSync(file)) return readFileSync(file, 'utf8').trim()
+  if (existsSync(file)) return secretIn(file)
   throw new SettingError('HOLDFAST_WORKER_TOKEN', `must be the token the coordinator uses: there is none in ${file} either.`)
 }

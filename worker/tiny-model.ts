@@ -1,5 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { writeWhole } from '../proto/whole-file.ts'
 import { encodeGguf, type GgufValue } from './tiny-model/gguf.ts'
 import { buildNetwork } from './tiny-model/network.ts'
 import { FEED_FORWARD, HEAD_SIZE, HEADS, ROPE_BASE, WIDTH } from './tiny-model/shape.ts'
@@ -11,16 +10,7 @@ import { BEGIN, buildVocabulary, TURN_END, UNKNOWN, type Vocabulary } from './ti
  * every host, so that workers on different hosts can continue each other's answers.
  */
 export function writeTinyModel(path: string, chatTemplate = CHAT_TEMPLATE): void {
-  mkdirSync(dirname(path), { recursive: true })
-  const unfinished = `${path}.${process.pid}.tmp`
-  const file = openSync(unfinished, 'w')
-  try {
-    writeSync(file, encodeTinyModel(chatTemplate))
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
-  }
-  renameSync(unfinished, path)
+  writeWhole(path, encodeTinyModel(chatTemplate), 0o644)
 }
 
 /** Another template makes another model of it, for trying what templates bring about. */

@@ -63,7 +63,7 @@ export class Keyring {
   /** Throws a Fault with status 401 unless one of the headers holds a key that is in force. */
   identify(headers: { authorization?: string | undefined; 'x-api-key'?: string | string[] | undefined }, address: string): Caller {
     const presented = bearer(headers.authorization) ?? (typeof headers['x-api-key'] === 'string' ? headers['x-api-key'] : undefined)
-    if (presented === undefined) {
+    if (presented === undefined || presented === '') {
       this.#onRefused(address)
       throw new Fault('missing_key', 'No key: send "Authorization: Bearer <key>" or "x-api-key: <key>".', {
         status: 401,

@@ -3,6 +3,27 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'doors: two hosts with one identity push each other out for ever',
+    file: 'coordinator/link.ts',
+    find: 'if (present?.displaced.has(hello.session) === true) {',
+    replace: 'if (present === undefined && hello.session === worker) {',
+    tests: ['worker-protocol'],
+  },
+  {
+    bug: 'doors: the file of a key that is empty is a key',
+    file: 'proto/settings.ts',
+    find: '  if (!isSecret(value)) throw new SettingError(file',
+    replace: "  if (!isSecret(value) && value !== '') throw new SettingError(file",
+    tests: ['secrets'],
+  },
+  {
+    bug: 'doors: no key is a key',
+    file: 'coordinator/api/auth.ts',
+    find: "presented === undefined || presented === ''",
+    replace: 'presented === undefined',
+    tests: ['secrets'],
+  },
+  {
     bug: 'doors: a prompt that gets on is a stall',
     file: 'coordinator/engine/live-job.ts',
     find: 'follower.prefilled?.(this.prefill)\n    return true',

@@ -1,0 +1,49 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { Keyring } from '../coordinator/api/auth.ts'
+import { secretFrom, sha256 } from '../coordinator/secrets.ts'
+import { writeWhole } from '../proto/whole-file.ts'
+import { claimIdentity } from '../worker/identity.ts'
+
+const dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-secrets-'))
+afterAll(() => rmSync(dir, { recursive: true }))
+
+test('a secret is made once, for its owner only, and read from then on', () => {
+  const made = secretFrom(undefined, dir, 'made.key', 'hf_')
+  expect(made.value).toMatch(/^hf_[\w-]{32}$/)
+  expect(statSync(path.join(dir, 'made.key')).mode & 0o777).toBe(0o600)
+  expect(secretFrom(undefined, dir, 'made.key', 'hf_')).toEqual(made)
+})
+
+test('what a full disk or a power cut left of a key is no key', () => {
+  for (const left of ['', '\n', 'hf_adm', 'hf admin with spaces in it']) {
+    writeFileSync(path.join(dir, 'admin.key'), left)
+    expect(() => secretFrom(undefined, dir, 'admin.key', 'hf_admin_'), left).toThrow(/admin\.key is damaged: restore it, or delete it/)
+  }
+  writeFileSync(path.join(dir, 'worker.id'), '')
+  expect(() => claimIdentity(dir)).toThrow(/worker\.id is damaged/)
+})
+
+test('an empty key is a missing one, whatever keys there are', () => {
+  const keyring = new Keyring(
+    () => 0,
+    () => {},
+  )
+  const key = { id: 'k', name: 'k', kind: 'bootstrap', team: null, owner: null, scopes: null, models: null, tiers: null }
+  keyring.replace([{ ...key, hash: sha256(''), expiresMs: null, requestsPerMinute: null, singleUse: false, spentBy: null } as never])
+  for (const headers of [{ 'x-api-key': '' }, { authorization: 'Bearer ' }, {}])
+    expect(() => keyring.identify(headers, '127.0.0.1')).toThrow(/No key/)
+})
+
+test('a file is written whole or not at all', () => {
+  const file = path.join(dir, 'new', 'whole')
+  writeWhole(file, 'one', 0o600)
+  writeWhole(file, 'two', 0o600)
+  expect(readFileSync(file, 'utf8')).toBe('two')
+  mkdirSync(path.join(dir, 'taken', 'by-a-folder'), { recursive: true })
+  expect(() => writeWhole(path.join(dir, 'taken'), 'x', 0o600)).toThrow(/EISDIR|ENOTEMPTY|EEXIST/)
+  expect(readdirSync(path.join(dir, 'new'))).toEqual(['whole'])
+  expect(readdirSync(dir).filter((name) => name.endsWith('.tmp'))).toEqual([])
+})
