@@ -47,7 +47,7 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     redisUrl: settings.optional('REDIS_URL'),
     allowedCidrs: cidrs(settings),
     definitions: settings.optional('HOLDFAST_DEFINITIONS'),
-    queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 0, 10_000_000),
+    queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 1, 10_000_000),
     heartbeatIntervalMs,
     deadAfterMs,
     firstTokenTimeoutMs: settings.seconds('HOLDFAST_FIRST_TOKEN_TIMEOUT_S', 300, 0.1, 86_400),

@@ -317,6 +317,7 @@ async function startCoordinator(
     vault,
     outbound,
     pendingKeys: new Map(),
+    comingRows: { count: 0 },
     queueLimit: config.queueLimit,
     version,
     now: () => clock.now(),

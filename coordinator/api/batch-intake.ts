@@ -30,10 +30,30 @@ export type BatchIntake = {
  * line. A batch that was repeated with its idempotency key is found again instead.
  */
 export async function acceptBatch(parts: ApiParts, request: FastifyRequest, intake: BatchIntake): Promise<BatchRecord> {
-  const { team, actor } = request.caller
   const claim = await claimOf(parts, request)
   if (claim !== undefined && 'known' in claim) return claim.known
   refuseCount(parts, intake.count)
+  const { comingRows } = parts
+  let coming = intake.count
+  comingRows.count += coming
+  try {
+    return await store(parts, request, intake, claim, () => {
+      coming -= 1
+      comingRows.count -= 1
+    })
+  } finally {
+    comingRows.count -= coming
+  }
+}
+
+async function store(
+  parts: ApiParts,
+  request: FastifyRequest,
+  intake: BatchIntake,
+  claim: Claim | undefined,
+  onLinedUp: () => void,
+): Promise<BatchRecord> {
+  const { team, actor } = request.caller
   const wishes = readWishes(parts, request)
   // A batch is nobody's urgent wish unless it says so.
   if (request.headers['x-holdfast-priority'] === undefined) wishes.priority = 'batch'
@@ -53,6 +73,7 @@ export async function acceptBatch(parts: ApiParts, request: FastifyRequest, inta
   }
   for (const [index, { record, request: prompt }] of rows.entries()) {
     parts.dispatcher.takeUp(record, prompt)
+    onLinedUp()
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
   }
   const accepted = (await findBatch(parts.db, id)) as BatchRecord
@@ -66,10 +87,9 @@ export function cancelRows(parts: ApiParts, batch: string, actor: string): void 
     if (record.batch === batch && !isFinal(record.status)) parts.dispatcher.cancel(record.id, actor)
 }
 
-async function claimOf(
-  parts: ApiParts,
-  request: FastifyRequest,
-): Promise<{ idempotency: { key: string; hash: Buffer } } | { known: BatchRecord } | undefined> {
+type Claim = { idempotency: { key: string; hash: Buffer } }
+
+async function claimOf(parts: ApiParts, request: FastifyRequest): Promise<Claim | { known: BatchRecord } | undefined> {
   const key = readIdempotencyKey(request)
   if (key === undefined) return undefined
   const hash = hashOf(request)

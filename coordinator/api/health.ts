@@ -33,6 +33,8 @@ export type ApiParts = {
   outbound: Outbound
   /** Idempotency keys whose jobs are being stored right now. */
   pendingKeys: PendingKeys
+  /** Rows of batches that are being stored right now: they are let in and not in the line yet. */
+  comingRows: { count: number }
   queueLimit: number
   version: string
   now(): number

@@ -108,10 +108,11 @@ export function refuseWhenFull(parts: ApiParts, jobs: number): void {
   const why = parts.notReady()
   if (why !== null)
     throw new Fault('not_ready', `No work can be accepted at the moment: ${why}.`, { status: 503, retryable: true, retryAfterS: 2 })
-  if (parts.scheduler.waitingCount + jobs > parts.queueLimit)
+  const waiting = parts.scheduler.waitingCount + parts.comingRows.count
+  if (waiting + jobs > parts.queueLimit)
     throw new Fault(
       'queue_full',
-      `${parts.scheduler.waitingCount} jobs are waiting; the limit is ${parts.queueLimit} (HOLDFAST_QUEUE_LIMIT). Nothing was accepted; try again later.`,
+      `${waiting} jobs are waiting; the limit is ${parts.queueLimit} (HOLDFAST_QUEUE_LIMIT). Nothing was accepted; try again later.`,
       { status: 429, layer: 'routing', retryable: true, retryAfterS: 5 },
     )
 }

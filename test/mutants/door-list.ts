@@ -3,6 +3,13 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'doors: two batches that come at once each see the room for one',
+    file: 'coordinator/api/batch-intake.ts',
+    find: '  comingRows.count += coming\n',
+    replace: '  coming = 0\n',
+    tests: ['admission'],
+  },
+  {
     bug: 'doors: two hosts with one identity push each other out for ever',
     file: 'coordinator/link.ts',
     find: 'if (present?.displaced.has(hello.session) === true) {',
