@@ -15,7 +15,7 @@ test('beyond the queue limit every door says 429, when to come again, and keeps 
 
   // Two batches at once, each of which would fit: their rows are counted before they are stored.
   const both = await Promise.all([world.request('POST', '/api/batches', rows(3, 'a')), world.request('POST', '/api/batches', rows(3, 'b'))])
-  expect(both.map((response) => response.status).sort()).toEqual([202, 429])
+  expect(new Set(both.map((response) => response.status))).toEqual(new Set([202, 429]))
   const waiting = await Promise.all([1, 2].map(() => world.request('POST', '/api/jobs', ask)))
   expect(waiting.map((response) => response.status)).toEqual([202, 202])
 
