@@ -34,7 +34,7 @@ import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease } from './store/lease.ts'
-import { activeKeys, saveBootstrapKey, spendKey } from './store/keys.ts'
+import { activeKeys, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
 import { readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
@@ -238,9 +238,17 @@ async function startCoordinator(
     dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
   const reloadKeys = async (): Promise<void> => {
-    const keys = await activeKeys(db)
+    const [keys, keyTiers] = await Promise.all([activeKeys(db), tiersByKey(db)])
     keyring.replace(keys)
+    registry.setKeyTiers(keyTiers)
     purses.setLimits('key', new Map(keys.map(({ id, spendMicrosPerDay }) => [id, { perDay: spendMicrosPerDay, perMonth: null }])))
+    judgeTerms()
+  }
+  let rulesInForce = ''
+  const judgeTerms = (): void => {
+    const rules = `${registry.rules} ${purses.limited.join()}`
+    if (rules !== rulesInForce) dispatcher.judgeTerms()
+    rulesInForce = rules
   }
   const reload = async (): Promise<void> => {
     await reloadKeys()
@@ -263,6 +271,7 @@ async function startCoordinator(
         ]),
       ),
     )
+    judgeTerms()
   }
   let refusedLogins = 0
   const keyring = new Keyring(

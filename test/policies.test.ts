@@ -156,6 +156,35 @@ test('a policy is changed, is not taken from a team that is under it, and is gon
   })
 })
 
+test('what is set about a policy, a team or a key binds who waits, and an archived policy goes on for those under it', async () => {
+  const calls = cloud.upstream.generations.length
+  await policy('changing', { gpu: 'at_once', cloud: { after_s: 2 } })
+  await policy('leaving', { gpu: 'at_once', cloud: 'never' })
+  const plain = await team('changed-team')
+  const limited = await send(world, 'POST', '/api/keys', { name: 'local-only', kind: 'team', team: 'changed-team', tiers: ['gpu'] })
+  const closed = await enqueue(world, 'shared', under('changing'))
+  const left = await enqueue(world, 'shared', under('leaving'))
+  const ofTeam = await enqueue(world, 'shared', plain.headers)
+  const ofKey = await enqueue(world, 'shared', { authorization: `Bearer ${String(limited.key)}`, ...under('at-once') })
+  await send(world, 'PATCH', '/api/policies/changing', { tiers: { gpu: 'at_once', cloud: 'never' } })
+  await send(world, 'DELETE', '/api/policies/leaving')
+  await new Promise((resolve) => setTimeout(resolve, 3_000))
+  await coordinator.stop()
+  coordinator = await world.coordinator()
+  await world.until('the worker is back', async () => (await world.findWorker('a'))?.state === 'online')
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  for (const job of [closed, left, ofTeam, ofKey]) expect((await readJob(world, job)).status, job).toBe('queued')
+  expect(cloud.upstream.generations).toHaveLength(calls)
+  expect(whyNot(await decision(left))).toEqual(whyNot(await decision(closed)))
+  await send(world, 'PATCH', '/api/teams/changed-team', { policy: 'at-once' })
+  await send(world, 'PATCH', '/api/policies/changing', { tiers: { gpu: 'at_once', cloud: 'at_once' } })
+  for (const job of [closed, ofTeam]) expect(await ended(world, job)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+  expect((await readJob(world, ofKey)).status).toBe('queued')
+  await send(world, 'PATCH', `/api/keys/${String(limited.id)}`, { tiers: null })
+  expect(await ended(world, ofKey)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+  expect((await world.request('POST', `/api/jobs/${left}/cancel`)).status).toBe(200)
+})
+
 test('a pin to what the policy never opens, or to two places at once, is refused', async () => {
   const body = { model: 'shared', messages: [{ role: 'user', content: 'x' }] }
   const pin = (pins: Record<string, string>) => refused(world, 'POST', '/api/jobs', body, pins)

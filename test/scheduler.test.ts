@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import type { JobId, WorkerId } from '../coordinator/core/job.ts'
+import type { JobError, JobId, WorkerId } from '../coordinator/core/job.ts'
 import { offer, plainJob, RULES, SchedulerWorld } from './support/simulation.ts'
 
 const id = (job: string): JobId => job as JobId
@@ -206,6 +206,36 @@ test('a poison prompt is parked after three attempts that brought nothing', () =
   }
   expect(world.outcomes.get(id('bad'))).toEqual(['job-parked'])
   expect(world.scheduler.waitingCount).toBe(0)
+})
+
+const MISMATCH: JobError = { code: 'schema_mismatch', message: 'not what was asked for', layer: 'model', retryable: true }
+
+test('an answer that does not fit its schema is made anew, three times at most, and closes its model to nobody', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  for (const job of ['1', '2', '3', '4', '5', '6', '7', '8']) {
+    world.enqueue(job)
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      world.progress(job, 20)
+      world.fail(job, MISMATCH)
+      world.pass(2_000)
+      world.report('a', { m: 1 })
+    }
+    expect(world.outcomes.get(id(job))).toEqual(['job-failed'])
+  }
+  expect(world.effects.filter(({ kind }) => kind === 'discard-answer')).toHaveLength(24)
+  expect(world.effects.filter(({ kind }) => kind === 'breaker-changed')).toEqual([])
+  world.enqueue('innocent')
+  expect(world.live.get(id('innocent'))?.attempt).toBe(1)
+})
+
+test('an answer that somebody has read is not made anew', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.enqueue('read', { restartable: false })
+  world.progress('read', 20)
+  world.fail('read', MISMATCH)
+  expect(world.outcomes.get(id('read'))).toEqual(['job-failed'])
 })
 
 test('an answer that gets on between deaths is not poison', () => {

@@ -321,6 +321,24 @@ test('an empty purse closes what is paid, and only that', () => {
   expect(startedAt(world, 'waits')).toBe('cloud')
 })
 
+test('who waits is under the terms that are set, whatever they were when it came', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  cloud(world)
+  world.enqueue('hog')
+  for (const job of ['1', '2', '3', '4']) world.enqueue(job, { patience: job === '4' ? NEVER : AFTER_3 })
+  const set = (patience: Patience, ...jobs: string[]) =>
+    world.apply({ kind: 'terms-set', jobs: jobs.map((job) => ({ job: job as JobId, patience, purses: [] })) })
+  set(NEVER, 'hog', '1', '2', 'gone')
+  world.pass(4_000)
+  expect(['1', '2', '3', '4'].map((job) => startedAt(world, job))).toEqual([null, null, 'cloud', null])
+  set(AT_ONCE, '4')
+  expect(startedAt(world, '4')).toBe('cloud')
+  // In the order in which they came.
+  world.finish('hog')
+  expect([startedAt(world, '1'), startedAt(world, '2')]).toEqual(['gpu', null])
+})
+
 const CUT: JobError = { code: 'provider_cut_answer', message: 'cut', layer: 'provider', retryable: true }
 
 test('an empty purse of a provider closes what is paid there, and outlives a limit that ends sooner', () => {

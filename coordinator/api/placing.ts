@@ -39,7 +39,7 @@ export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wi
   if (offers.length === 0) throw unknownModel(parts, parsed.model)
   const policy = parts.registry.policyOf(wishes.policy, caller.team)
   const { pinnedTier, pinnedProvider } = wishes
-  const terms = parts.registry.termsOf({ policy, team: caller.team, pinnedTier, pinnedProvider, key: caller.key, tiers: caller.tiers })
+  const terms = parts.registry.termsOf({ policy, team: caller.team, pinnedTier, pinnedProvider, key: caller.key })
   refuseClosed(parts, terms, model, policy, caller, wishes)
   const needs = needsOf(parsed.generation, parsed.seed !== null)
   if (parsed.onlyDialect !== undefined) needs.push(`${parsed.onlyDialect}_dialect`)

@@ -39,5 +39,8 @@ export function waitedTooLong(limitMs: number, reason: string): JobError {
   return { code: 'max_wait_exceeded', message, layer: 'routing', retryable: true }
 }
 
+/** An answer that is not what its schema asks for, as the worker that made it judged. */
+export const SCHEMA_MISMATCH = 'schema_mismatch'
+
 // What no prompt and no provider can be blamed for.
 export const BLAMELESS = new Set(['worker_draining', 'coordinator_restarted', 'attempt_unknown', 'provider_removed'])

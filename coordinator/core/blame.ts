@@ -1,4 +1,4 @@
-import { BLAMELESS } from './attempt-errors.ts'
+import { BLAMELESS, SCHEMA_MISMATCH } from './attempt-errors.ts'
 import { type Breaker, trip } from './breaker.ts'
 import type { FleetWorker } from './fleet.ts'
 import type { JobError, WorkerId } from './job.ts'
@@ -15,6 +15,8 @@ export type Blame = {
   counts: boolean
   /** Whoever waits for the model there goes first when it is tried again: the job may be what is wrong. */
   yields: boolean
+  /** What it brought is no beginning of the answer: the next attempt begins anew, and when there is none no person can help. */
+  isVoid: boolean
 }
 
 /**
@@ -29,16 +31,19 @@ export function blameOf(
   error: JobError,
   rules: NonNullable<Blame['breaker']>,
 ): Blame {
-  if (BLAMELESS.has(error.code)) return { breaker: null, strikes: false, counts: true, yields: false }
-  if (worker?.cloud == null || !CLOUD_TROUBLES.has(error.code)) return { breaker: rules, strikes: true, counts: true, yields: false }
-  if (error.code === 'provider_lacks_model') return { breaker: CLOUD_BREAKER, strikes: false, counts: false, yields: false }
-  if (error.code === 'provider_forbids') return { breaker: null, strikes: true, counts: true, yields: false }
+  const blame = { breaker: null, strikes: true, counts: true, yields: false, isVoid: false }
+  if (BLAMELESS.has(error.code)) return { ...blame, strikes: false }
+  // The model answered, and whoever asks it for something else is answered too.
+  if (error.code === SCHEMA_MISMATCH) return { ...blame, isVoid: true }
+  if (worker?.cloud == null || !CLOUD_TROUBLES.has(error.code)) return { ...blame, breaker: rules }
+  if (error.code === 'provider_lacks_model') return { ...blame, breaker: CLOUD_BREAKER, strikes: false, counts: false }
+  if (error.code === 'provider_forbids') return blame
   const answers = worker.models.get(served)?.breaker.answers ?? 0
   // Where several fail together, that it fails at each for the first time says nothing.
   const seen = answersSeen === null ? 0 : (answersSeen.get(worker.id) ?? Number.POSITIVE_INFINITY)
   const strikes = answers > seen
   // A call that went silent has to be paid for.
-  return { breaker: CLOUD_BREAKER, strikes, counts: strikes || error.code !== 'provider_failed', yields: true }
+  return { ...blame, breaker: CLOUD_BREAKER, strikes, counts: strikes || error.code !== 'provider_failed', yields: true }
 }
 
 /** What this provider may not do for us another may; where there is none, that is the end of the job. */
@@ -62,8 +67,8 @@ export function tripFor(breaker: Breaker, nowMs: number, job: ScheduledJob, work
  * next to nothing separate bad luck from a bad prompt; after that a person looks. An attempt that got on clears the count: a
  * long answer on a fleet whose hosts die often is not poison.
  */
-export function countAgainst(job: ScheduledJob, worker: FleetWorker | null, { strikes, counts }: Blame): void {
-  const progressed = !job.startsOver && job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
+export function countAgainst(job: ScheduledJob, worker: FleetWorker | null, { strikes, counts, isVoid }: Blame): void {
+  const progressed = !isVoid && !job.startsOver && job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
   if (strikes) job.strikes = progressed ? 0 : job.strikes + 1
   if (counts) job.failures += 1
   if (worker !== null && strikes && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]

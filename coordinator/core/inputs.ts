@@ -27,6 +27,8 @@ export type Input =
   /** From jobs of an earlier life: estimates begin with it. */
   | { kind: 'service-time-known'; model: string; meanMs: number }
   | { kind: 'job-cancelled'; job: JobId }
+  /** What waiting costs them and who pays has changed for these. */
+  | { kind: 'terms-set'; jobs: readonly { job: JobId; patience: Patience; purses: readonly string[] }[] }
   | { kind: 'team-set'; team: TeamRules }
   /** A provider that the coordinator calls itself, new or changed. */
   | { kind: 'provider-set'; worker: WorkerId; name: string; offers: ModelOffer[]; terms: CloudTerms; quota: QuotaLimits }

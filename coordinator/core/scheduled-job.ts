@@ -11,7 +11,7 @@ export type ScheduledJob = {
   readonly order: number
   readonly model: string
   readonly provider: string | null
-  readonly patience: Patience
+  patience: Patience
   readonly needs: readonly string[]
   purses: readonly string[]
   /** Nobody has read any of its answer: one that cannot be continued may be made anew. */

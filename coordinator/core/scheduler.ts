@@ -22,9 +22,10 @@ import { offeringTiers } from './offers.ts'
 import { Quota } from './quota.ts'
 import { AUTO, type Choice, type Fleet, type Place, type RouteKey, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob } from './scheduled-job.ts'
+import { ServiceTimes } from './service-times.ts'
 import { settle } from './settle.ts'
 import { stallOf } from './silence.ts'
-import { sameTiers } from './tiers.ts'
+import { type Patience, sameTiers } from './tiers.ts'
 import { Waits } from './waits.ts'
 import { countWaiting, waitingOf } from './waiting.ts'
 
@@ -53,7 +54,7 @@ export class Scheduler {
   readonly #delayed = new Set<ScheduledJob>()
   readonly #waits = new Waits()
   readonly #running = new Set<ScheduledJob>()
-  readonly #serviceMsByModel = new Map<string, number>()
+  readonly #serviceTimes = new ServiceTimes()
   /** The tiers in which a model was ever offered: the others need no look and no waiting for. */
   readonly #offering = new Map<string, ReadonlySet<Tier>>()
   readonly #spentUntilMs = new Map<string, number>()
@@ -83,7 +84,7 @@ export class Scheduler {
         this.#cancel(nowMs, input.job)
         break
       case 'service-time-known':
-        if (!this.#serviceMsByModel.has(input.model)) this.#learnServiceTime(input.model, input.meanMs)
+        this.#serviceTimes.begin(input.model, input.meanMs)
         break
       case 'worker-known': {
         const worker = this.#know(nowMs, input.worker, input.name)
@@ -130,6 +131,9 @@ export class Scheduler {
       case 'attempt-failed':
         this.#fail(nowMs, input)
         break
+      case 'terms-set':
+        for (const { job, patience, purses } of input.jobs) this.#setTerms(job, patience, purses)
+        break
       case 'team-set':
         this.#setTeam(input.team)
         break
@@ -167,7 +171,7 @@ export class Scheduler {
     this.#nowMs = nowMs
     const job = this.#jobs.get(id)
     if (job === undefined || job.phase === 'running') return undefined
-    return waitingOf(nowMs, job, this.#keyOf(job), this.#lines.get(job.model), this.#serviceMsByModel.get(job.model), this.#fleet)
+    return waitingOf(nowMs, job, this.#keyOf(job), this.#lines.get(job.model), this.#serviceTimes.get(job.model), this.#fleet)
   }
 
   /** What would be decided now for a job that waits; undefined for any other. */
@@ -225,6 +229,16 @@ export class Scheduler {
     return job
   }
 
+  /** Where an attempt of it runs, that goes on: what is new holds from its next wait on. */
+  #setTerms(id: JobId, patience: Patience, purses: readonly string[]): void {
+    const job = this.#jobs.get(id)
+    if (job === undefined) return
+    // It stands where its old purses put it.
+    this.#lineOf(job.model).remove(job)
+    Object.assign(job, { patience, purses })
+    if (job.phase === 'queued') this.#joinLine(job)
+  }
+
   #cancel(nowMs: number, id: JobId): void {
     const job = this.#jobs.get(id)
     if (job === undefined) return
@@ -254,7 +268,7 @@ export class Scheduler {
     const job = this.#live(input)
     this.#vacate(input)
     if (job !== undefined) {
-      this.#learnServiceTime(job.model, nowMs - job.startedMs)
+      this.#serviceTimes.learn(job.model, nowMs - job.startedMs)
       this.#prove(job)
       if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
       job.worker?.quota?.correct(nowMs, job.startedMs, input.cost - job.cost)
@@ -285,18 +299,18 @@ export class Scheduler {
   /** The provider could not take it: that is no failure of the job, which waits until somebody can. */
   #giveBack(nowMs: number, job: ScheduledJob, error: JobError): void {
     this.#endAttempt(nowMs, job, 'failed', error)
-    if (this.#startsAnew(job)) this.#requeue(nowMs, job, error.code, 0)
+    if (this.#startsAnew(job, job.startsOver, INTERRUPTED)) this.#requeue(nowMs, job, error.code, 0)
   }
 
   /**
-   * What an engine that cannot continue has begun is void. False when somebody may have read it: then the job has ended,
-   * for two texts are never mixed.
+   * What an engine that cannot continue has begun is void, and so is an answer that is not what was asked for. False when
+   * somebody may have read it: then the job has ended, for two texts are never mixed.
    */
-  #startsAnew(job: ScheduledJob): boolean {
-    if (!job.startsOver || job.tokens === 0) return true
+  #startsAnew(job: ScheduledJob, isVoid: boolean, end: JobError): boolean {
+    if (!isVoid || job.tokens === 0) return true
     if (!job.restartable) {
       this.#forget(job)
-      this.#emit({ kind: 'job-failed', job: job.id, error: INTERRUPTED })
+      this.#emit({ kind: 'job-failed', job: job.id, error: end })
       return false
     }
     job.tokens = 0
@@ -337,10 +351,10 @@ export class Scheduler {
       return
     }
     countAgainst(job, worker, blame)
-    if (!this.#startsAnew(job)) return
+    if (!this.#startsAnew(job, blame.isVoid || job.startsOver, blame.isVoid ? error : INTERRUPTED)) return
     if (job.strikes >= this.#rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
       this.#forget(job)
-      this.#emit({ kind: 'job-parked', job: job.id, error })
+      this.#emit({ kind: blame.isVoid ? 'job-failed' : 'job-parked', job: job.id, error })
       return
     }
     const yieldMs = blame.yields && worker !== null ? yieldingMs(nowMs, this.#keyOf(job), job.served, worker, this.#fleet) : 0
@@ -760,17 +774,7 @@ export class Scheduler {
     }
   }
 
-  // ── saying why ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #learnServiceTime(model: string, tookMs: number): void {
-    const known = this.#serviceMsByModel.get(model)
-    this.#serviceMsByModel.set(model, known === undefined ? tookMs : known + (tookMs - known) * SERVICE_TIME_WEIGHT)
-  }
-
   #emit(effect: Effect): void {
     this.#effects.push(effect)
   }
 }
-
-// Recent answers weigh more: a model's load changes within minutes.
-const SERVICE_TIME_WEIGHT = 0.1

@@ -13,7 +13,7 @@ import type { Scheduler } from '../core/scheduler.ts'
 import type { StoredProgress } from '../store/jobs.ts'
 import type { Writer } from '../store/writer.ts'
 import { delivered, LiveJob } from './live-job.ts'
-import { accepted, type NewJob, newRecord, type Terms } from './new-job.ts'
+import { accepted, type NewJob, newRecord, sameTerms, type Terms } from './new-job.ts'
 import type { AttemptEnd, AttemptOutput, WorkerLink } from './worker-link.ts'
 
 /**
@@ -67,6 +67,7 @@ export class Dispatcher {
     const live = new LiveJob(record, job.request)
     live.hasCallback = job.along?.callback !== undefined
     live.streamed = job.streamed
+    live.terms = job.terms
     live.generation = job.generation
     this.#live.set(record.id, live)
     const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
@@ -153,6 +154,22 @@ export class Dispatcher {
     this.#apply({ kind: 'team-set', team })
   }
 
+  /** Policies, keys or limits have changed: whoever waits is under what they say now. Costs one look per live job. */
+  judgeTerms(): void {
+    const alike = new Map<string, Terms>()
+    const jobs: { job: JobId; patience: Terms['patience']; purses: Terms['purses'] }[] = []
+    for (const live of this.#live.values()) {
+      const { id, policy, team, pinnedTier, pinnedProvider, key } = live.record
+      const name = JSON.stringify([policy, team, pinnedTier, pinnedProvider, key])
+      let terms = alike.get(name)
+      if (terms === undefined) alike.set(name, (terms = this.#parts.termsOf(live.record)))
+      if (live.terms === null || sameTerms(live.terms, terms)) continue
+      live.terms = terms
+      jobs.push({ job: id, ...terms })
+    }
+    if (jobs.length > 0) this.#apply({ kind: 'terms-set', jobs })
+  }
+
   knowServiceTime(model: string, meanMs: number): void {
     this.#apply({ kind: 'service-time-known', model, meanMs })
   }
@@ -181,14 +198,16 @@ export class Dispatcher {
     return live
   }
 
-  #line({ record, tokenIds }: LiveJob, worker: { id: WorkerId; name: string } | null): void {
+  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null): void {
+    const { record, tokenIds } = live
+    live.terms = this.#parts.termsOf(record)
     const nowMs = this.#parts.now()
     // Of a job that ran and went back to the line it is not known since when it stands there.
     const waitedMs = record.status === 'queued' && record.attempt === 0 ? nowMs - record.createdMs : 0
     const ranMs = worker === null || record.attemptStartedMs === null ? 0 : nowMs - record.attemptStartedMs
     this.#apply({
       kind: 'job-recovered',
-      job: accepted(record, [], this.#parts.termsOf(record), true, waitedMs),
+      job: accepted(record, [], live.terms, true, waitedMs),
       ranMs,
       attempt: record.attempt,
       worker,

@@ -3,6 +3,7 @@ import type { GenerationRequest } from '../../proto/request.ts'
 import type { Decision } from '../core/decision.ts'
 import type { AttemptRecord, JobRecord, Waiting, WorkerId } from '../core/job.ts'
 import type { StoredProgress } from '../store/jobs.ts'
+import type { Terms } from './new-job.ts'
 
 /** A job that is not final yet, or whose end is not durable yet: its record, its answer so far and who follows it. */
 export class LiveJob {
@@ -39,6 +40,8 @@ export class LiveJob {
   workerMs: number | null = null
   /** Requests that wait for this answer: more than one where an idempotency key brought a second to the same job. */
   callers = 0
+  /** When tiers open to it and who pays, as the scheduler was told last. */
+  terms: Terms | null = null
   /** Somebody is to be called back when it ends. */
   hasCallback = false
   /** Somebody may read it while it grows. */

@@ -2,7 +2,7 @@ import type { GenerationRequest } from '../../proto/request.ts'
 import { Fault } from '../core/fault.ts'
 import type { AcceptedJob } from '../core/inputs.ts'
 import type { JobId, JobRecord, Priority, Tier } from '../core/job.ts'
-import type { Patience } from '../core/tiers.ts'
+import { type Patience, TIERS } from '../core/tiers.ts'
 import type { JobCompanions } from '../store/writer.ts'
 
 export type NewJob = {
@@ -40,6 +40,10 @@ export type NewJob = {
 
 /** What a job's policy, team and pins come to: when tiers open to it, and who pays. */
 export type Terms = { patience: Patience; purses: readonly string[] }
+
+export function sameTerms(left: Terms, right: Terms): boolean {
+  return TIERS.every((tier) => left.patience[tier] === right.patience[tier]) && left.purses.join() === right.purses.join()
+}
 
 /** The record as the scheduler is to know it. */
 export function accepted(record: JobRecord, prefix: readonly string[], terms: Terms, restartable: boolean, waitedMs: number): AcceptedJob {

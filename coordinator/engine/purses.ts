@@ -51,6 +51,10 @@ export class Purses {
     return this.#limits.has(purse)
   }
 
+  get limited(): string[] {
+    return [...this.#limits.keys()]
+  }
+
   /** False when one of them has nothing left: the call must not be made. */
   reserve(purses: readonly string[], micros: number): boolean {
     this.#turnDay()

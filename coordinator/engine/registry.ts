@@ -7,7 +7,7 @@ import { ANY_TIER, DEFAULT_PATIENCE, type Patience, pinnedTo, TIERS } from '../c
 import { allAliases } from '../store/aliases.ts'
 import { allCredentials, type CredentialRecord } from '../store/credentials.ts'
 import type { Db } from '../store/db.ts'
-import { activePolicies, type PolicyRecord } from '../store/policies.ts'
+import { activePolicies, archivedTiers, type PolicyRecord } from '../store/policies.ts'
 import { activeProviders, type ProviderModel, type ProviderRecord } from '../store/providers.ts'
 import type { TeamRecord } from '../store/teams.ts'
 import type { CloudAccess, CloudTier } from '../tiers/cloud.ts'
@@ -26,6 +26,9 @@ export class Registry {
   readonly #policies = new Map<string, PolicyRecord>()
   readonly #aliases = new Map<string, string>()
   readonly #teams = new Map<string, TeamRecord>()
+  /** Of policies that are archived. */
+  readonly #tiersBefore = new Map<string, Patience>()
+  readonly #tiersByKey = new Map<string, readonly string[]>()
   #loading: Promise<void> | undefined
 
   constructor(parts: RegistryParts) {
@@ -63,6 +66,18 @@ export class Registry {
     for (const team of teams) this.#teams.set(team.name, team)
   }
 
+  /** The tiers that keys allow, by id, where they do not allow all; of revoked ones too, for what they have made may still wait. */
+  setKeyTiers(tiers: ReadonlyMap<string, readonly string[]>): void {
+    replace(this.#tiersByKey, [...tiers])
+  }
+
+  /** What terms are made of besides limits; another text when any of it has changed. */
+  get rules(): string {
+    const policies = [...this.#policies.values()].map(({ name, tiers }) => [name, tiers])
+    const teams = [...this.#teams.values()].map(({ name, policy }) => [name, policy])
+    return JSON.stringify([policies, teams, [...this.#tiersByKey]])
+  }
+
   /** The model that a name leads to, through aliases. */
   resolveModel(name: string): string {
     let target = name
@@ -86,14 +101,16 @@ export class Registry {
 
   /**
    * When tiers open to a job, and who pays for it. A pin is a pin: there at once or never. A tier that the policy or the
-   * key closes stays closed to a pin as well.
+   * key closes stays closed to a pin as well. A job that was under no policy comes under its team's when that gets one.
    */
-  termsOf({ policy, team, pinnedTier, pinnedProvider, key, tiers = null }: JobTerms): Terms {
-    const known = policy === null ? undefined : this.#policies.get(policy)
-    const patience = known?.tiers ?? DEFAULT_PATIENCE
+  termsOf({ policy: named, team, pinnedTier, pinnedProvider, key }: JobTerms): Terms {
+    const policy = this.policyOf(named, team)
+    const tiers = key === null ? undefined : this.#tiersByKey.get(key)
+    const patience =
+      (policy === null ? undefined : (this.#policies.get(policy)?.tiers ?? this.#tiersBefore.get(policy))) ?? DEFAULT_PATIENCE
     const pinned = pinnedTier !== null ? pinnedTo(pinnedTier) : pinnedProvider !== null ? ANY_TIER : patience
     const opened = { ...pinned } as Record<Tier, Patience[Tier]>
-    for (const tier of TIERS) if (patience[tier] === 'never' || (tiers !== null && !tiers.includes(tier))) opened[tier] = 'never'
+    for (const tier of TIERS) if (patience[tier] === 'never' || tiers?.includes(tier) === false) opened[tier] = 'never'
     const purses = [`team:${team}`]
     if (policy !== null) purses.push(`policy:${policy}`)
     if (key !== null) purses.push(`key:${key}`)
@@ -102,16 +119,18 @@ export class Registry {
 
   async #load(): Promise<void> {
     const { db } = this.#parts
-    const [providers, credentials, policies, aliases] = await Promise.all([
+    const [providers, credentials, policies, before, aliases] = await Promise.all([
       activeProviders(db),
       allCredentials(db),
       activePolicies(db),
+      archivedTiers(db),
       allAliases(db),
     ])
     replace(
       this.#policies,
       policies.map((policy) => [policy.name, policy]),
     )
+    replace(this.#tiersBefore, [...before])
     replace(
       this.#aliases,
       aliases.map(({ name, target }) => [name, target]),
@@ -181,8 +200,6 @@ export type JobTerms = {
   pinnedTier: Tier | null
   pinnedProvider: string | null
   key: string | null
-  /** Those that the caller's key allows; null: all. */
-  tiers?: readonly string[] | null
 }
 
 type RegistryParts = {

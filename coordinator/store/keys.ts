@@ -35,6 +35,12 @@ export async function activeKeys(db: Db): Promise<KeyRecord[]> {
   return (await db.query(`${SELECT} where k.revoked_at is null and (k.owner is null or u.archived_at is null)`)).map(parseKey)
 }
 
+/** The tiers that keys allow, by id, of those that do not allow all; revoked ones too. */
+export async function tiersByKey(db: Db): Promise<Map<string, string[]>> {
+  const rows = await db.query('select id, tiers from keys where tiers is not null')
+  return new Map(rows.map((row) => [text(row.id), row.tiers as string[]]))
+}
+
 /** Newest first; `before` is the id the page starts behind. */
 export async function listKeys(db: Db, filter: { before: string | null; limit: number }): Promise<KeyRecord[]> {
   const rows = await db.query(`${SELECT} where ($1::uuid is null or k.id < $1) order by k.id desc limit $2`, [filter.before, filter.limit])

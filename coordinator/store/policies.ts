@@ -9,6 +9,14 @@ export async function activePolicies(db: Db): Promise<PolicyRecord[]> {
   return (await db.query('select * from policies where archived_at is null order by id desc')).map(parsePolicy)
 }
 
+/** When tiers opened under the policies that are archived, the latest of each name: what was accepted under one may still wait. */
+export async function archivedTiers(db: Db): Promise<Map<string, Patience>> {
+  const rows = await db.query(
+    'select distinct on (name) name, tiers from policies where archived_at is not null order by name, archived_at desc',
+  )
+  return new Map(rows.map((row) => [text(row.name), row.tiers as Patience]))
+}
+
 export async function findPolicy(db: Db, idOrName: string): Promise<PolicyRecord | undefined> {
   const row = await db.maybeOne('select * from policies where archived_at is null and (id::text = $1 or name = $1)', [idOrName])
   return row === undefined ? undefined : parsePolicy(row)

@@ -3,6 +3,41 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'doors: who waits stays under the terms of yesterday',
+    file: 'coordinator/engine/dispatcher.ts',
+    find: "if (jobs.length > 0) this.#apply({ kind: 'terms-set', jobs })",
+    replace: '',
+    tests: ['policies'],
+  },
+  {
+    bug: 'doors: the tiers of a key are forgotten by the next start',
+    file: 'coordinator/engine/registry.ts',
+    find: 'const tiers = key === null ? undefined : this.#tiersByKey.get(key)',
+    replace: 'const tiers = key === null || this.#loading === undefined ? undefined : this.#tiersByKey.get(key)',
+    tests: ['policies'],
+  },
+  {
+    bug: 'doors: an archived policy lets its jobs spend',
+    file: 'coordinator/engine/registry.ts',
+    find: ' ?? this.#tiersBefore.get(policy)',
+    replace: '',
+    tests: ['policies'],
+  },
+  {
+    bug: 'doors: a schema that nobody can satisfy closes its model to everybody',
+    file: 'coordinator/core/blame.ts',
+    find: 'return { ...blame, isVoid: true }',
+    replace: 'return { ...blame, breaker: rules, isVoid: true }',
+    tests: ['scheduler'],
+  },
+  {
+    bug: 'doors: an answer that does not fit is gone on with',
+    file: 'coordinator/core/blame.ts',
+    find: 'return { ...blame, isVoid: true }',
+    replace: 'return blame',
+    tests: ['scheduler'],
+  },
+  {
     bug: 'doors: two batches that come at once each see the room for one',
     file: 'coordinator/api/batch-intake.ts',
     find: '  comingRows.count += coming\n',
