@@ -115,6 +115,7 @@ async function startCoordinator(
   closing.push(() => lease.release())
   const applied = await migrate(db)
   if (applied.length > 0) log.info(`Migrated the database: ${applied.join(', ')}.`)
+  db.watch()
   const clock = await DatabaseClock.start(db, (message) => log.warn(message))
   closing.push(() => clock.stop())
   await keepPartitions(db, clock, log, closing)

@@ -227,6 +227,12 @@ test('the end of a job is told to its callback, signed, also when the coordinato
     'settled',
     async () => ((await world.job(quick.job.id)) as { callback?: { state: string } }).callback?.state === 'delivered',
   )
+  await world.worker('b', 'bad=fake:?slots=1&crash_on=BOOM')
+  const bad = await submit(world, 'BOOM', { model: 'bad', callback_url })
+  await world.until('told that it was parked', () => heard.length === 2)
+  expect((await world.request('POST', `/api/jobs/${bad.job.id}/cancel`)).status).toBe(200)
+  await world.until('told that it was cancelled', () => heard.length === 3)
+  expect(heard.splice(1).map(({ body }) => (JSON.parse(body) as { type: string }).type)).toEqual(['job.parked', 'job.cancelled'])
   const long = await submit(world, 'long', { callback_url, max_tokens: 90 })
   coordinator.kill()
   await world.coordinator(allowed)

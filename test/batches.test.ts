@@ -117,6 +117,27 @@ test('a batch that is cancelled while its rows are being taken up is cancelled w
   expect([status, counts.queued, counts.running]).toEqual(['cancelled', 0, 0])
 })
 
+test('a batch that has ended is not cancelled', async () => {
+  const { batch } = await post({ model: 'fake', rows: rows(3) })
+  const done = await ended(batch.id)
+  const refused = await world.request('POST', `/api/batches/${batch.id}/cancel`)
+  expect([refused.status, ((await refused.json()) as BatchView).error?.code]).toEqual([409, 'batch_is_final'])
+  expect(await world.get(`/api/batches/${batch.id}`)).toEqual(done)
+})
+
+test('kill -9 of the coordinator in the middle of a cancel: the next one carries it out', async () => {
+  const { batch } = await post({ model: 'slow', rows: rows(3_000) })
+  const cancel = world.request('POST', `/api/batches/${batch.id}/cancel`).catch(() => undefined)
+  await world.until('it is being cancelled', async () => {
+    const { rows } = { rows: await world.database().query('select from batches where id = $1 and cancelled_at is not null', [batch.id]) }
+    return rows.length === 1
+  })
+  coordinator.kill()
+  await Promise.all([cancel, coordinator.exited])
+  coordinator = await world.coordinator()
+  expect((await ended(batch.id)).counts).toMatchObject({ total: 3_000, queued: 0, running: 0, succeeded: 0 })
+})
+
 test('kill -9 of the coordinator in mid-batch: every row once', async () => {
   const { batch } = await post({ model: 'slow', rows: rows(60) })
   await world.until('it runs', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.succeeded ?? 0)
@@ -176,6 +197,29 @@ test('a file sent again with its key is the same file', async () => {
   await expect(upload('y', 'f1')).rejects.toMatchObject({ status: 422 })
   const refused = await world.request('POST', '/api/teams', { name: 'x' }, { 'idempotency-key': 'f1' })
   expect(refused.status).toBe(400)
+})
+
+test('a form that is none, or holds too much, is refused as what it is', async () => {
+  const form = (body: string, type = 'multipart/form-data; boundary=x'): Promise<Response> =>
+    fetch(`${world.url}/v1/files`, { method: 'POST', headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': type }, body })
+  const file = '--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n'
+  for (const [body, type] of [
+    ['xx', 'multipart/form-data'],
+    ['--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nba', undefined],
+    [`${file}${file}--x--\r\n`, undefined],
+  ] as const) {
+    const refused = await form(body, type)
+    expect([body, refused.status, ((await refused.json()) as BatchView).error?.code]).toEqual([body, 400, 'invalid_multipart'])
+  }
+})
+
+test('a body that is named and not sent is none', async () => {
+  const { batch } = await post({ model: 'slow', rows: rows(40) })
+  const headers = { 'content-type': 'application/json' }
+  expect((await world.request('POST', `/api/batches/${batch.id}/cancel`, undefined, headers)).status).toBe(200)
+  const file = await client.files.create({ file: await toFile(Buffer.from('{}'), 'x.jsonl'), purpose: 'batch' })
+  expect((await world.request('DELETE', `/v1/files/${file.id}`, undefined, headers)).status).toBe(200)
+  expect((await world.request('POST', '/v1/chat/completions', undefined, headers)).status).toBe(400)
 })
 
 test('bad files and batches of the dialect are refused by name', async () => {

@@ -180,6 +180,16 @@ export function seesAllTeams(caller: Caller): boolean {
   return caller.admin || caller.role === 'operator'
 }
 
+/** The team whose rows a list may show; null: those of all. */
+export function teamSeen(caller: Caller): string | null {
+  return seesAllTeams(caller) ? null : caller.team
+}
+
+/** What a list says of whose rows it could hold. */
+export function scopeOf(caller: Caller): { teams: 'all' | string[] } {
+  return { teams: seesAllTeams(caller) ? 'all' : [caller.team] }
+}
+
 /** Throws a Fault with status 403 unless the key has the scope and its holder's role allows it. */
 export function requireScope(caller: Caller, scope: Scope): void {
   if (caller.scopes !== null && !caller.scopes.includes(scope))

@@ -1,4 +1,4 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
 import { isFinal, type JobRecord } from '../core/job.ts'
@@ -33,6 +33,7 @@ export async function acceptBatch(parts: ApiParts, request: FastifyRequest, inta
   const claim = await claimOf(parts, request)
   if (claim !== undefined && 'known' in claim) return claim.known
   refuseCount(parts, intake.count)
+  parts.keyring.count(request.caller)
   const { comingRows } = parts
   let coming = intake.count
   comingRows.count += coming
@@ -69,8 +70,17 @@ async function store(
     // Sent twice at once: the other one was a moment earlier.
     const again = isDuplicate(error) ? await claimOf(parts, request) : undefined
     if (again !== undefined && 'known' in again) return again.known
-    throw error
+    if (!isLost(error)) throw error
+    const lined = lineUpIfStored(parts, id, rows, actor, onLinedUp)
+    const accepted = await Promise.race([lined, setTimeout(IN_DOUBT_MS, 'in doubt' as const)])
+    if (accepted === undefined) throw error
+    if (accepted === 'in doubt') throw inDoubt(id)
+    return accepted
   }
+  return lineUp(parts, id, rows, actor, onLinedUp)
+}
+
+async function lineUp(parts: ApiParts, id: string, rows: NewRow[], actor: string, onLinedUp: () => void): Promise<BatchRecord> {
   for (const [index, { record, request: prompt }] of rows.entries()) {
     parts.dispatcher.takeUp(record, prompt)
     onLinedUp()
@@ -81,6 +91,44 @@ async function store(
   if (accepted.cancelledMs !== null) cancelRows(parts, id, actor)
   return accepted
 }
+
+/**
+ * PostgreSQL went away while it was asked to keep a batch, and may have kept it: the rows would be ours and in nobody's line.
+ * Asked as long as it takes; a commit that is on its way when the connection breaks may land a moment later.
+ */
+async function lineUpIfStored(
+  parts: ApiParts,
+  id: string,
+  rows: NewRow[],
+  actor: string,
+  onLinedUp: () => void,
+): Promise<BatchRecord | undefined> {
+  for (let missing = 0; missing < 3; ) {
+    await setTimeout(ASK_AGAIN_MS)
+    const found = await findBatch(parts.db, id).catch((error: unknown) => {
+      if (!isLost(error)) throw error
+      return 'away' as const
+    })
+    if (found === undefined) missing += 1
+    else if (found !== 'away') return lineUp(parts, id, rows, actor, onLinedUp)
+  }
+  return undefined
+}
+
+function isLost(error: unknown): boolean {
+  return error instanceof Fault && error.code === 'database_unavailable'
+}
+
+function inDoubt(id: string): Fault {
+  return new Fault(
+    'batch_in_doubt',
+    `PostgreSQL went away while the batch was being stored, and it cannot be said yet whether it has it. Look for ${id} later, or send the batch again with the same idempotency-key.`,
+    { status: 503, retryable: true, retryAfterS: 5 },
+  )
+}
+
+const ASK_AGAIN_MS = 300
+const IN_DOUBT_MS = 10_000
 
 export function cancelRows(parts: ApiParts, batch: string, actor: string): void {
   for (const { record } of [...parts.dispatcher.liveJobs])
@@ -109,6 +157,12 @@ export function isDuplicate(error: unknown): boolean {
 function refuseCount(parts: ApiParts, count: number): void {
   if (count === 0) throw badRequest('invalid_rows', 'A batch must hold at least one row.', 'rows')
   if (count > ROWS_MAX) throw badRequest('invalid_rows', `A batch may hold at most ${ROWS_MAX} rows, not ${count}.`, 'rows')
+  if (count > parts.queueLimit)
+    throw badRequest(
+      'invalid_rows',
+      `A batch may hold no more rows than may wait here, ${parts.queueLimit} (HOLDFAST_QUEUE_LIMIT).`,
+      'rows',
+    )
   refuseWhenFull(parts, count)
 }
 
@@ -119,7 +173,7 @@ async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIn
     const { rowKey, type, parsed } = intake.row(index)
     if (seen.has(rowKey)) throw badRequest('duplicate_row_key', `Row ${index + 1}: "${rowKey}" names an earlier row too.`, 'row_key')
     seen.add(rowKey)
-    const job = { ...newJob(parts, request, { type, parsed, detached: true }, wishes), batch, rowKey }
+    const job = { ...inRow(index, () => newJob(parts, request, { type, parsed, detached: true }, wishes)), batch, rowKey }
     const record = newRecord(job, parts.now(), parts.coordinator)
     const event = parts.newEvent('job.accepted', request.caller.actor, { type, model: record.model, batch })
     rows.push({ record, request: job.request, event: { ...event, team: record.team, job: record.id, traceId: record.traceId } })
@@ -127,6 +181,20 @@ async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIn
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
   }
   return rows
+}
+
+/** A fault says which row it is about. */
+export function inRow<T>(index: number, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    throw new Fault(error.code, `Row ${index + 1}: ${error.message}`, {
+      status: error.status,
+      layer: error.layer,
+      param: `rows[${index}].${error.param ?? ''}`,
+    })
+  }
 }
 
 async function* inPieces(rows: NewRow[]): AsyncGenerator<NewRow[]> {

@@ -13,8 +13,8 @@ import {
   type ResultRow,
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
-import { type Caller, seesAllTeams } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, cancelRows, type Row } from './batch-intake.ts'
+import { type Caller, scopeOf, seesAllTeams, teamSeen } from './auth.ts'
+import { acceptBatch, BATCH_BODY_BYTES, cancelRows, inRow, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { usageView } from './job-view.ts'
@@ -53,9 +53,8 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/batches', async (request) => {
     const query = readQuery(request.query, ['limit', 'cursor'])
     const limit = readLimit(query.limit)
-    const { admin, team } = request.caller
     const batches = await listBatches(parts.db, {
-      team: admin ? null : team,
+      team: teamSeen(request.caller),
       openAi: null,
       before: readCursor(query.cursor),
       limit: limit + 1,
@@ -64,7 +63,7 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
       parts.db,
       batches.map((batch) => batch.id),
     )
-    return page(batches, limit, (batch) => batchView(batch, counts.get(batch.id)), { teams: admin ? 'all' : [team] })
+    return page(batches, limit, (batch) => batchView(batch, counts.get(batch.id)), scopeOf(request.caller))
   })
 
   app.get<ById>('/api/batches/:id', async (request) => viewOf(parts, await getBatch(parts, request.caller, request.params.id)))
@@ -84,11 +83,13 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
 
 /** What has ended stays as it is. */
 export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batch: BatchRecord): Promise<void> {
-  await recorded(
+  const marked = await recorded(
     parts.db,
     (query) => markCancelled(query, batch.id),
     (id) => parts.newEvent('batch.cancelled', request.caller.actor, { batch: id }),
   )
+  if (marked === undefined && batch.cancelledMs === null)
+    throw new Fault('batch_is_final', 'The batch is completed already and cannot be cancelled.', { status: 409 })
   cancelRows(parts, batch.id, request.caller.actor)
   await parts.stored()
 }
@@ -145,19 +146,6 @@ export function parseRowBody(body: Body): Omit<Row, 'rowKey'> {
   return body.prompt === undefined
     ? { type: 'chat', parsed: parseChatRequest(body) }
     : { type: 'completion', parsed: parseCompletionRequest(body) }
-}
-
-/** A fault says which row it is about. */
-export function inRow<T>(index: number, read: () => T): T {
-  try {
-    return read()
-  } catch (error) {
-    if (!(error instanceof Fault)) throw error
-    throw new Fault(error.code, `Row ${index + 1}: ${error.message}`, {
-      status: error.status,
-      param: `rows[${index}].${error.param ?? ''}`,
-    })
-  }
 }
 
 async function viewOf(parts: ApiParts, batch: BatchRecord): Promise<Record<string, unknown>> {

@@ -8,7 +8,7 @@ import { checkCallbackUrl } from '../engine/outbound.ts'
 import { newId } from '../ids.ts'
 import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
-import { type Caller, requireOperator, seesAllTeams } from './auth.ts'
+import { type Caller, requireOperator, scopeOf, seesAllTeams, teamSeen } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded } from './idempotency.ts'
@@ -27,9 +27,10 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['limit', 'cursor', 'status', 'model', 'team'])
     const limit = readLimit(query.limit)
     const status = readOneOf('status', query.status, STATUSES)
-    const { team } = request.caller
-    const all = seesAllTeams(request.caller)
-    const filter = { status, model: query.model ?? null, team: all ? (query.team ?? null) : team }
+    const seen = teamSeen(request.caller)
+    // Of another team there is nothing to be seen, and the scope says so.
+    if (seen !== null && query.team !== undefined && query.team !== seen) return page([], limit, String, scopeOf(request.caller))
+    const filter = { status, model: query.model ?? null, team: seen ?? query.team ?? null }
     // What was accepted in the same moment belongs to the list, although it is not on disk yet.
     await parts.dispatcher.settled()
     // Memory is newer than the rows that were asked for, and what it says otherwise of is left out.
@@ -40,7 +41,7 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     })
     const attempts = await attemptsOf(parts, records)
     const view = (record: JobRecord): unknown => jobView(record, attempts.get(record.id) ?? [], parts.dispatcher.waiting(record.id))
-    return page(records, limit, view, { teams: all ? 'all' : [team] })
+    return page(records, limit, view, scopeOf(request.caller))
   })
 
   app.post('/api/jobs', async (request, reply) => {
@@ -87,8 +88,10 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const record = await getRecord(parts, request.caller, id)
     if (!parts.dispatcher.cancel(id, request.caller.actor)) {
       if (record.status !== 'parked') throw notCancellable(record)
-      parts.dispatcher.cancelParked(record, (await readProgress(parts.db, [id])).get(id), request.caller.actor)
+      const progress = (await readProgress(parts.db, [id])).get(id)
+      parts.dispatcher.cancelParked(record, progress, request.caller.actor, await oweAgain(parts.db, id, newId()))
     }
+    await parts.dispatcher.durable(id)
     return readJob(parts, request.caller, id)
   })
 
@@ -104,6 +107,7 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     // Asked twice at once, the second finds it live again.
     if (parts.dispatcher.find(id) === undefined)
       parts.dispatcher.release(record, progress, request.caller.actor, await oweAgain(parts.db, id, newId()))
+    await parts.dispatcher.durable(id)
     return readJob(parts, request.caller, id)
   })
 }

@@ -8,9 +8,9 @@ import { sha256 } from '../secrets.ts'
 import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults, type ResultRow } from '../store/batches.ts'
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
-import { type Caller, seesAllTeams } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, isDuplicate, type Row } from './batch-intake.ts'
-import { cancelBatch, getBatch, inRow, jsonLines, parseLines, parseRowBody } from './batches.ts'
+import { type Caller, seesAllTeams, teamSeen } from './auth.ts'
+import { acceptBatch, BATCH_BODY_BYTES, inRow, isDuplicate, type Row } from './batch-intake.ts'
+import { cancelBatch, getBatch, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { refuseOther } from './idempotency.ts'
@@ -53,9 +53,8 @@ export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): vo
   app.get('/v1/batches', async (request) => {
     const query = readQuery(request.query, ['limit', 'after'])
     const limit = readLimit(query.limit ?? '20')
-    const { admin, team } = request.caller
     const before = query.after === undefined ? null : uuidOf(query.after, 'batch_')
-    const batches = await listBatches(parts.db, { team: admin ? null : team, openAi: true, before, limit: limit + 1 })
+    const batches = await listBatches(parts.db, { team: teamSeen(request.caller), openAi: true, before, limit: limit + 1 })
     const counts = await countRows(
       parts.db,
       batches.map((batch) => batch.id),
@@ -84,12 +83,7 @@ const WINDOW_MS = 86_400_000
 function registerFiles(app: FastifyInstance, parts: ApiParts): void {
   app.post('/v1/files', { bodyLimit: BATCH_BODY_BYTES + 1_000_000 }, async (request) => {
     if (!request.isMultipart()) throw badRequest('invalid_body', 'Send the file as multipart/form-data with purpose and file.')
-    const fields: Record<string, string> = {}
-    let file: { name: string; content: Buffer } | undefined
-    for await (const part of request.parts()) {
-      if (part.type === 'file') file = { name: part.filename, content: await part.toBuffer() }
-      else fields[part.fieldname] = String(part.value)
-    }
+    const { fields, file } = await readForm(request)
     for (const name of Object.keys(fields))
       if (name !== 'purpose') throw badRequest('unsupported_parameter', `${name.slice(0, 100)} is not supported here.`, name.slice(0, 100))
     if (fields.purpose !== 'batch') throw badRequest('unsupported_purpose', 'purpose must be "batch".', 'purpose')
@@ -102,9 +96,8 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['limit', 'after', 'purpose'])
     if (query.purpose !== undefined && query.purpose !== 'batch') return list([], false)
     const limit = readLimit(query.limit)
-    const { admin, team } = request.caller
     const before = query.after === undefined ? null : uuidOf(query.after, 'file-')
-    const files = await listFiles(parts.db, { team: admin ? null : team, before, limit: limit + 1 })
+    const files = await listFiles(parts.db, { team: teamSeen(request.caller), before, limit: limit + 1 })
     return list(files.slice(0, limit).map(fileView), files.length > limit)
   })
 
@@ -136,6 +129,26 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     await deleteFile(parts.db, file.id)
     return { id: request.params.id, object: 'file', deleted: true }
   })
+}
+
+type Form = { fields: Record<string, string>; file: { name: string; content: Buffer } | undefined }
+
+async function readForm(request: FastifyRequest): Promise<Form> {
+  const form: Form = { fields: {}, file: undefined }
+  try {
+    for await (const part of request.parts()) {
+      if (part.type === 'file') form.file = { name: part.filename, content: await part.toBuffer() }
+      else form.fields[part.fieldname] = String(part.value)
+    }
+  } catch (cause) {
+    // What exceeds a limit says so by a status; the parser of forms only says what it stumbled over.
+    if ((cause as { statusCode?: unknown }).statusCode !== undefined) throw cause
+    throw badRequest(
+      'invalid_multipart',
+      `The body is not a whole multipart form: ${cause instanceof Error ? cause.message : String(cause)}.`,
+    )
+  }
+  return form
 }
 
 /** Repeated with its idempotency key, it is the file that was kept then. */

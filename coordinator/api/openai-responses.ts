@@ -86,6 +86,7 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     // What has ended stays as it is.
     const { record } = live
     if (!isSettled(record.status) && !parts.dispatcher.cancel(record.id, request.caller.actor)) throw notCancellable(record)
+    await parts.dispatcher.durable(record.id)
     return responseView(live, whole)
   })
 }

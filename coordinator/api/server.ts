@@ -52,6 +52,8 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.decorateRequest('beganMs', 0)
   app.addHook('onRequest', (request, reply, done) => {
     request.beganMs = performance.now()
+    // Some clients name the type of a body that they do not send.
+    if (hasNoBody(request)) delete request.headers['content-type']
     reply.header('x-request-id', request.id)
     if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
     if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) admit(parts, request)
@@ -98,6 +100,10 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerUsers(app, parts)
   registerQuotas(app, parts)
   return app
+}
+
+function hasNoBody({ headers }: FastifyRequest): boolean {
+  return (headers['content-length'] ?? '0') === '0' && headers['transfer-encoding'] === undefined
 }
 
 /** A key without the scope for what is asked is told so before the body is read. */
@@ -192,10 +198,16 @@ export function nativeError(fault: Fault): { error: Record<string, unknown> } {
   }
 }
 
+const PARTS_LIMITS = new Set(['FST_FILES_LIMIT', 'FST_FIELDS_LIMIT', 'FST_PARTS_LIMIT'])
+
 function asFault(error: unknown, request: FastifyRequest): Fault {
   if (error instanceof Fault) return error
   const status = Number((error as { statusCode?: unknown })?.statusCode ?? 500)
   const code = (error as { code?: string })?.code ?? ''
+  if (PARTS_LIMITS.has(code))
+    return new Fault('invalid_multipart', 'The form holds more than one file or more fields than there are: send purpose and file.', {
+      status: 400,
+    })
   if (status === 413) {
     const most = Math.floor((request.routeOptions.bodyLimit ?? BODY_LIMIT_BYTES) / 1024 / 1024)
     return new Fault('body_too_large', `The body is larger than ${most} MiB. Send a smaller one.`, {

@@ -58,6 +58,8 @@ export type Input =
   | ({ kind: 'attempt-finished'; cost: number } & Report)
   /** With a hold it was the provider that could not take more: the job is not blamed. */
   | ({ kind: 'attempt-failed'; error: JobError; hold?: Setback } & Report)
+  /** This process did not run for so long: nobody was silent who was not heard meanwhile. */
+  | { kind: 'paused'; ms: number }
   | { kind: 'time-passed' }
 
 export type InputOf<K extends Input['kind']> = Extract<Input, { kind: K }>

@@ -18,13 +18,13 @@ import type { AcceptedJob, Input, InputOf, Report, SchedulerRules, TeamRules } f
 import type { JobError, JobId, Tier, Waiting, WaitingReason, WorkerId } from './job.ts'
 import { Contest } from './contest.ts'
 import { Line, type Team } from './line.ts'
-import { offeringTiers } from './offers.ts'
+import { OfferingTiers } from './offers.ts'
 import { Quota } from './quota.ts'
 import { AUTO, type Choice, type Fleet, type Place, type RouteKey, tierOf } from './routing.ts'
 import { enlisted, type ScheduledJob } from './scheduled-job.ts'
 import { ServiceTimes } from './service-times.ts'
 import { settle } from './settle.ts'
-import { stallOf } from './silence.ts'
+import { forgivePause, stallOf } from './silence.ts'
 import { type Patience, sameTiers } from './tiers.ts'
 import { Waits } from './waits.ts'
 import { countWaiting, waitingOf } from './waiting.ts'
@@ -55,8 +55,7 @@ export class Scheduler {
   readonly #waits = new Waits()
   readonly #running = new Set<ScheduledJob>()
   readonly #serviceTimes = new ServiceTimes()
-  /** The tiers in which a model was ever offered: the others need no look and no waiting for. */
-  readonly #offering = new Map<string, ReadonlySet<Tier>>()
+  readonly #offering = new OfferingTiers(this.#workers)
   readonly #spentUntilMs = new Map<string, number>()
   readonly #fleet: Fleet = {
     workers: () => this.#workers.values(),
@@ -136,6 +135,9 @@ export class Scheduler {
         break
       case 'team-set':
         this.#setTeam(input.team)
+        break
+      case 'paused':
+        forgivePause(input.ms, this.#workers.values(), this.#running)
         break
       case 'time-passed':
         this.#passTime(nowMs)
@@ -740,21 +742,15 @@ export class Scheduler {
 
   #joinLine(job: ScheduledJob): void {
     job.phase = 'queued'
-    this.#waits.judgeTiers(this.#nowMs, job, this.#offeringTiers(job.model))
+    this.#waits.judgeTiers(this.#nowMs, job, this.#offering.of(job.model))
     // With others already in line there is no slot free for this route: the invariant above.
     if (this.#lineOf(job.model).add(job, this.#keyOf(job), job.team)) this.#unsettled.add(job.model)
   }
 
   #lineOf(model: string): Line<ScheduledJob> {
     let line = this.#lines.get(model)
-    if (line === undefined) this.#lines.set(model, (line = new Line(model, this.#offeringTiers(model))))
+    if (line === undefined) this.#lines.set(model, (line = new Line(model, this.#offering.of(model))))
     return line
-  }
-
-  #offeringTiers(model: string): ReadonlySet<Tier> {
-    let tiers = this.#offering.get(model)
-    if (tiers === undefined) this.#offering.set(model, (tiers = offeringTiers(model, this.#workers.values())))
-    return tiers
   }
 
   /** Whoever waits for a model that is now offered in another tier stands to the tiers in another way. */
@@ -764,7 +760,7 @@ export class Scheduler {
     if (worker.offering === before) return
     this.#offering.clear()
     for (const [model, line] of this.#lines) {
-      const tiers = this.#offeringTiers(model)
+      const tiers = this.#offering.of(model)
       if (line.waiting === 0 || sameTiers(tiers, line.offering)) continue
       line.offering = tiers
       for (const job of line.jobs()) {

@@ -12,6 +12,15 @@ export function stallOf(nowMs: number, job: ScheduledJob, worker: FleetWorker, r
   return null
 }
 
+/** What was said while this process stood still is about to be read: nobody is judged by that time. */
+export function forgivePause(ms: number, workers: Iterable<FleetWorker>, running: Iterable<ScheduledJob>): void {
+  for (const worker of workers) {
+    worker.lastHeardMs += ms
+    if (worker.lostAtMs !== null) worker.lostAtMs += ms
+  }
+  for (const job of running) job.progressedMs += ms
+}
+
 /**
  * How long an attempt may be silent: by its model's own limit, else its provider's, else the general one. A cloud that was asked
  * for all of an answer at once says nothing until the whole is there, which no limit on tokens can judge: unless a limit was set

@@ -20,7 +20,7 @@ export function waitingOf(
   }
   const position = line?.position(job) ?? 1
   const why = whyWaits(nowMs, key, job, job.team, fleet, job.opening?.atMs ?? null)
-  const basis = estimateBasis(key, meanServiceMs, fleet)
+  const basis = estimateBasis(key, meanServiceMs, fleet, why.reason === 'team_limit' ? job.team.running : Number.POSITIVE_INFINITY)
   const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
   const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
   return { ...why, position, estimateMs, basis }
@@ -72,12 +72,12 @@ function whyWaits(nowMs: number, key: RouteKey, payer: Payer, team: TeamState, f
   return { reason: 'no_provider_for_model', untilMs: null, detail: null }
 }
 
-/** What an estimate is made of; null while no answer of the model was seen, or nobody serves it. */
-function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: Fleet): Waiting['basis'] {
+/** What an estimate is made of; null while no answer of the model was seen, or nobody serves it. A team at its limit has `atMost` slots. */
+function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: Fleet, atMost: number): Waiting['basis'] {
   if (meanServiceMs === undefined) return null
   let slots = 0
   for (const { worker, model } of eligiblePlaces(key, fleet)) slots += worker.models.get(model)?.offer.slots ?? 0
-  return slots === 0 ? null : { meanServiceMs: Math.round(meanServiceMs), slots }
+  return slots === 0 ? null : { meanServiceMs: Math.round(meanServiceMs), slots: Math.max(1, Math.min(slots, atMost)) }
 }
 
 type Why = Pick<Waiting, 'reason' | 'untilMs' | 'detail'>

@@ -1,7 +1,7 @@
 import type { EventType } from '../core/event.ts'
 import { waitingCallbacks } from '../store/callbacks.ts'
 import type { Db } from '../store/db.ts'
-import { adoptJobs, readProgress } from '../store/jobs.ts'
+import { adoptJobs, jobsOfCancelledBatches, readProgress } from '../store/jobs.ts'
 import type { Lease } from '../store/lease.ts'
 import type { Dispatcher } from './dispatcher.ts'
 
@@ -23,6 +23,8 @@ export class Adoption {
     const progress = await readProgress(db, ids)
     const called = await waitingCallbacks(db, ids)
     for (const record of jobs) dispatcher.recover(record, progress.get(record.id), called.has(record.id))
+    // A cancel that was begun before is carried out.
+    for (const id of await jobsOfCancelledBatches(db, ids)) dispatcher.cancel(id, 'coordinator')
     log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)
   }
 

@@ -30,6 +30,7 @@ export class Dispatcher {
   readonly #progressed = new Set<LiveJob>()
   readonly #queuedAndFollowed = new Set<LiveJob>()
   readonly #timers: NodeJS.Timeout[] = []
+  #tickedMs = 0
   #cancelActor = 'coordinator'
   #stopped = false
 
@@ -56,6 +57,11 @@ export class Dispatcher {
 
   /** Judges deaths, stalls, limits and backoffs as of now. */
   tick(): void {
+    // Frozen, or its host suspended: the clock ran on, and nothing was heard.
+    const nowMs = this.#parts.now()
+    const missedMs = this.#tickedMs === 0 ? 0 : nowMs - this.#tickedMs - TICK_MS
+    this.#tickedMs = nowMs
+    if (missedMs > PAUSE_MS) this.#apply({ kind: 'paused', ms: missedMs })
     this.#apply({ kind: 'time-passed' })
   }
 
@@ -99,9 +105,10 @@ export class Dispatcher {
   }
 
   /** A parked job is nobody's work any more; its row says all there is. */
-  cancelParked(record: JobRecord, progress: StoredProgress | undefined, actor: string): LiveJob {
+  cancelParked(record: JobRecord, progress: StoredProgress | undefined, actor: string, hasCallback: boolean): LiveJob {
     record.owner = this.#parts.coordinator
     const live = new LiveJob(record, null, delivered(progress))
+    live.hasCallback = hasCallback
     this.#live.set(record.id, live)
     this.#end(live, 'cancelled', 'job.cancelled', actor, {})
     return live
@@ -127,6 +134,15 @@ export class Dispatcher {
     const enough = new Promise<void>((resolve) => (late = setTimeout(resolve, SETTLED_MS)))
     await Promise.race([this.#writer.accepted(), enough])
     clearTimeout(late)
+  }
+
+  /** Resolves when what is known of the job by now is in PostgreSQL: an answer about it then outlives this process. */
+  async durable(id: JobId): Promise<void> {
+    const live = this.#live.get(id)
+    if (live === undefined || live.unstorable) return
+    await new Promise<void>((resolve, reject) =>
+      this.#writer.updateJob(live.record, (error) => (error === null ? resolve() : reject(error))),
+    )
   }
 
   find(id: JobId): LiveJob | undefined {
@@ -671,6 +687,8 @@ export type DispatcherParts = {
 
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200
+// A turn of the event loop never takes that long.
+const PAUSE_MS = 2_000
 const CHECKPOINT_MS = 1_000
 const SETTLED_MS = 1_000
 const REQUEST_RETRY_MS = 250

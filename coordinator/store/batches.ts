@@ -74,9 +74,13 @@ export async function listBatches(
   return rows.map(parseBatch)
 }
 
-/** Undefined when it was cancelled before. */
+/** Undefined when it was cancelled before, or all of it has ended. */
 export async function markCancelled(query: Query, id: string): Promise<string | undefined> {
-  const [row] = await query('update batches set cancelled_at = now() where id = $1 and cancelled_at is null returning id', [id])
+  const [row] = await query(
+    `update batches set cancelled_at = now() where id = $1 and cancelled_at is null
+        and exists (select from jobs where batch = $1 and status in ('queued', 'running')) returning id`,
+    [id],
+  )
   return row === undefined ? undefined : text(row.id)
 }
 

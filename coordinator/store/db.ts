@@ -18,6 +18,11 @@ export class Db {
   readonly #options: pg.ClientConfig
   readonly #pool: pg.Pool
   #down = false
+  #watching: NodeJS.Timeout | undefined
+  #watcher: Session | undefined
+  #wasSilent = false
+  /** Connections whose users ask again when they break; a lock's is none of them. */
+  readonly #patient: pg.Client[] = []
   /** Hears of events as soon as they are durable, whoever wrote them here. */
   onEvents: (events: readonly EventRecord[]) => void = () => {}
 
@@ -28,12 +33,48 @@ export class Db {
     this.#pool.on('error', () => {})
     // While a connection is lent out the pool does not listen, and an error nobody listens to would end the process; the
     // query that runs on it fails all the same, and says so to whoever asked.
-    this.#pool.on('connect', (client) => client.on('error', () => {}))
+    this.#pool.on('connect', (client) => {
+      client.on('error', () => {})
+      this.#patient.push(client as unknown as pg.Client)
+    })
+    this.#pool.on('remove', (client) => this.#forget(client as unknown as pg.Client))
   }
 
-  /** Set by the writer, which always has a statement to try: true while PostgreSQL cannot be reached. */
+  /** True while PostgreSQL cannot be reached, or does not answer: as the writer finds, and `watch`, who asks also when there is nothing to write. */
   get down(): boolean {
     return this.#down
+  }
+
+  /** Asks every second, on a connection of its own; a question without an answer for some seconds is answered. Ends with `close`. */
+  watch(): void {
+    this.#watching = setTimeout(() => void this.#askAndGoOn(), WATCH_EVERY_MS)
+  }
+
+  async #askAndGoOn(): Promise<void> {
+    await this.#ask()
+    if (this.#watching !== undefined) this.watch()
+  }
+
+  /** What was silent while a new connection is answered was forgotten by the network: whoever waits there asks anew. */
+  #hangUp(): void {
+    this.#wasSilent = false
+    this.#watcher = undefined
+    for (const client of this.#patient.splice(0)) void client.end().catch(() => {})
+  }
+
+  async #ask(): Promise<void> {
+    try {
+      this.#watcher ??= await this.dedicated(() => (this.#watcher = undefined), ANSWER_LATE_MS)
+      await this.#watcher.run(undefined, 'select', [])
+      this.markDown(false)
+      if (this.#wasSilent) this.#hangUp()
+    } catch (error) {
+      // Whatever it says: it cannot be asked, not on this connection.
+      void this.#watcher?.end().catch(() => {})
+      this.#watcher = undefined
+      this.#wasSilent ||= /timeout/i.test(String(error))
+      this.markDown(true)
+    }
   }
 
   markDown(down: boolean): void {
@@ -42,7 +83,8 @@ export class Db {
 
   async query(text: string, values: unknown[] = []): Promise<Rows> {
     try {
-      return (await this.#pool.query(text, values)).rows as Rows
+      // A connection that the network forgot is silent for a quarter of an hour.
+      return (await this.#pool.query({ text, values, query_timeout: READ_LATE_MS } as pg.QueryConfig)).rows as Rows
     } catch (error) {
       throw unavailableOr(error)
     }
@@ -76,21 +118,34 @@ export class Db {
     }
   }
 
-  /** A connection of its own, for the writer and for locks; the caller ends it. */
-  async dedicated(onLost: (error: Error) => void): Promise<Session> {
-    const client = new pg.Client(this.#options)
+  /** A connection of its own, for the writer and for locks; the caller ends it. A statement without an answer within the time rejects. */
+  async dedicated(onLost: (error: Error) => void, lateMs?: number): Promise<Session> {
+    const client = new pg.Client({ ...this.#options, ...(lateMs === undefined ? {} : { query_timeout: lateMs }) })
     client.on('error', onLost)
     await client.connect()
+    if (lateMs !== undefined) this.#patient.push(client)
     return {
       run: async (name, text, values) => {
         const query = name === undefined ? { text, values } : { name, text, values }
         return (await client.query(query)).rows as Rows
       },
-      end: () => client.end(),
+      end: () => {
+        this.#forget(client)
+        return client.end()
+      },
     }
   }
 
+  #forget(client: pg.Client): void {
+    const place = this.#patient.indexOf(client)
+    if (place >= 0) this.#patient.splice(place, 1)
+  }
+
   async close(): Promise<void> {
+    clearTimeout(this.#watching)
+    this.#watching = undefined
+    // One that waits for an answer would wait for ever.
+    void this.#watcher?.end().catch(() => {})
     await this.#pool.end()
   }
 }
@@ -121,6 +176,10 @@ const NETWORK_CODES = new Set([
   '53300',
 ])
 const READERS = 8
+const WATCH_EVERY_MS = 1_000
+// A busy machine takes a second for a small answer now and then.
+const ANSWER_LATE_MS = 5_000
+const READ_LATE_MS = 60_000
 
 /** Short, stable names for prepared statements. */
 export function statementName(text: string): string {

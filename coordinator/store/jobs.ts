@@ -15,7 +15,7 @@ export type JobFilter = { status: JobStatus | null; model: string | null; team: 
 export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> {
   const rows = await db.query(
     `select * from jobs
-      where ($1::uuid is null or id < $1) and ($2::text is null or status = $2) and ($3::text is null or model = $3)
+      where ($1::uuid is null or id < $1) and ($2::text is null or status = $2) and ($3::text is null or model = $3 or served_model = $3)
         and ($5::text is null or team = $5)
       order by id desc limit $4`,
     [filter.before, filter.status, filter.model, filter.limit, filter.team],
@@ -35,6 +35,15 @@ export async function adoptJobs(db: Db, coordinator: string): Promise<JobRecord[
     [coordinator],
   )
   return rows.map(parseJob)
+}
+
+/** Those of the jobs that a cancelled batch holds. */
+export async function jobsOfCancelledBatches(db: Db, jobs: JobId[]): Promise<JobId[]> {
+  const rows = await db.query(
+    `select j.id from jobs j join batches b on b.id = j.batch where j.id = any($1) and b.cancelled_at is not null`,
+    [jobs],
+  )
+  return rows.map((row) => text(row.id) as JobId)
 }
 
 /** How long the answers of each model took, in the mean of the latest jobs. */

@@ -292,7 +292,7 @@ class Lane {
   async #connect(): Promise<Session> {
     const session = await this.#db.dedicated(() => {
       if (this.#session === session) this.#session = undefined
-    })
+    }, STATEMENT_LATE_MS)
     // A plan first made on an empty table would keep scanning it whole when it is not empty any more.
     for (const setting of [
       'enable_seqscan = off',
@@ -353,6 +353,9 @@ class Lane {
 // Long enough for the end of one job to share the commit of the next one's beginning, which halves the commits of a single
 // caller; far below the second that checkpoints are apart.
 const LAZY_MS = 2
+
+// Sent again on another connection: what the network lost is not waited for, and what was only late is not stored twice.
+const STATEMENT_LATE_MS = 20_000
 
 /** Rows that a job brings along, durable with it or not at all. */
 export type JobCompanions = {

@@ -146,7 +146,7 @@ function resolveParked(world: SimulatedWorld, { dispatcher }: SimulatedCoordinat
   if (client.plan.prompt === 'plain') dispatcher.release({ ...row }, world.database.readProgress(client.id), 'key:admin', false)
   else {
     client.cancelled = true
-    dispatcher.cancelParked({ ...row }, world.database.readProgress(client.id), 'key:admin')
+    dispatcher.cancelParked({ ...row }, world.database.readProgress(client.id), 'key:admin', false)
   }
   const live = dispatcher.find(client.id)
   if (live !== undefined) client.takeUp(live)

@@ -1,0 +1,104 @@
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
+import { World } from './support/world.ts'
+
+/** PostgreSQL as a network shows it: answers that do not come, of statements that were carried out. */
+class Between implements AsyncDisposable {
+  /** Nothing gets through, and nobody is told. */
+  isHole = false
+  /** The next commit of a batch is carried out and its answer is lost with the connection. */
+  losesCommit = false
+  readonly #dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-between-'))
+  readonly #sockets = new Set<Socket>()
+  readonly #server = createServer((client) => this.#join(client))
+  #postgres: EmbeddedPostgres | undefined
+
+  async open(): Promise<string> {
+    const quiet = { info: () => {}, warn: () => {}, error: () => {}, debug: () => {} }
+    this.#postgres = await EmbeddedPostgres.start(this.#dir, quiet)
+    this.#server.listen(0, '127.0.0.1')
+    await once(this.#server, 'listening')
+    return `postgres://holdfast@127.0.0.1:${(this.#server.address() as AddressInfo).port}/holdfast`
+  }
+
+  #join(client: Socket): void {
+    const server = connect(path.join(this.#postgres?.socketDir ?? '', '.s.PGSQL.5432'))
+    const both = [client, server]
+    let isBatch = false
+    let isLost = false
+    client.on('data', (data) => {
+      if (this.isHole) return
+      const text = data.toString('latin1')
+      if (text.includes('insert into batches')) isBatch = true
+      if (this.losesCommit && isBatch && text.includes('commit\0')) {
+        isLost = true
+        this.losesCommit = false
+      }
+      server.write(data)
+    })
+    server.on('data', (data) => {
+      if (isLost) for (const socket of both) socket.destroy()
+      else if (!this.isHole) client.write(data)
+    })
+    for (const socket of both) {
+      this.#sockets.add(socket)
+      socket.on('error', () => {})
+      socket.on('close', () => {
+        for (const other of both) other.destroy()
+      })
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy()
+    this.#server.close()
+    await this.#postgres?.stop()
+    rmSync(this.#dir, { recursive: true, force: true })
+  }
+}
+
+type BatchView = { id: string; status: string; counts: Record<string, number> }
+
+test('a batch whose commit was carried out and not answered is accepted, runs, and is the same when it is sent again', async () => {
+  await using between = new Between()
+  const DATABASE_URL = await between.open()
+  await using world = await World.open()
+  await world.coordinator({ DATABASE_URL })
+  await world.worker('a', 'fake=fake:?slots=2')
+  const rows = Array.from({ length: 5 }, (_, index) => ({
+    row_key: `r${index}`,
+    messages: [{ role: 'user', content: 'x' }],
+    max_tokens: 2,
+  }))
+  between.losesCommit = true
+  const first = await world.request('POST', '/api/batches', { model: 'fake', rows }, { 'idempotency-key': 'once' })
+  expect(between.losesCommit).toBe(false)
+  expect(first.status).toBe(202)
+  const { id } = (await first.json()) as BatchView
+  const again = await world.request('POST', '/api/batches', { model: 'fake', rows }, { 'idempotency-key': 'once' })
+  expect(((await again.json()) as BatchView).id).toBe(id)
+  await world.until('all rows have run', async () => ((await world.get(`/api/batches/${id}`)) as BatchView).counts.succeeded === 5)
+  expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(5)
+})
+
+test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health say so, work is refused, and it comes back', async () => {
+  await using between = new Between()
+  const DATABASE_URL = await between.open()
+  await using world = await World.open()
+  await world.coordinator({ DATABASE_URL })
+  await world.worker('a', 'fake=fake:?slots=2')
+  const ask = { model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 2 }
+  between.isHole = true
+  await world.until('it is not ready', async () => (await fetch(`${world.url}/readyz`)).status === 503)
+  expect(await (await fetch(`${world.url}/readyz`)).text()).toContain('PostgreSQL')
+  const refused = await world.request('POST', '/v1/chat/completions', ask)
+  expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '2'])
+  between.isHole = false
+  await world.until('it is ready again', async () => (await fetch(`${world.url}/readyz`)).status === 200)
+  expect((await world.request('POST', '/v1/chat/completions', ask)).status).toBe(200)
+})
