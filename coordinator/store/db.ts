@@ -35,9 +35,9 @@ export class Db {
     // query that runs on it fails all the same, and says so to whoever asked.
     this.#pool.on('connect', (client) => {
       client.on('error', () => {})
-      this.#patient.push(client as unknown as pg.Client)
+      this.#patient.push(client)
     })
-    this.#pool.on('remove', (client) => this.#forget(client as unknown as pg.Client))
+    this.#pool.on('remove', (client) => this.#forget(client))
   }
 
   /** True while PostgreSQL cannot be reached, or does not answer: as the writer finds, and `watch`, who asks also when there is nothing to write. */
