@@ -1,5 +1,8 @@
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import * as fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { JsonSchema } from '../proto/request.ts'
+import { integerRange, integersWithin } from '../worker/engines/llama/integer-range.ts'
 import { GrammarWriter, UnsupportedSchema } from '../worker/engines/llama/schema-grammar.ts'
 import { begin, chat, complete, failureOf, openTiny, type TinyEngine } from './support/tiny-engine.ts'
 
@@ -43,6 +46,29 @@ describe('an answer that is to be JSON', () => {
     }
   })
 
+  test.each<[string, JsonSchema, (value: never) => boolean]>([
+    ['far from zero', { type: 'integer', minimum: 37, maximum: 41 }, (value: number) => value >= 37 && value <= 41],
+    ['on both sides of zero', { type: 'integer', exclusiveMinimum: -2, maximum: 0 }, (value: number) => value === -1 || value === 0],
+    ['without an end', { type: 'integer', minimum: 123_456 }, (value: number) => value >= 123_456],
+    ['or null', { type: ['integer', 'null'], minimum: 0.5, maximum: 1.5 }, (value: number | null) => value === 1 || value === null],
+    [
+      'narrowed twice',
+      {
+        allOf: [
+          { type: 'integer', minimum: 8 },
+          { minimum: 2, maximum: 9 },
+        ],
+      },
+      (value: number) => value === 8 || value === 9,
+    ],
+    ['in a choice', { type: 'integer', minimum: 5, anyOf: [{ maximum: 6 }, { const: 9 }] }, (value: number) => [5, 6, 9].includes(value)],
+  ])('is an integer within its bounds: %s', async (_where, bounds, isWithin) => {
+    for (const seed of [1, 2, 3, 4]) {
+      const { text, end } = await complete(engine, PROMPT, { ...schema(bounds), seed, sampling: HOT })
+      expect([end.reason, text, isWithin(JSON.parse(text) as never)]).toEqual(['stop', text, true])
+    }
+  })
+
   test('is an object where no schema is given', async () => {
     const { text, end } = await complete(engine, PROMPT, { format: { kind: 'json' }, maxTokens: 1500, sampling: HOT, seed: 3 })
     expect(text.trimStart().startsWith('{')).toBe(true)
@@ -76,10 +102,10 @@ describe('an answer that is to be JSON', () => {
   })
 
   test('fails when it ended by itself and is not what was asked for', async () => {
-    const impossible = { type: 'integer', minimum: 1e18 }
+    const impossible = { type: 'boolean', not: { type: 'boolean' } }
     const failure = await failureOf(complete(engine, PROMPT, schema(impossible)))
     expect(failure).toMatchObject({ layer: 'model', code: 'schema_mismatch', retryable: true })
-    expect(failure.message).toContain('must be >= 1000000000000000000')
+    expect(failure.message).toContain('must NOT be valid')
   })
 
   test.each([
@@ -87,6 +113,10 @@ describe('an answer that is to be JSON', () => {
     ['$ref', { $ref: 'https://example.com/schema' }],
     ['$ref', { $ref: '#/$defs/nobody' }],
     ['schema', { type: 'object', minimum: 'three' }],
+    ['minimum', { type: 'integer', minimum: 5, maximum: 4 }],
+    ['exclusiveMinimum', { type: 'object', properties: { size: { type: 'integer', exclusiveMinimum: 1, exclusiveMaximum: 2 } } }],
+    ['minimum', { type: 'integer', minimum: 0.1, maximum: 0.9 }],
+    ['minimum', { type: 'integer', minimum: 1e300 }],
   ])('is refused before it begins, with the name of the keyword %s', async (keyword, wish) => {
     const failure = await failureOf(complete(engine, PROMPT, schema(wish)))
     expect(failure).toMatchObject({ layer: 'ingress', code: 'unsupported_schema', retryable: false })
@@ -100,6 +130,67 @@ describe('an answer that is to be JSON', () => {
     const failure = await failureOf(complete(engine, PROMPT, schema({ $ref: '#' })))
     expect(failure.retryable).toBe(false)
   })
+})
+
+describe('the grammar of a bounded integer', () => {
+  test('matches what the schema allows and nothing else', () => {
+    const ajv = new Ajv2020({ strict: false })
+    fc.assert(
+      fc.property(bounds, fc.array(integers), (bounds, some) => {
+        const schema = { type: 'integer', ...bounds }
+        const allows = ajv.compile(schema)
+        const borders = Object.values(bounds).flatMap((bound) => [-2, -1, 0, 1, 2].map((step) => Math.trunc(bound) + step))
+        for (const integer of [...some, ...borders, 0, -1, 1].filter(Number.isSafeInteger))
+          expect([integer, matches(schema, String(integer))]).toEqual([integer, allows(integer)])
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  test('knows one way to write each', () => {
+    fc.assert(
+      fc.property(bounds, integers, (bounds, integer) => {
+        const schema = { type: 'integer', ...bounds }
+        const size = String(Math.abs(integer))
+        for (const odd of ['-0', '', '-', `0${size}`, `-0${size}`, `+${size}`, `${size}.0`, `${size}e1`])
+          expect([odd, matches(schema, odd)]).toEqual([odd, false])
+      }),
+    )
+  })
+
+  test('of one value is that value, and each border is exact to the last digit', () => {
+    const last = Number.MAX_SAFE_INTEGER
+    for (const value of [0, 7, -7, 10, -10, 99, 100, last, -last]) {
+      const only = { minimum: value, maximum: value }
+      expect([value - 1, value, value + 1].map((near) => matches(only, String(near)))).toEqual([false, true, false])
+    }
+    expect(matches({ minimum: last - 1 }, String(last - 2))).toBe(false)
+    expect(matches({ minimum: last - 1 }, String(last - 1))).toBe(true)
+    expect(matches({ minimum: 1e18 }, '1000000000000000000')).toBe(true)
+    expect(matches({ minimum: 1e18 }, '999999999999999999')).toBe(false)
+    expect(matches({ exclusiveMinimum: 2 ** 60 }, String(2n ** 60n + 1n))).toBe(false)
+  })
+
+  /** Without its quotes and spaces the rule is a regular expression. */
+  function matches(schema: Exclude<JsonSchema, boolean>, text: string): boolean {
+    const range = integerRange(schema)!
+    if (range.least > range.most) return false
+    return new RegExp(`^(?:${integersWithin(range).replaceAll(/["\s]/g, '')})$`).test(text)
+  }
+
+  const far = Number.MAX_SAFE_INTEGER - 3
+  const powers = fc.tuple(fc.nat(15), fc.integer({ min: -2, max: 2 }), fc.constantFrom(1, -1))
+  const integers = fc.oneof(
+    fc.integer({ min: -120, max: 120 }),
+    fc.integer({ min: -far, max: far }),
+    powers.map(([power, step, sign]) => sign * (10 ** power + step)),
+  )
+  const bound = fc.oneof(
+    { weight: 4, arbitrary: integers },
+    integers.map((integer) => (Math.abs(integer) < 2 ** 40 ? integer + 0.5 : integer)),
+  )
+  const every = { minimum: bound, maximum: bound, exclusiveMinimum: bound, exclusiveMaximum: bound }
+  const bounds = fc.record(every, { requiredKeys: [] }).filter((bounds) => Object.keys(bounds).length > 0)
 })
 
 test('a schema that nests or grows without end is refused', () => {

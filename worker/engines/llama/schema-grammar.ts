@@ -1,4 +1,5 @@
 import type { JsonSchema } from '../../../proto/request.ts'
+import { integerRange, integersWithin } from './integer-range.ts'
 
 /** The schema says something that no answer could be held to; `keyword` is what to take out of it. */
 export class UnsupportedSchema extends Error {
@@ -12,14 +13,16 @@ export class UnsupportedSchema extends Error {
 
 /**
  * Writes grammars (GBNF, what llama.cpp holds an answer to while it is generated) for JSON of a schema. The language of a
- * grammar holds all that the schema allows up to order of members, and where a keyword only narrows (`minimum`, `not`,
- * `if`, `uniqueItems` …) more than that: the finished answer is validated as well. Members come in the schema's order, for
+ * grammar holds all that the schema allows up to order of members, and where a keyword only narrows (`multipleOf`, `not`,
+ * `if`, `uniqueItems`, bounds of numbers that need not be whole …) more than that: the finished answer is validated as well. Members come in the schema's order, for
  * a grammar of every order would have a rule for every subset.
  */
 export class GrammarWriter {
   readonly #rules = new Map<string, string>()
   /** Rules of schemas that are named by references, by where they are. */
   readonly #references = new Map<string, string>()
+  /** Rules of bounded integers, by what they match. */
+  readonly #integers = new Map<string, string>()
   #root: JsonSchema = true
 
   /** A rule for one JSON value of the schema; returns what matches it. */
@@ -86,7 +89,8 @@ export class GrammarWriter {
       return this.#object(schema, depth)
     if (type === 'array' || (type === undefined && ('items' in schema || 'prefixItems' in schema))) return this.#array(schema, depth)
     if (type === 'string') return this.#string(schema)
-    if (type === 'number' || type === 'integer' || type === 'boolean' || type === 'null') return this.#named(type)
+    if (type === 'integer') return this.#integer(schema)
+    if (type === 'number' || type === 'boolean' || type === 'null') return this.#named(type)
     if (type === undefined) return this.#named('value')
     throw new UnsupportedSchema('type', `names ${JSON.stringify(type).slice(0, 50)}, which is no type of JSON`)
   }
@@ -164,6 +168,17 @@ export class GrammarWriter {
     return this.rule(`"\\"" ${this.#named('char')}{${least},${most ?? ''}} "\\""`)
   }
 
+  #integer(schema: SchemaObject): string {
+    const range = integerRange(schema)
+    if (range === undefined) return this.#named('integer')
+    if (range.least > range.most) throw new UnsupportedSchema(boundOf(schema), 'leaves no integer to answer with: widen the bounds')
+    const body = integersWithin(range)
+    // Lists of like members would otherwise spell the same digits again and again.
+    const rule = this.#integers.get(body) ?? this.rule(body)
+    this.#integers.set(body, rule)
+    return rule
+  }
+
   #reference(pointer: string, depth: number): string {
     const known = this.#references.get(pointer)
     if (known !== undefined) return known
@@ -212,6 +227,11 @@ const UNSUPPORTED = ['pattern', 'patternProperties', '$dynamicRef', '$recursiveR
 
 /** Spelled out repetitions beyond this make grammars slow; the answer is validated anyway. */
 const REPETITIONS_MAX = 512
+
+/** The keyword to name where bounds contradict each other. */
+function boundOf(schema: SchemaObject): string {
+  return BOUNDS.find((keyword) => typeof schema[keyword] === 'number') ?? 'minimum'
+}
 
 function bounded(value: unknown): number | undefined {
   return typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= REPETITIONS_MAX ? value : undefined
@@ -269,7 +289,9 @@ function literalOf(value: unknown): string {
   return quoted(JSON.stringify(value))
 }
 
-/** Both schemas at once, as far as a grammar needs it: members together, the narrower word for everything else. */
+const BOUNDS = ['minimum', 'exclusiveMinimum', 'maximum', 'exclusiveMaximum'] as const
+
+/** Both schemas at once, as far as a grammar needs it: members together, the narrower bound, the right one's word for the rest. */
 function joined(left: JsonSchema, right: JsonSchema): JsonSchema {
   if (left === false || right === false) return false
   if (left === true) return right
@@ -279,5 +301,10 @@ function joined(left: JsonSchema, right: JsonSchema): JsonSchema {
     both.properties = { ...(left.properties as object | undefined), ...(right.properties as object | undefined) }
   if (Array.isArray(left.required) || Array.isArray(right.required))
     both.required = [...((left.required as string[] | undefined) ?? []), ...((right.required as string[] | undefined) ?? [])]
+  for (const bound of BOUNDS) {
+    const [one, other] = [left[bound], right[bound]]
+    if (typeof one === 'number' && typeof other === 'number')
+      both[bound] = bound === 'minimum' || bound === 'exclusiveMinimum' ? Math.max(one, other) : Math.min(one, other)
+  }
   return both
 }
