@@ -14,7 +14,10 @@ export type GenerationRequest = {
   sampling: Sampling
   /** Always set: given by the caller or chosen at acceptance. Unsigned 32 bit. */
   seed: number
-  /** Holdfast chose it: an engine whose text is the same every time unless it is told otherwise was not told otherwise. */
+  /**
+   * Holdfast chose it: an engine whose text is the same every time unless it is told otherwise was not told otherwise. The seed is
+   * that of the first attempt; a later one that begins the answer anew draws from another, made from this one and its number.
+   */
   seedIsChosen?: true
   /** Functions that the model may call; absent: none. */
   tools?: Tool[]

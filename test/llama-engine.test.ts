@@ -6,9 +6,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { restartDelayMs } from '../worker/engines/llama.ts'
-import { seedAfter } from '../worker/engines/llama/generation.ts'
 import { BATCH_TOKENS, PrefillPace } from '../worker/engines/llama/pace.ts'
 import { chooseSlot, nextMove } from '../worker/engines/llama/slots.ts'
+import { seedAfter } from '../worker/seeds.ts'
 import { begin, chat, complete, failureOf, openTiny, type TinyEngine, toyPath } from './support/tiny-engine.ts'
 
 const PROMPT = chat('What is the queue for?')

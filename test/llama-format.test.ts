@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { JsonSchema } from '../proto/request.ts'
 import { integerRange, integersWithin } from '../worker/engines/llama/integer-range.ts'
 import { GrammarWriter, UnsupportedSchema } from '../worker/engines/llama/schema-grammar.ts'
-import { begin, chat, complete, failureOf, openTiny, type TinyEngine } from './support/tiny-engine.ts'
+import { begin, chat, complete, failureOf, openTiny, type TinyEngine, type Wish } from './support/tiny-engine.ts'
 
 const PROMPT = chat('What is the queue for?')
 const HOT = { temperature: 1.2, topK: 0, topP: 1, minP: 0 }
@@ -101,10 +101,15 @@ describe('an answer that is to be JSON', () => {
     expect(stopped.text).not.toContain('urgent')
   })
 
-  test('fails when it ended by itself and is not what was asked for', async () => {
+  test.each<[string, Wish, boolean]>([
+    ['worth another try, which draws other numbers', { seedIsChosen: true, sampling: {} }, true],
+    ['worth another try at any temperature', { seedIsChosen: true, sampling: { temperature: 1.2 } }, true],
+    ['final at temperature 0', { seedIsChosen: true, sampling: { temperature: 0 } }, false],
+    ['final with the caller’s own seed', { sampling: { temperature: 1.2 } }, false],
+  ])('fails when it ended by itself and is not what was asked for: %s', async (_what, wish, retryable) => {
     const impossible = { type: 'boolean', not: { type: 'boolean' } }
-    const failure = await failureOf(complete(engine, PROMPT, schema(impossible)))
-    expect(failure).toMatchObject({ layer: 'model', code: 'schema_mismatch', retryable: true })
+    const failure = await failureOf(complete(engine, PROMPT, { ...schema(impossible), ...wish }))
+    expect(failure).toMatchObject({ layer: 'model', code: 'schema_mismatch', retryable })
     expect(failure.message).toContain('must NOT be valid')
   })
 

@@ -209,7 +209,8 @@ describe('a model with tools', () => {
 
   test('fails when the arguments of a strict tool are not what it promised to be given', async () => {
     const parameters = { type: 'object', properties: { size: { type: 'boolean', not: { type: 'boolean' } } }, required: ['size'] }
-    const wish = (strict: boolean): Wish => ({ tools: [{ name: 'grow', parameters, strict }], toolChoice: { name: 'grow' } })
+    const drawn = { sampling: { temperature: 1 }, seedIsChosen: true } as const
+    const wish = (strict: boolean): Wish => ({ tools: [{ name: 'grow', parameters, strict }], toolChoice: { name: 'grow' }, ...drawn })
     expect((await complete(engine, prompt, wish(false))).end.reason).toBe('tool_calls')
     const failure = await failureOf(complete(engine, prompt, wish(true)))
     expect(failure).toMatchObject({ code: 'schema_mismatch', retryable: true })

@@ -15,6 +15,7 @@ import {
 } from '../proto/link.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { Attempt, attemptKey } from './attempts.ts'
+import { requestOfAttempt } from './seeds.ts'
 import type { Slots } from './slots.ts'
 
 /**
@@ -160,7 +161,7 @@ export class CoordinatorLink {
     attempt.generation = this.#slots.generate(
       start.model,
       attempt.key,
-      JSON.parse(start.request) as GenerationRequest,
+      requestOfAttempt(JSON.parse(start.request) as GenerationRequest, start.attempt, start.continuation.length),
       start.continuation,
       {
         accepted: (promptTokens, cachedTokens) => attempt.accept(promptTokens, cachedTokens),

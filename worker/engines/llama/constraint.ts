@@ -39,9 +39,10 @@ export function unsupportedSchema(error: UnsupportedSchema): GenerationFailure {
   return { layer: 'ingress', code: 'unsupported_schema', message: error.message, retryable: false }
 }
 
-/** The answer ended by itself and is not what was asked for. */
-export function schemaMismatch(fault: string): GenerationFailure {
-  return { layer: 'model', code: 'schema_mismatch', message: `the model's answer does not fit its schema: ${fault}`, retryable: true }
+/** The answer ended by itself and is not what was asked for. Where another attempt would draw the same numbers it would end the same. */
+export function schemaMismatch(fault: string, drawsAnew: boolean): GenerationFailure {
+  const message = `the model's answer does not fit its schema: ${fault}`
+  return { layer: 'model', code: 'schema_mismatch', message, retryable: drawsAnew }
 }
 
 /** OpenAI's JSON mode promises an object. */

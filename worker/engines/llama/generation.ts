@@ -1,5 +1,6 @@
 import type { AnswerDelta, TokenLogprob } from '../../../proto/answer.ts'
 import type { GenerationRequest, Sampling } from '../../../proto/request.ts'
+import { drawsAnew, seedAfter } from '../../seeds.ts'
 import type { GenerationEnd, GenerationFailure } from '../engine.ts'
 import { AnswerReader, type ReaderOptions, type Released } from './answer-reader.ts'
 import { schemaMismatch } from './constraint.ts'
@@ -43,6 +44,7 @@ export class Generation {
   readonly #plan: AnswerPlan
   readonly #sampling: Sampling
   readonly #seed: number
+  readonly #drawsAnew: boolean
   readonly #maxTokens: number
   readonly #minTokens: number
   readonly #logprobs: number | undefined
@@ -81,6 +83,7 @@ export class Generation {
     this.#plan = plan
     this.#sampling = request.sampling
     this.#seed = request.seed
+    this.#drawsAnew = drawsAnew(request)
     this.#maxTokens = Math.min(request.maxTokens ?? Number.POSITIVE_INFINITY, contextTokens - prompt.length)
     this.#minTokens = request.minTokens ?? 0
     this.#logprobs = request.logprobs
@@ -180,7 +183,7 @@ export class Generation {
     const released = reason === 'cancelled' ? { text: '' } : this.#reader.end()
     const called = this.#reader.callsBegun > 0
     const fault = reason === 'stop' ? this.#fault() : undefined
-    if (fault !== undefined) return { failed: schemaMismatch(fault) }
+    if (fault !== undefined) return { failed: schemaMismatch(fault, this.#drawsAnew) }
     const finished: GenerationEnd = {
       reason: reason === 'stop' && called ? 'tool_calls' : reason,
       text: released.text,
@@ -214,16 +217,4 @@ export function mergedDelta(left: AnswerDelta | undefined, right: AnswerDelta | 
   if (left.toolCalls !== undefined && right.toolCalls !== undefined) merged.toolCalls = [...left.toolCalls, ...right.toolCalls]
   if (left.logprobs !== undefined && right.logprobs !== undefined) merged.logprobs = [...left.logprobs, ...right.logprobs]
   return merged
-}
-
-/** llama.cpp takes this seed for "any"; an answer would differ every time. */
-const SEED_FOR_ANY = 0xffffffff
-
-/**
- * The sampler's random numbers cannot be wound forward past forced tokens, so a continuation draws from a seed of its
- * own: not the numbers of an undisturbed run, but the same ones for the same request and the same forced tokens.
- */
-export function seedAfter(seed: number, forcedTokens: number): number {
-  const mixed = forcedTokens === 0 ? seed : Math.imul(seed ^ Math.imul(forcedTokens, 0x9e3779b1), 0x85ebca6b) >>> 0
-  return mixed === SEED_FOR_ANY ? 0 : mixed
 }
