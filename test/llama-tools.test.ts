@@ -81,6 +81,27 @@ describe('calls are read out of what a model writes', () => {
   })
 })
 
+describe('where a call must come', () => {
+  const names = new Set(['weather'])
+  const said = '{"name": "weather", "KEY": {"city": "Bern"}}'
+
+  test.each([
+    ['tags', CALL_FORMS.tagged, `<tool_call>\n${said}\n</tool_call>\n<tool_call>${said}</tool_call>`],
+    ['a list', CALL_FORMS.listed, `[TOOL_CALLS][${said}, ${said}]`],
+    ['bare JSON', CALL_FORMS.plain, `${said}; ${said}`],
+    ['JSON after a mark', CALL_FORMS.plain, `<|python_tag|>${said}`],
+    ['tags after a blank line', CALL_FORMS.tagged, `\n\n<tool_call>${said}</tool_call>`],
+  ])('no part of it is text, wherever the answer is cut: %s', (_way, form, written) => {
+    const whole = written.replaceAll('KEY', form.argumentsKey)
+    for (let cut = 0; cut <= whole.length; cut++) {
+      const parser = new ToolCallParser(form, (index) => `id${index}`, names, true)
+      let text = ''
+      for (const character of whole.slice(0, cut)) text += parser.feed(character).text
+      expect(text + parser.end().text).toBe('')
+    }
+  })
+})
+
 describe('a chat template', () => {
   const hermes = `{% if tools %}<|im_start|>system
 <tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools><|im_end|>
@@ -177,6 +198,18 @@ describe('a model with tools', () => {
     })
     expect(whole.toolCalls).toHaveLength(1)
     if (end.reason !== 'length') expect(end.reason).toBe('tool_calls')
+  })
+
+  test.each<[string, Wish]>([
+    ['required', { tools: [WEATHER, CLOCK], toolChoice: 'required' }],
+    ['named', { tools: [WEATHER, CLOCK], toolChoice: { name: 'weather' } }],
+    ['required, with log probabilities', { tools: [WEATHER], toolChoice: 'required', logprobs: 2 }],
+  ])('says nothing of a call that was cut before its name: %s', async (_how, wish) => {
+    for (const maxTokens of [1, 2, 4, 8]) {
+      const { whole, end, ids } = await complete(engine, prompt, { ...wish, maxTokens })
+      expect([end.reason, end.text, whole.text, whole.toolCalls, ids.length]).toEqual(['length', '', '', [], maxTokens])
+      expect(whole.logprobs ?? []).toEqual([])
+    }
   })
 
   test('goes on within a call from any token, with the same id and no letter twice', async () => {

@@ -45,6 +45,7 @@ export function answerPlan(request: GenerationRequest, parts: PlanParts): Answer
           form: request.format === undefined || mustCall(request) ? traits.callForm : { ...traits.callForm, bare: false },
           idOf: callIds(request.seed, prompt),
           names: new Set(tools.map(({ name }) => name)),
+          must: mustCall(request),
         }
   if (reasoning !== undefined || calls !== undefined)
     plan.reader = {

@@ -5,8 +5,8 @@ import { type CallForm, ToolCallParser } from './tool-calls.ts'
 
 export type ReaderOptions = {
   stops: readonly string[]
-  /** Absent: there are no calls to look for. */
-  calls?: { form: CallForm; idOf: (index: number) => string; names: ReadonlySet<string> }
+  /** Absent: there are no calls to look for. `must`: the answer can be nothing but calls. */
+  calls?: { form: CallForm; idOf: (index: number) => string; names: ReadonlySet<string>; must: boolean }
   /** Absent: all is answer. `begun`: the prompt ends inside of the reasoning. */
   reasoning?: { open: string; close: string; begun: boolean }
 }
@@ -28,13 +28,16 @@ export class AnswerReader {
   readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true })
   readonly #stops: StopMatcher
   readonly #calls: ToolCallParser | undefined
+  readonly #mustCall: boolean
   readonly #reasoning: ReasoningSplitter | undefined
   #text = ''
   readonly #called: { name: string; arguments: string }[] = []
 
   constructor(options: ReaderOptions) {
     this.#stops = new StopMatcher(options.stops)
-    if (options.calls !== undefined) this.#calls = new ToolCallParser(options.calls.form, options.calls.idOf, options.calls.names)
+    const { calls } = options
+    this.#mustCall = calls?.must === true
+    if (calls !== undefined) this.#calls = new ToolCallParser(calls.form, calls.idOf, calls.names, calls.must)
     if (options.reasoning !== undefined) this.#reasoning = new ReasoningSplitter(options.reasoning)
   }
 
@@ -48,9 +51,9 @@ export class AnswerReader {
     return this.#reasoning?.inside === true
   }
 
-  /** A call was begun and its end has not come. */
+  /** A call was begun and its end has not come, or there can be nothing beside calls. */
   get inCall(): boolean {
-    return this.#calls !== undefined && this.#calls.begun > this.#calls.ended
+    return this.#calls !== undefined && (this.#mustCall || this.#calls.begun > this.#calls.ended)
   }
 
   get callsBegun(): number {

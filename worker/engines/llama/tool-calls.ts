@@ -35,6 +35,7 @@ export class ToolCallParser {
   readonly #form: CallForm
   readonly #idOf: (index: number) => string
   readonly #names: ReadonlySet<string>
+  readonly #must: boolean
   #announced = false
   #state: 'start' | 'text' | 'between' | 'call' = 'start'
   #held = ''
@@ -44,11 +45,12 @@ export class ToolCallParser {
   #begun = 0
   #ended = 0
 
-  /** `names`: JSON that nothing announces is a call only if it names one of these. */
-  constructor(form: CallForm, idOf: (index: number) => string, names: ReadonlySet<string>) {
+  /** `names`: JSON that nothing announces is a call only if it names one of these. `must`: nothing but calls can come. */
+  constructor(form: CallForm, idOf: (index: number) => string, names: ReadonlySet<string>, must = false) {
     this.#form = form
     this.#idOf = idOf
     this.#names = names
+    this.#must = must
   }
 
   /** Calls that are complete. */
@@ -61,6 +63,12 @@ export class ToolCallParser {
   }
 
   feed(characters: string): ReadCalls {
+    const read = this.#read(characters)
+    // Marks and the white space around them are all that there can be; nobody asked for those.
+    return this.#must ? { ...read, text: '' } : read
+  }
+
+  #read(characters: string): ReadCalls {
     const read: ReadCalls = { text: '', calls: [] }
     let rest = this.#held + characters
     this.#held = ''
@@ -75,10 +83,11 @@ export class ToolCallParser {
     return read
   }
 
-  /** Nothing more will come: what only looked like a call is text after all. */
+  /** Nothing more will come: what only looked like a call is text after all, unless it was one that was cut. */
   end(): ReadCalls {
     const held = this.#held
     this.#held = ''
+    if (this.#must) return { text: '', calls: [] }
     if (this.#state === 'call') {
       const doubtful = this.#doubtful
       this.#doubtful = ''
