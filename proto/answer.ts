@@ -5,6 +5,8 @@ export type AnswerDelta = {
   reasoning?: string
   /** Proof of the reasoning by the provider that made it, which wants it back with the next turn. */
   reasoningSignature?: string
+  /** What the model says instead of an answer, where its provider tells the two apart. */
+  refusal?: string
   toolCalls?: ToolCallDelta[]
   logprobs?: TokenLogprob[]
   asides?: Aside[]
@@ -35,6 +37,7 @@ export class Answer {
   text = ''
   reasoning = ''
   reasoningSignature = ''
+  refusal = ''
   readonly toolCalls: ToolCall[] = []
   readonly logprobs: TokenLogprob[] = []
   readonly asides: Aside[] = []
@@ -44,6 +47,7 @@ export class Answer {
     if (delta === undefined) return
     if (delta.reasoning !== undefined) this.reasoning += delta.reasoning
     if (delta.reasoningSignature !== undefined) this.reasoningSignature += delta.reasoningSignature
+    if (delta.refusal !== undefined) this.refusal += delta.refusal
     for (const call of delta.toolCalls ?? []) this.#grow(call)
     if (delta.logprobs !== undefined) this.logprobs.push(...delta.logprobs)
     if (delta.asides !== undefined) this.asides.push(...delta.asides)
@@ -54,6 +58,7 @@ export class Answer {
     this.text = ''
     this.reasoning = ''
     this.reasoningSignature = ''
+    this.refusal = ''
     this.toolCalls.length = 0
     this.logprobs.length = 0
     this.asides.length = 0
@@ -64,6 +69,7 @@ export class Answer {
     const json: AnswerJson = { text: this.text }
     if (this.reasoning !== '') json.reasoning = this.reasoning
     if (this.reasoningSignature !== '') json.reasoning_signature = this.reasoningSignature
+    if (this.refusal !== '') json.refusal = this.refusal
     if (this.toolCalls.length > 0) json.tool_calls = this.toolCalls
     if (this.logprobs.length > 0) json.logprobs = this.logprobs
     if (this.asides.length > 0) json.asides = this.asides
@@ -75,6 +81,7 @@ export class Answer {
     answer.text = json.text ?? ''
     answer.reasoning = json.reasoning ?? ''
     answer.reasoningSignature = json.reasoning_signature ?? ''
+    answer.refusal = json.refusal ?? ''
     answer.toolCalls.push(...(json.tool_calls ?? []))
     answer.logprobs.push(...(json.logprobs ?? []))
     answer.asides.push(...(json.asides ?? []))
@@ -93,6 +100,7 @@ export type AnswerJson = {
   text: string
   reasoning?: string
   reasoning_signature?: string
+  refusal?: string
   tool_calls?: ToolCall[]
   logprobs?: TokenLogprob[]
   asides?: Aside[]

@@ -82,7 +82,7 @@ export class OpenAiReader {
 
   #choice(choice: Json): WirePiece | WireFailure | null {
     const said = objectIn(choice, 'delta') ?? objectIn(choice, 'message')
-    const text = said === undefined ? (textIn(choice, 'text') ?? '') : contentIn(said) + (textIn(said, 'refusal') ?? '')
+    const text = said === undefined ? (textIn(choice, 'text') ?? '') : contentIn(said)
     const delta = this.#delta(choice, said)
     const reason = textIn(choice, 'finish_reason')
     if (reason !== undefined && reason !== '') {
@@ -102,6 +102,8 @@ export class OpenAiReader {
     if (said !== undefined) {
       const reasoning = textIn(said, 'reasoning_content') ?? reasoningIn(said)
       if (reasoning !== undefined && reasoning !== '') delta.reasoning = reasoning
+      const refusal = textIn(said, 'refusal')
+      if (refusal !== undefined && refusal !== '') delta.refusal = refusal
       const calls = listIn(said, 'tool_calls')
       if (calls !== undefined && calls.length > 0) delta.toolCalls = calls.map((call) => this.#call(call))
     }

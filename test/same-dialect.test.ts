@@ -10,6 +10,7 @@ let world: World
 let openAi: Cloud
 let anthropic: Cloud
 let client: OpenAI
+let asAnthropic: Anthropic
 beforeAll(async () => {
   world = await World.open()
   await world.coordinator()
@@ -17,6 +18,7 @@ beforeAll(async () => {
   openAi = await addCloud(world)
   anthropic = await addCloud(world, { kind: 'anthropic' })
   client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+  asAnthropic = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
 })
 afterAll(() => world.close())
 
@@ -44,7 +46,6 @@ test('who asks and what is kept is sent on to a cloud of the dialect, and nowher
 
 test('tokens that a cloud wrote to its cache and read from it are told beside the others, streamed and not', async () => {
   anthropic.upstream.usual = { cache: { read: 3, written: 5 } }
-  const asAnthropic = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
   const body = { model: anthropic.model, max_tokens: 50, messages }
   const told = { input_tokens: 7, cache_creation_input_tokens: 5, cache_read_input_tokens: 3 }
   const { usage } = await asAnthropic.messages.create(body)
@@ -53,6 +54,56 @@ test('tokens that a cloud wrote to its cache and read from it are told beside th
   const completion = await client.chat.completions.create({ model: anthropic.model, messages })
   expect(completion.usage).toMatchObject({ prompt_tokens: 15, prompt_tokens_details: { cached_tokens: 3 } })
 })
+
+test('what a model says instead of an answer is a refusal to every client, streamed and not', async () => {
+  const said = "I'm sorry, no."
+  openAi.upstream.usual = { refusal: ["I'm sorry", ', no.'] }
+  const { model } = openAi
+  const response_format = { type: 'json_schema' as const, json_schema: { name: 'n', strict: true, schema } }
+  const chat = { model, messages, response_format }
+  const parsed = await client.chat.completions.parse(chat)
+  expect(parsed.choices[0]?.message).toMatchObject({ content: null, refusal: said, parsed: null })
+  const streamed = await client.chat.completions.stream(chat).finalChatCompletion()
+  expect(streamed.choices[0]?.message).toMatchObject({ content: '', refusal: said, parsed: null })
+  const content = [{ type: 'refusal', refusal: said }]
+  const response = await client.responses.create({ model, input: 'x' })
+  expect(response.output).toMatchObject([{ type: 'message', status: 'completed', content }])
+  const events: string[] = []
+  const stream = client.responses.stream({ model, input: 'x' })
+  for await (const { type } of stream) if (type !== events.at(-1)) events.push(type)
+  expect((await stream.finalResponse()).output).toMatchObject([{ type: 'message', content }])
+  expect(events.slice(2)).toEqual(messageEvents('refusal'))
+  const message = { content: [{ type: 'text', text: said }], stop_reason: 'refusal' }
+  const asked = { model, max_tokens: 50, messages }
+  expect(await asAnthropic.messages.create(asked)).toMatchObject(message)
+  expect(await asAnthropic.messages.stream(asked).finalMessage()).toMatchObject(message)
+  const { id } = await client.responses.create({ model, input: 'x' })
+  expect(await world.job(id.slice('resp_'.length))).toMatchObject({ output: { text: '', refusal: said } })
+  openAi.upstream.usual = {}
+})
+
+test('a refusal behind a text is the second part of its message', async () => {
+  const { model } = openAi
+  openAi.upstream.usual = { text: ['Well. '], refusal: ['No.'] }
+  const content = [
+    { type: 'output_text', text: 'Well. ' },
+    { type: 'refusal', refusal: 'No.' },
+  ]
+  const stream = client.responses.stream({ model, input: 'x' })
+  const parts: unknown[] = []
+  for await (const event of stream) if (event.type === 'response.content_part.done') parts.push([event.content_index, event.part])
+  expect(parts).toMatchObject(content.map((part, index) => [index, part]))
+  expect((await stream.finalResponse()).output).toMatchObject([{ type: 'message', content }])
+  const message = await asAnthropic.messages.stream({ model, max_tokens: 50, messages }).finalMessage()
+  expect(message.content).toMatchObject([{ text: 'Well. ' }, { text: 'No.' }])
+  openAi.upstream.usual = {}
+})
+
+function messageEvents(spoken: string): string[] {
+  const said = [`${spoken}.delta`, `${spoken}.done`]
+  const events = ['output_item.added', 'content_part.added', ...said, 'content_part.done', 'output_item.done', 'completed']
+  return events.map((event) => `response.${event}`)
+}
 
 const schema = { type: 'object', properties: { a: { type: 'string' } }, required: ['a'], additionalProperties: false }
 const tools = [{ name: 'f', input_schema: { type: 'object' } }]

@@ -92,6 +92,11 @@ describe('an OpenAI stream', () => {
     expect(read.end).toEqual({ finishReason: 'tool_calls', usage: null })
   })
 
+  test('of a refusal keeps it apart from the text', () => {
+    const read = openAi([choice({ content: '', refusal: null }), choice({ refusal: 'No' }), choice({ refusal: '.' }), choice({}, 'stop')])
+    expect(read.answer).toEqual({ text: '', refusal: 'No.' })
+  })
+
   test('counts tool calls that have no index, or all the same one', () => {
     const called = (calls: unknown[]) => openAi([...calls.map((call) => choice({ tool_calls: [call] })), choice({}, 'stop')])
     const expected = [

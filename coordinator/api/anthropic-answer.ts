@@ -18,8 +18,8 @@ export function messageBody(live: LiveJob): Record<string, unknown> {
   return { ...messageHead(live), content, ...stopOf(live), usage: usageOf(live) }
 }
 
-/** The text, cut where its provider cut it, with what the provider put between. */
-function spokenBlocks({ text, asides }: Answer): Record<string, unknown>[] {
+/** The text, cut where its provider cut it, with what the provider put between. The dialect has no other words for a refusal. */
+function spokenBlocks({ text, refusal, asides }: Answer): Record<string, unknown>[] {
   const blocks: Record<string, unknown>[] = []
   let from = 0
   const speak = (to: number, citations: unknown[] | null): void => {
@@ -31,6 +31,7 @@ function spokenBlocks({ text, asides }: Answer): Record<string, unknown>[] {
     if (aside.kind === 'block') blocks.push(aside.block)
   }
   speak(text.length, null)
+  if (refusal !== '') blocks.push({ type: 'text', text: refusal, citations: null })
   return blocks
 }
 
@@ -46,6 +47,7 @@ export const DIRECT = { type: 'direct' }
 export function stopOf(live: LiveJob): { stop_reason: string; stop_sequence: string | null } {
   const { stopSequence } = live
   if (live.answer.asides.at(-1)?.kind === 'paused') return { stop_reason: 'pause_turn', stop_sequence: null }
+  if (live.answer.refusal !== '') return { stop_reason: 'refusal', stop_sequence: null }
   switch (live.record.finishReason) {
     case 'length':
       return { stop_reason: 'max_tokens', stop_sequence: null }

@@ -14,7 +14,7 @@ import { faultOf, interrupted } from './submit.ts'
  *
  *   message_start ─▶ ping ─▶ (content_block_start ─▶ content_block_delta … ─▶ content_block_stop) … ─▶ message_delta ─▶ message_stop
  *
- * Blocks follow one another: thinking, text, and one for each call. A block is begun by its first content and ended by the
+ * Blocks follow one another: thinking, text, a refusal, which is text as well, and one for each call. A block is begun by its first content and ended by the
  * next block's. Cutting off a reader that does not read cancels its job, unless that was detached.
  */
 export class AnthropicStream implements Follower {
@@ -25,6 +25,7 @@ export class AnthropicStream implements Follower {
   #open: string | null = null
   #blocks = 0
   #textSent = 0
+  #refusalSent = 0
   #reasoningSent = 0
   #signatureSent = 0
   /** Which block of thinking is being told, and how much of it has been. */
@@ -74,7 +75,7 @@ export class AnthropicStream implements Follower {
 
   /** Only a second reader of a message that was not streamed at first can have read what is void now. */
   discarded(): void {
-    if (this.#textSent + this.#reasoningSent + this.#calls.length === 0) return
+    if (this.#textSent + this.#refusalSent + this.#reasoningSent + this.#calls.length === 0) return
     this.#live.unfollow(this)
     this.#sink.end(event('error', anthropicError(interrupted(this.#live.record.id), this.#options.requestId)))
   }
@@ -94,13 +95,15 @@ export class AnthropicStream implements Follower {
   }
 
   #write(isEnd: boolean): void {
-    const { text, reasoning, reasoningSignature, toolCalls, asides } = this.#live.answer
+    const { text, refusal, reasoning, reasoningSignature, toolCalls, asides } = this.#live.answer
     let events = ''
-    const isThought = isEnd || text.length > this.#textSent || toolCalls.length > this.#calls.length || asides.length > this.#asidesTold
+    const isSpeaking = text.length > this.#textSent || refusal.length > this.#refusalSent
+    const isThought = isEnd || isSpeaking || toolCalls.length > this.#calls.length || asides.length > this.#asidesTold
     if (reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent || (isThought && this.#signatureDue))
       events += this.#thinking(isThought)
     while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
     if (text.length > this.#textSent) events += this.#text(text, text.length)
+    if (refusal.length > this.#refusalSent) events += this.#refuse(refusal)
     for (let index = 0; index < toolCalls.length; index++) events += this.#call(index, toolCalls[index] as ToolCall)
     if (events !== '') this.#sink.write(events)
   }
@@ -137,6 +140,13 @@ export class AnthropicStream implements Follower {
     const begun = this.#begin('text', () => ({ type: 'text', text: '', citations: null }))
     this.#beforeText = `event: content_block_delta\ndata: {"type":"content_block_delta","index":${this.#blocks - 1},"delta":{"type":"text_delta","text":`
     return begun
+  }
+
+  #refuse(refusal: string): string {
+    const begun = this.#begin('refusal', () => ({ type: 'text', text: '', citations: null }))
+    const part = refusal.slice(this.#refusalSent)
+    this.#refusalSent = refusal.length
+    return begun + this.#delta({ type: 'text_delta', text: part })
   }
 
   /** All blocks of thinking but the last have come to their end, and so has the last if something else follows. */

@@ -23,8 +23,9 @@ export function answerBody(live: LiveJob, ...others: readonly LiveJob[]): Record
 }
 
 function chatChoice({ record, answer }: LiveJob, index: number): Record<string, unknown> {
-  const { text, reasoning, toolCalls, logprobs } = answer
-  const message: Record<string, unknown> = { role: 'assistant', content: text === '' && toolCalls.length > 0 ? null : text, refusal: null }
+  const { text, reasoning, refusal, toolCalls, logprobs } = answer
+  const content = text === '' && (toolCalls.length > 0 || refusal !== '') ? null : text
+  const message: Record<string, unknown> = { role: 'assistant', content, refusal: refusal === '' ? null : refusal }
   if (reasoning !== '') message.reasoning_content = reasoning
   if (toolCalls.length > 0) message.tool_calls = toolCalls.map(toolCallView)
   return { index, message, logprobs: logprobsView(logprobs), finish_reason: record.finishReason }

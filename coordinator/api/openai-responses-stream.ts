@@ -9,6 +9,7 @@ import {
   outputItems,
   reasoningItem,
   reasoningPart,
+  refusalPart,
   type ResponseRequest,
   responseView,
   textPart,
@@ -23,6 +24,7 @@ import { interrupted } from './submit.ts'
  *   created ─ in_progress ─┬─ item added ─ part added ─ deltas ─ done ─ part done ─ item done ─┬─ completed, incomplete, failed
  *                          └──────── for reasoning, then the message, then each call ──────────┘
  *
+ * A message in which the model refuses has a part for that, behind the one of its text if there is any.
  * An item is done when the next one begins or the answer ends. Who came back behind an event is given only what follows it.
  */
 export class ResponseStream implements Follower {
@@ -35,6 +37,7 @@ export class ResponseStream implements Follower {
   #number = 0
   #open: OpenItem | undefined
   readonly #items = new Map<string, OpenItem>()
+  #itemsAdded = 0
   #logprobsSent = 0
 
   constructor(
@@ -71,6 +74,7 @@ export class ResponseStream implements Follower {
     }
     if (answer.reasoning !== '') this.#grow('reasoning', answer.reasoning, () => reasoningItem(record, '', ''))
     if (answer.text !== '') this.#grow('message', answer.text, () => messageItem(record, [], 'in_progress'))
+    if (answer.refusal !== '') this.#grow('refusal', answer.refusal, () => messageItem(record, [], 'in_progress'))
     for (const [index, call] of answer.toolCalls.entries())
       this.#grow(`call ${index}`, call.arguments, () => callItem(record, index, { ...call, arguments: '' }, 'in_progress'))
   }
@@ -100,7 +104,7 @@ export class ResponseStream implements Follower {
     this.#live.unfollow(this)
     const { record, answer } = this.#live
     // An answer of no words is a message all the same.
-    if (record.status === 'succeeded' && answer.toolCalls.length === 0 && !this.#items.has('message'))
+    if (record.status === 'succeeded' && answer.toolCalls.length === 0 && answer.refusal === '' && !this.#items.has('message'))
       this.#add('message', () => messageItem(record, [], 'in_progress'))
     this.#close()
     const response = responseView(this.#live, this.#request)
@@ -134,19 +138,29 @@ export class ResponseStream implements Follower {
   }
 
   #add(key: string, begun: () => Body): OpenItem {
-    this.#close()
-    const body = begun()
-    const output_index = this.#items.size
-    const part = key === 'message' ? textPart('', []) : key === 'reasoning' ? reasoningPart('') : undefined
-    const place = { item_id: body.id, output_index, ...(part === undefined ? {} : { content_index: 0 }) }
+    const part = EMPTY_PARTS[key]?.()
+    // A message that has said something refuses in its next part.
+    const before = key === 'refusal' && this.#open?.key === 'message' ? this.#open : undefined
+    const place = before === undefined ? this.#addItem(begun(), part !== undefined) : this.#nextPart(before)
     const deltaEvent = DELTAS[key] ?? 'response.function_call_arguments.delta'
-    const before = `event: ${deltaEvent}\ndata: ${JSON.stringify({ type: deltaEvent, ...place }).slice(0, -1)},"sequence_number":`
-    const item: OpenItem = { key, place, deltaEvent, before, sent: 0, deltas: 0 }
+    const beforeNumber = `event: ${deltaEvent}\ndata: ${JSON.stringify({ type: deltaEvent, ...place }).slice(0, -1)},"sequence_number":`
+    const item: OpenItem = { key, place, deltaEvent, before: beforeNumber, sent: 0, deltas: 0 }
     this.#items.set(key, item)
     this.#open = item
-    this.#event('response.output_item.added', { output_index, item: body })
     if (part !== undefined) this.#event('response.content_part.added', { ...place, part })
     return item
+  }
+
+  #addItem(item: Body, hasParts: boolean): Place {
+    this.#close()
+    const output_index = this.#itemsAdded++
+    this.#event('response.output_item.added', { output_index, item })
+    return { item_id: item.id, output_index, ...(hasParts ? { content_index: 0 } : {}) }
+  }
+
+  #nextPart(before: OpenItem): Place {
+    this.#closePart(before)
+    return { ...before.place, content_index: 1 }
   }
 
   /** Whatever is open has said all it had to say. */
@@ -154,25 +168,32 @@ export class ResponseStream implements Follower {
     const item = this.#open
     if (item === undefined) return
     this.#open = undefined
-    const { record, answer } = this.#live
+    this.#closePart(item)
     const { place } = item
-    if (item.key === 'reasoning') {
-      this.#event('response.reasoning_text.done', { ...place, text: answer.reasoning })
-      this.#event('response.content_part.done', { ...place, part: reasoningPart(answer.reasoning) })
-    } else if (item.key === 'message') {
-      this.#event('response.output_text.done', { ...place, text: answer.text, logprobs: answer.logprobs })
-      this.#event('response.content_part.done', { ...place, part: textPart(answer.text, answer.logprobs) })
-    } else {
-      const call = answer.toolCalls[Number(item.key.slice('call '.length))]
-      this.#event('response.function_call_arguments.done', { ...place, name: call?.name, arguments: call?.arguments })
-    }
     const done = outputItems(this.#live, this.#request).find((made) => made.id === place.item_id)
     // While the answer still grows, what is closed is complete.
-    const status = isSettled(record.status) ? {} : { status: 'completed' }
+    const status = isSettled(this.#live.record.status) ? {} : { status: 'completed' }
     this.#event('response.output_item.done', {
       output_index: place.output_index,
       item: { ...done, ...(done !== undefined && 'status' in done ? status : {}) },
     })
+  }
+
+  #closePart({ key, place }: OpenItem): void {
+    const { answer } = this.#live
+    if (key === 'reasoning') {
+      this.#event('response.reasoning_text.done', { ...place, text: answer.reasoning })
+      this.#event('response.content_part.done', { ...place, part: reasoningPart(answer.reasoning) })
+    } else if (key === 'refusal') {
+      this.#event('response.refusal.done', { ...place, refusal: answer.refusal })
+      this.#event('response.content_part.done', { ...place, part: refusalPart(answer.refusal) })
+    } else if (key === 'message') {
+      this.#event('response.output_text.done', { ...place, text: answer.text, logprobs: answer.logprobs })
+      this.#event('response.content_part.done', { ...place, part: textPart(answer.text, answer.logprobs) })
+    } else {
+      const call = answer.toolCalls[Number(key.slice('call '.length))]
+      this.#event('response.function_call_arguments.done', { ...place, name: call?.name, arguments: call?.arguments })
+    }
   }
 
   #event(type: string, members: Body): void {
@@ -188,10 +209,13 @@ export class ResponseStream implements Follower {
   }
 }
 
+type Place = { item_id: unknown; output_index: number; content_index?: number }
+
+/** An item, or the part of a message that refuses. */
 type OpenItem = {
-  /** `reasoning`, `message`, or `call` and its index. */
+  /** `reasoning`, `message`, `refusal`, or `call` and its index. */
   key: string
-  place: { item_id: unknown; output_index: number; content_index?: number }
+  place: Place
   deltaEvent: string
   /** All of a delta's event before its number. */
   before: string
@@ -200,4 +224,14 @@ type OpenItem = {
   deltas: number
 }
 
-const DELTAS: Record<string, string> = { reasoning: 'response.reasoning_text.delta', message: 'response.output_text.delta' }
+const DELTAS: Record<string, string> = {
+  reasoning: 'response.reasoning_text.delta',
+  message: 'response.output_text.delta',
+  refusal: 'response.refusal.delta',
+}
+
+const EMPTY_PARTS: Record<string, () => Body> = {
+  reasoning: () => reasoningPart(''),
+  message: () => textPart('', []),
+  refusal: () => refusalPart(''),
+}

@@ -1,3 +1,4 @@
+import type { Answer } from '../../proto/answer.ts'
 import type { GenerationRequest, ResponseNotes, ToolCall } from '../../proto/request.ts'
 import type { JobRecord } from '../core/job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
@@ -59,8 +60,8 @@ export function outputItems({ record, answer }: LiveJob, request: ResponseReques
   const ended = record.status === 'succeeded' && incompleteOf(record) === null
   if (answer.reasoning !== '')
     items.push(reasoningItem(record, answer.reasoning, request.response.showSignature ? answer.reasoningSignature : ''))
-  if (answer.text !== '' || (answer.toolCalls.length === 0 && record.status === 'succeeded'))
-    items.push(messageItem(record, [textPart(answer.text, answer.logprobs)], 'completed'))
+  if (answer.text !== '' || answer.refusal !== '' || (answer.toolCalls.length === 0 && record.status === 'succeeded'))
+    items.push(messageItem(record, messageParts(answer), 'completed'))
   for (const [index, call] of answer.toolCalls.entries()) items.push(callItem(record, index, call, 'completed'))
   // Only the last can have been cut short.
   const last = items.at(-1)
@@ -82,12 +83,21 @@ export function reasoningPart(text: string): Body {
   return { type: 'reasoning_text', text }
 }
 
+function messageParts({ text, refusal, logprobs }: Answer): Body[] {
+  const refused = refusal === '' ? [] : [refusalPart(refusal)]
+  return text === '' && refusal !== '' ? refused : [textPart(text, logprobs), ...refused]
+}
+
 export function messageItem({ id }: JobRecord, content: Body[], status: string): Body {
   return { id: `msg_${id}`, type: 'message', status, role: 'assistant', content }
 }
 
 export function textPart(text: string, logprobs: readonly unknown[]): Body {
   return { type: 'output_text', text, annotations: [], logprobs }
+}
+
+export function refusalPart(refusal: string): Body {
+  return { type: 'refusal', refusal }
 }
 
 export function callItem({ id }: JobRecord, index: number, call: ToolCall, status: string): Body {

@@ -124,12 +124,12 @@ async function conversationOf(parts: ApiParts, request: FastifyRequest, id: stri
       'previous_response_id',
     )
   const said = whole.prompt.kind === 'chat' ? whole.prompt.messages : []
-  const { text, reasoning, reasoningSignature, toolCalls } = live.answer
+  const { text, refusal, reasoning, reasoningSignature, toolCalls } = live.answer
   return [
     ...(whole.response.instructed ? said.slice(1) : said),
     {
       role: 'assistant',
-      content: text,
+      content: text + refusal,
       ...(reasoning === '' ? {} : { reasoning }),
       ...(reasoningSignature === '' ? {} : { reasoningSignature }),
       ...(toolCalls.length === 0 ? {} : { toolCalls: [...toolCalls] }),

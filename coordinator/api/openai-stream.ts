@@ -95,6 +95,7 @@ class ChoiceStream implements Follower {
   readonly #after: string
   #sent = 0
   #reasoningSent = 0
+  #refusalSent = 0
   #logprobsSent = 0
   /** Length of their tokens. */
   #logprobsChars = 0
@@ -131,6 +132,7 @@ class ChoiceStream implements Follower {
     }
     if (answer.reasoning.length > this.#reasoningSent) this.#sendReasoning()
     if (answer.text.length > this.#sent) this.#sendText(fresh)
+    if (answer.refusal.length > this.#refusalSent) this.#sendRefusal()
     if (answer.toolCalls.length > 0) this.#sendToolCalls()
   }
 
@@ -144,7 +146,7 @@ class ChoiceStream implements Follower {
 
   /** Only a second caller of a job that was not streamed at first can have read what is void now. */
   discarded(): void {
-    if (this.#over || this.#sent + this.#reasoningSent + this.#argumentsSent.length === 0) return
+    if (this.#over || this.#sent + this.#reasoningSent + this.#refusalSent + this.#argumentsSent.length === 0) return
     this.leave()
     this.#parts.onFailed(interrupted(this.live.record.id))
   }
@@ -183,6 +185,13 @@ class ChoiceStream implements Follower {
     this.#reasoningSent = reasoning.length
     // The older endpoint has no place for it.
     if (this.#parts.options.chat) this.#event({ reasoning_content: part })
+  }
+
+  #sendRefusal(): void {
+    const { refusal } = this.live.answer
+    const part = refusal.slice(this.#refusalSent)
+    this.#refusalSent = refusal.length
+    if (this.#parts.options.chat) this.#event({ refusal: part })
   }
 
   #sendToolCalls(): void {

@@ -16,6 +16,8 @@ export type Play = {
   reasoning?: string[]
   /** Pieces of the text; cut to the `max_tokens` of the call. */
   text?: string[]
+  /** Said instead of a text; of OpenAI's dialect. */
+  refusal?: string[]
   toolCalls?: { id: string; name: string; pieces: string[] }[]
   /** Of the dialect; absent: what follows from the answer. */
   finish?: string
@@ -51,7 +53,8 @@ export type Voice = {
   quotaHeaders(quota: NonNullable<Play['quota']>): Record<string, string>
 }
 
-export function textOf({ text = ['Hello', ' from', ' up', 'stream', '.'] }: Play, { body }: Call): { pieces: string[]; isCut: boolean } {
+export function textOf(play: Play, { body }: Call): { pieces: string[]; isCut: boolean } {
+  const { text = play.refusal === undefined ? ['Hello', ' from', ' up', 'stream', '.'] : [] } = play
   const most = Number(body.max_completion_tokens ?? body.max_tokens ?? text.length)
   return { pieces: text.slice(0, most), isCut: text.length > most }
 }

@@ -119,7 +119,7 @@ export const chat: Noun = {
             {
               role: { const: 'assistant' },
               content: orNull(text()),
-              refusal: { type: 'null' },
+              refusal: orNull(text()),
               reasoning_content: text(),
               tool_calls: list(ref('ChatToolCall')),
             },
