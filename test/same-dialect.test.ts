@@ -105,6 +105,57 @@ function messageEvents(spoken: string): string[] {
   return events.map((event) => `response.${event}`)
 }
 
+const CALLS = [
+  { id: 'call_a', name: 'a', pieces: ['{"x":', '1', '}'] },
+  { id: 'call_b', name: 'b', pieces: ['{"y":', '{}', '}'] },
+  { id: 'call_c', name: 'c', pieces: ['{}'] },
+]
+const ARGUMENTS = CALLS.map(({ pieces }) => pieces.join(''))
+const functions = CALLS.map(({ name }) => ({ type: 'function' as const, name, parameters: { type: 'object' }, strict: false }))
+
+test.each([
+  ['one after another', { toolCalls: CALLS }],
+  ['by turns', { toolCalls: CALLS, isInterleaved: true as const }],
+])('calls that come %s are told one after another, each whole before it is closed', async (_how, play) => {
+  // Paced, so that the reader gets each piece by itself.
+  openAi.upstream.usual = { text: [], paceMs: 20, ...play }
+  const { model } = openAi
+  const told = { deltas: new Map<string, string[]>(), done: [] as string[] }
+  const stream = client.responses.stream({ model, input: 'x', tools: functions })
+  for await (const event of stream) {
+    if (event.type === 'response.function_call_arguments.delta') {
+      expect(told.deltas.size - told.done.length).toBeLessThanOrEqual(1)
+      told.deltas.set(event.item_id, [...(told.deltas.get(event.item_id) ?? []), event.delta])
+      expect(told.deltas.size - told.done.length).toBe(1)
+    } else if (event.type === 'response.function_call_arguments.done') told.done.push(event.arguments)
+    else if (event.type === 'response.output_item.done') expect(event.item).toMatchObject({ arguments: told.done.at(-1) })
+  }
+  expect(told.done).toEqual(ARGUMENTS)
+  expect([...told.deltas.values()].map((deltas) => deltas.join(''))).toEqual(ARGUMENTS)
+  expect(told.deltas.values().next().value?.length).toBeGreaterThan(1)
+
+  const blocks: string[] = []
+  let open: number | undefined
+  const asked = { model, max_tokens: 50, messages, tools: CALLS.map(({ name }) => ({ name, input_schema: { type: 'object' as const } })) }
+  const message = asAnthropic.messages.stream(asked)
+  message.on('streamEvent', (event) => {
+    if (event.type === 'content_block_start') blocks[(open = event.index)] = ''
+    else if (event.type === 'content_block_delta' && event.delta.type === 'input_json_delta') {
+      expect(event.index).toBe(open)
+      blocks[event.index] += event.delta.partial_json
+    } else if (event.type === 'content_block_stop') open = undefined
+  })
+  const { content } = await message.finalMessage()
+  expect(blocks).toEqual(ARGUMENTS)
+  expect(content).toMatchObject(CALLS.map(({ id, name, pieces }) => ({ id, name, input: JSON.parse(pieces.join('')) as unknown })))
+
+  const chat = await client.chat.completions
+    .stream({ model, messages, tools: functions.map(({ name }) => ({ type: 'function' as const, function: { name } })) })
+    .finalChatCompletion()
+  expect(chat.choices[0]?.message.tool_calls).toMatchObject(ARGUMENTS.map((written) => ({ function: { arguments: written } })))
+  openAi.upstream.usual = {}
+})
+
 const schema = { type: 'object', properties: { a: { type: 'string' } }, required: ['a'], additionalProperties: false }
 const tools = [{ name: 'f', input_schema: { type: 'object' } }]
 const limited = { model: 'fake', max_tokens: 5_000, messages }

@@ -6,6 +6,7 @@ import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import { anthropicError, DIRECT, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
+import { isWhole } from './calls.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { faultOf, interrupted } from './submit.ts'
 
@@ -15,7 +16,7 @@ import { faultOf, interrupted } from './submit.ts'
  *   message_start ─▶ ping ─▶ (content_block_start ─▶ content_block_delta … ─▶ content_block_stop) … ─▶ message_delta ─▶ message_stop
  *
  * Blocks follow one another: thinking, text, a refusal, which is text as well, and one for each call. A block is begun by its first content and ended by the
- * next block's. Cutting off a reader that does not read cancels its job, unless that was detached.
+ * next block's. What comes while a call is not whole waits until it is, or until the answer ends. Cutting off a reader that does not read cancels its job, unless that was detached.
  */
 export class AnthropicStream implements Follower {
   readonly #dispatcher: Dispatcher
@@ -34,8 +35,9 @@ export class AnthropicStream implements Follower {
   /** Its signature is told when it can no longer grow. */
   #signatureDue = false
   #asidesTold = 0
-  /** For each call, its block and how much of its arguments was told. */
-  readonly #calls: { block: number; sent: number }[] = []
+  #callsBegun = 0
+  /** Of the arguments of the last of them. */
+  #argumentsSent = 0
   /** Everything before a text, once for each block: the text is the hot path. */
   #beforeText = ''
 
@@ -75,7 +77,7 @@ export class AnthropicStream implements Follower {
 
   /** Only a second reader of a message that was not streamed at first can have read what is void now. */
   discarded(): void {
-    if (this.#textSent + this.#refusalSent + this.#reasoningSent + this.#calls.length === 0) return
+    if (this.#textSent + this.#refusalSent + this.#reasoningSent + this.#callsBegun === 0) return
     this.#live.unfollow(this)
     this.#sink.end(event('error', anthropicError(interrupted(this.#live.record.id), this.#options.requestId)))
   }
@@ -96,16 +98,24 @@ export class AnthropicStream implements Follower {
 
   #write(isEnd: boolean): void {
     const { text, refusal, reasoning, reasoningSignature, toolCalls, asides } = this.#live.answer
-    let events = ''
+    let events = this.#growCall()
     const isSpeaking = text.length > this.#textSent || refusal.length > this.#refusalSent
-    const isThought = isEnd || isSpeaking || toolCalls.length > this.#calls.length || asides.length > this.#asidesTold
-    if (reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent || (isThought && this.#signatureDue))
-      events += this.#thinking(isThought)
-    while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
-    if (text.length > this.#textSent) events += this.#text(text, text.length)
-    if (refusal.length > this.#refusalSent) events += this.#refuse(refusal)
-    for (let index = 0; index < toolCalls.length; index++) events += this.#call(index, toolCalls[index] as ToolCall)
+    const isThought = isEnd || isSpeaking || toolCalls.length > this.#callsBegun || asides.length > this.#asidesTold
+    const isThinking = reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent
+    if ((isThought || isThinking) && this.#mayGoOn(isEnd)) {
+      if (isThinking || this.#signatureDue) events += this.#thinking(isThought)
+      while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
+      if (text.length > this.#textSent) events += this.#text(text, text.length)
+      if (refusal.length > this.#refusalSent) events += this.#refuse(refusal)
+      while (this.#callsBegun < toolCalls.length && this.#mayGoOn(isEnd)) events += this.#beginCall()
+    }
     if (events !== '') this.#sink.write(events)
+  }
+
+  /** False while the open call is not whole. */
+  #mayGoOn(isEnd: boolean): boolean {
+    const call = this.#live.answer.toolCalls[this.#callsBegun - 1]
+    return isEnd || call === undefined || this.#open !== 'call' || isWhole(call)
   }
 
   /** After the text that came before it. */
@@ -186,18 +196,20 @@ export class AnthropicStream implements Follower {
     return this.#begin('redacted', () => ({ type: 'redacted_thinking', data })) + this.#close()
   }
 
-  /** Calls that grow side by side have their parts told by the number of their block, the later ones too. */
-  #call(index: number, call: ToolCall): string {
-    let begun = ''
-    if (index >= this.#calls.length) {
-      begun = this.#begin(`call ${index}`, () => ({ type: 'tool_use', id: call.id, name: call.name, input: {}, caller: DIRECT }))
-      this.#calls.push({ block: this.#blocks - 1, sent: 0 })
-    }
-    const told = this.#calls[index] as { block: number; sent: number }
-    const grown = call.arguments.slice(told.sent)
-    if (grown === '') return begun
-    told.sent = call.arguments.length
-    return begun + this.#delta({ type: 'input_json_delta', partial_json: grown }, told.block)
+  #beginCall(): string {
+    const { id, name } = this.#live.answer.toolCalls[this.#callsBegun++] as ToolCall
+    this.#argumentsSent = 0
+    const closed = this.#close()
+    return closed + this.#begin('call', () => ({ type: 'tool_use', id, name, input: {}, caller: DIRECT })) + this.#growCall()
+  }
+
+  /** What the open call has grown by. */
+  #growCall(): string {
+    if (this.#open !== 'call') return ''
+    const { arguments: written } = this.#live.answer.toolCalls[this.#callsBegun - 1] as ToolCall
+    const grown = written.slice(this.#argumentsSent)
+    this.#argumentsSent = written.length
+    return grown === '' ? '' : this.#delta({ type: 'input_json_delta', partial_json: grown })
   }
 
   /** '' when the block is the one that is open. */
@@ -210,8 +222,8 @@ export class AnthropicStream implements Follower {
     return closed + event('content_block_start', { index, content_block: content() })
   }
 
-  #delta(delta: Record<string, unknown>, index: number = this.#blocks - 1): string {
-    return event('content_block_delta', { index, delta })
+  #delta(delta: Record<string, unknown>): string {
+    return event('content_block_delta', { index: this.#blocks - 1, delta })
   }
 
   #close(): string {

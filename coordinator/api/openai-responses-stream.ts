@@ -1,8 +1,10 @@
 import type { ServerResponse } from 'node:http'
+import type { ToolCall } from '../../proto/request.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import type { Body } from './body.ts'
+import { isWhole } from './calls.ts'
 import {
   callItem,
   messageItem,
@@ -25,7 +27,7 @@ import { interrupted } from './submit.ts'
  *                          └──────── for reasoning, then the message, then each call ──────────┘
  *
  * A message in which the model refuses has a part for that, behind the one of its text if there is any.
- * An item is done when the next one begins or the answer ends. Who came back behind an event is given only what follows it.
+ * An item is done when the next one begins or the answer ends. What comes while a call is not whole waits until it is. Who came back behind an event is given only what follows it.
  */
 export class ResponseStream implements Follower {
   readonly #dispatcher: Dispatcher
@@ -38,6 +40,7 @@ export class ResponseStream implements Follower {
   #open: OpenItem | undefined
   readonly #items = new Map<string, OpenItem>()
   #itemsAdded = 0
+  #callsBegun = 0
   #logprobsSent = 0
 
   constructor(
@@ -72,11 +75,34 @@ export class ResponseStream implements Follower {
       this.#sink.cutIfFarBehind(answer.text.length - (this.#items.get('message')?.sent ?? 0))
       return
     }
+    if (!this.#mayGoOn()) return
     if (answer.reasoning !== '') this.#grow('reasoning', answer.reasoning, () => reasoningItem(record, '', ''))
     if (answer.text !== '') this.#grow('message', answer.text, () => messageItem(record, [], 'in_progress'))
     if (answer.refusal !== '') this.#grow('refusal', answer.refusal, () => messageItem(record, [], 'in_progress'))
-    for (const [index, call] of answer.toolCalls.entries())
-      this.#grow(`call ${index}`, call.arguments, () => callItem(record, index, { ...call, arguments: '' }, 'in_progress'))
+    while (this.#callsBegun < answer.toolCalls.length && this.#mayGoOn()) this.#growCall(this.#callsBegun++)
+  }
+
+  /** False while the open call is not whole, of which all that there is has been told. */
+  #mayGoOn(): boolean {
+    const { record, answer } = this.#live
+    const index = this.#callsBegun - 1
+    const call = answer.toolCalls[index]
+    if (call === undefined || this.#open?.key !== `call ${index}`) return true
+    this.#growCall(index)
+    return isSettled(record.status) || !this.#hasMore() || isWhole(call)
+  }
+
+  /** Something else than the calls that were begun has grown. */
+  #hasMore(): boolean {
+    const { text, reasoning, refusal, toolCalls } = this.#live.answer
+    const sent = ['message', 'reasoning', 'refusal'].reduce((sum, key) => sum + (this.#items.get(key)?.sent ?? 0), 0)
+    return toolCalls.length > this.#callsBegun || text.length + reasoning.length + refusal.length > sent
+  }
+
+  #growCall(index: number): void {
+    const { record, answer } = this.#live
+    const call = answer.toolCalls[index] as ToolCall
+    this.#grow(`call ${index}`, call.arguments, () => callItem(record, index, { ...call, arguments: '' }, 'in_progress'))
   }
 
   waits(waiting: Waiting): void {

@@ -84,7 +84,16 @@ function finishOf(play: Play, call: Call): string {
 }
 
 /** The first piece of a call comes with its id and name. */
-function toolDeltas({ toolCalls = [] }: Play): object[] {
+function toolDeltas({ toolCalls = [], isInterleaved }: Play): object[] {
+  if (isInterleaved === true)
+    return [
+      ...toolCalls.map(({ id, name }, index) => ({ index, id, type: 'function', function: { name, arguments: '' } })),
+      ...Array.from({ length: Math.max(...toolCalls.map(({ pieces }) => pieces.length)) }, (_, position) =>
+        toolCalls.flatMap(({ pieces }, index) =>
+          pieces[position] === undefined ? [] : { index, function: { arguments: pieces[position] } },
+        ),
+      ).flat(),
+    ]
   return toolCalls.flatMap(({ id, name, pieces }, index) =>
     pieces.map((written, position) =>
       position === 0

@@ -19,6 +19,8 @@ export type Play = {
   /** Said instead of a text; of OpenAI's dialect. */
   refusal?: string[]
   toolCalls?: { id: string; name: string; pieces: string[] }[]
+  /** All calls begin before the first has arguments, and then grow by turns; of OpenAI's dialect. */
+  isInterleaved?: true
   /** Of the dialect; absent: what follows from the answer. */
   finish?: string
   /** The stop string that is said to have matched. */
