@@ -23,8 +23,8 @@ export type Aside = { at: number } & (
   | { kind: 'paused' }
 )
 
-/** `index` counts the answer's calls from 0. `id` and `name` come whole with a call's first delta; `arguments` grow. */
-export type ToolCallDelta = { index: number; id?: string; name?: string; arguments?: string }
+/** `index` counts the answer's calls from 0. `id`, `name` and `custom` come with a call's first delta; `arguments` grow. */
+export type ToolCallDelta = { index: number } & Partial<ToolCall>
 
 /** As OpenAI shows it: natural logarithms; `bytes` are the token's UTF-8. */
 export type TokenLogprob = { token: string; logprob: number; bytes: number[] | null; top_logprobs: Omit<TokenLogprob, 'top_logprobs'>[] }
@@ -88,10 +88,11 @@ export class Answer {
     return answer
   }
 
-  #grow({ index, id, name, arguments: grown }: ToolCallDelta): void {
+  #grow({ index, id, name, arguments: grown, custom }: ToolCallDelta): void {
     const call = (this.toolCalls[index] ??= { id: '', name: '', arguments: '' })
     if (id !== undefined) call.id = id
     if (name !== undefined) call.name = name
+    if (custom === true) call.custom = true
     if (grown !== undefined) call.arguments += grown
   }
 }

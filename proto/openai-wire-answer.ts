@@ -115,14 +115,14 @@ export class OpenAiReader {
 
   #call(call: unknown): ToolCallDelta {
     if (!isJson(call)) throw new Malformed('a call of tool_calls is not an object')
-    const { name, grown } = functionIn(call)
+    const { name, grown, kind } = calledIn(call)
     const id = textIn(call, 'id') || undefined
     const known = this.#knownCall(countIn(call, 'index'), id, name)
     if (known >= 0) return { index: known, ...(grown === undefined ? {} : { arguments: grown }) }
     if (this.#calls.length >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
     if (name === undefined) throw new Malformed('a tool call begins without a name')
     const index = this.#calls.push({ index: countIn(call, 'index'), id }) - 1
-    return { index, id: id ?? this.#newCallId(), name, ...(grown === undefined ? {} : { arguments: grown }) }
+    return { index, id: id ?? this.#newCallId(), name, ...kind, ...(grown === undefined ? {} : { arguments: grown }) }
   }
 
   /**
@@ -167,13 +167,17 @@ function reasoningIn(said: Json): string | undefined {
   return typeof said.reasoning === 'string' ? said.reasoning : undefined
 }
 
-function functionIn(call: Json): { name: string | undefined; grown: string | undefined } {
+/** A function with arguments, or a custom tool with an input. */
+function calledIn(call: Json): { name: string | undefined; grown: string | undefined; kind: { custom?: true } } {
+  const custom = objectIn(call, 'custom')
+  if (custom !== undefined) return { name: textIn(custom, 'name') || undefined, grown: textIn(custom, 'input'), kind: { custom: true } }
   const called = objectIn(call, 'function') ?? {}
   const grown = called.arguments
   return {
     name: textIn(called, 'name') || undefined,
     // A server that parses them itself hands over an object.
     grown: isJson(grown) ? JSON.stringify(grown) : textIn(called, 'arguments'),
+    kind: {},
   }
 }
 

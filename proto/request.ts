@@ -79,8 +79,11 @@ export type ContentPart = { kind: 'text'; text: string } | ImagePart
 /** `url` is https:// or a data: URL with base64. */
 export type ImagePart = { kind: 'image'; url: string; detail?: 'auto' | 'low' | 'high' }
 
-/** `arguments` is the JSON text that the model wrote, which may not be valid. */
-export type ToolCall = { id: string; name: string; arguments: string }
+/**
+ * `arguments` is the JSON text that the model wrote, which may not be valid. `custom`: of a tool of the OpenAI dialect that is
+ * no function; `arguments` is its input then, any text.
+ */
+export type ToolCall = { id: string; name: string; arguments: string; custom?: true }
 export type Tool = { name: string; description?: string; parameters?: JsonSchema; strict?: boolean }
 export type JsonSchema = Record<string, unknown> | boolean
 

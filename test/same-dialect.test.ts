@@ -156,6 +156,35 @@ test.each([
   openAi.upstream.usual = {}
 })
 
+test('a call of a custom tool comes as it was made, streamed and not, and its result goes back', async () => {
+  const { model } = openAi
+  openAi.upstream.usual = { text: [], toolCalls: [{ id: 'call_a', name: 'code', pieces: ['print(', '1)'], isCustom: true }] }
+  const call = { id: 'call_a', type: 'custom' as const, custom: { name: 'code', input: 'print(1)' } }
+  const body = { model, messages, tools: [{ type: 'custom' as const, custom: { name: 'code' } }] }
+  const made = await client.chat.completions.create(body)
+  expect(made.choices[0]).toMatchObject({ finish_reason: 'tool_calls', message: { content: null, tool_calls: [call] } })
+  const deltas: object[] = []
+  for await (const { choices } of await client.chat.completions.create({ ...body, stream: true }))
+    deltas.push(...(choices[0]?.delta.tool_calls ?? []))
+  expect(deltas[0]).toEqual({ index: 0, ...call, custom: { name: 'code', input: '' } })
+  expect(
+    deltas
+      .slice(1)
+      .map((delta) => (delta as { custom: { input: string } }).custom.input)
+      .join(''),
+  ).toBe('print(1)')
+  expect(openAi.upstream.calls.at(-1)?.body.tools).toEqual(body.tools)
+  openAi.upstream.usual = {}
+  const further = [
+    ...messages,
+    { role: 'assistant' as const, content: null, tool_calls: [call] },
+    { role: 'tool' as const, tool_call_id: 'call_a', content: '1' },
+  ]
+  const answered = await client.chat.completions.create({ ...body, messages: further })
+  expect(answered.choices[0]?.message.content).toBe('Hello from upstream.')
+  expect(sentTo(openAi)).toMatchObject({ messages: further })
+})
+
 const schema = { type: 'object', properties: { a: { type: 'string' } }, required: ['a'], additionalProperties: false }
 const tools = [{ name: 'f', input_schema: { type: 'object' } }]
 const limited = { model: 'fake', max_tokens: 5_000, messages }

@@ -92,6 +92,18 @@ describe('an OpenAI stream', () => {
     expect(read.end).toEqual({ finishReason: 'tool_calls', usage: null })
   })
 
+  test('of a custom tool call brings its input', () => {
+    const read = openAi([
+      choice({ tool_calls: [{ index: 0, id: 'a', type: 'custom', custom: { name: 'code', input: '' } }] }),
+      choice({ tool_calls: [{ index: 0, custom: { input: 'print(1)' } }] }),
+      choice({}, 'tool_calls'),
+    ])
+    expect(read).toMatchObject({
+      answer: { tool_calls: [{ id: 'a', name: 'code', arguments: 'print(1)', custom: true }] },
+      failure: null,
+    })
+  })
+
   test('of a refusal keeps it apart from the text', () => {
     const read = openAi([choice({ content: '', refusal: null }), choice({ refusal: 'No' }), choice({ refusal: '.' }), choice({}, 'stop')])
     expect(read.answer).toEqual({ text: '', refusal: 'No.' })
@@ -313,6 +325,8 @@ test('whatever an upstream says is an answer, nothing, or a failure, and never a
     'content',
     'tool_calls',
     'function',
+    'custom',
+    'refusal',
     'name',
     'arguments',
     'index',

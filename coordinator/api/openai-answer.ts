@@ -35,7 +35,8 @@ function completionChoice({ record, answer }: LiveJob, index: number): Record<st
   return { index, text: answer.text, logprobs: completionLogprobsView(answer.logprobs, 0), finish_reason: record.finishReason }
 }
 
-function toolCallView(call: ToolCall): Record<string, unknown> {
+export function toolCallView(call: ToolCall): Record<string, unknown> {
+  if (call.custom === true) return { id: call.id, type: 'custom', custom: { name: call.name, input: call.arguments } }
   return { id: call.id, type: 'function', function: { name: call.name, arguments: call.arguments } }
 }
 

@@ -80,10 +80,19 @@ function readCalls(value: unknown, at: string, beyond: string[]): ToolCall[] {
   const calls: ToolCall[] = []
   for (const [index, item] of value.entries()) {
     const place = `${at}[${index}]`
-    if (isObject(item) && typeof item.type === 'string' && item.type !== 'function') beyond.push(place)
-    else calls.push(readCall(item, place))
+    const type = isObject(item) && typeof item.type === 'string' ? item.type : 'function'
+    if (type !== 'function') beyond.push(place)
+    if (type === 'custom') calls.push(readCustomCall(item as Body, place))
+    else if (type === 'function') calls.push(readCall(item, place))
   }
   return calls
+}
+
+function readCustomCall(item: Body, at: string): ToolCall {
+  const { custom } = item
+  if (!isObject(custom) || typeof custom.name !== 'string' || typeof custom.input !== 'string')
+    throw badRequest('invalid_messages', `${at} must be {"id", "type": "custom", "custom": {"name", "input": a text}}.`, at)
+  return { id: readId(item.id, `${at}.id`), name: custom.name, arguments: custom.input, custom: true }
 }
 
 function readCall(item: unknown, at: string): ToolCall {

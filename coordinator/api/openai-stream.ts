@@ -3,7 +3,7 @@ import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
-import { completionLogprobsView, logprobsView, usageOf } from './openai-answer.ts'
+import { completionLogprobsView, logprobsView, toolCallView, usageOf } from './openai-answer.ts'
 import { faultOf, interrupted } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
@@ -198,10 +198,15 @@ class ChoiceStream implements Follower {
     for (const [index, call] of this.live.answer.toolCalls.entries()) {
       let sent = this.#argumentsSent[index]
       if (sent === undefined) {
-        this.#event({ tool_calls: [{ index, id: call.id, type: 'function', function: { name: call.name, arguments: '' } }] })
+        this.#event({ tool_calls: [{ index, ...toolCallView({ ...call, arguments: '' }) }] })
         sent = 0
       }
-      if (call.arguments.length > sent) this.#event({ tool_calls: [{ index, function: { arguments: call.arguments.slice(sent) } }] })
+      if (call.arguments.length > sent) {
+        const part = call.arguments.slice(sent)
+        this.#event({
+          tool_calls: [{ index, ...(call.custom === true ? { custom: { input: part } } : { function: { arguments: part } }) }],
+        })
+      }
       this.#argumentsSent[index] = call.arguments.length
     }
   }

@@ -267,8 +267,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'arguments of a call are streamed from their beginning each time',
     file: 'coordinator/api/openai-stream.ts',
-    find: 'arguments: call.arguments.slice(sent)',
-    replace: 'arguments: call.arguments',
+    find: 'const part = call.arguments.slice(sent)',
+    replace: 'const part = call.arguments',
     tests: ['openai-dialect'],
     only: 'calls stream',
   },

@@ -94,13 +94,18 @@ function toolDeltas({ toolCalls = [], isInterleaved }: Play): object[] {
         ),
       ).flat(),
     ]
-  return toolCalls.flatMap(({ id, name, pieces }, index) =>
+  return toolCalls.flatMap(({ id, name, pieces, isCustom }, index) =>
     pieces.map((written, position) =>
-      position === 0
-        ? { index, id, type: 'function', function: { name, arguments: written } }
-        : { index, function: { arguments: written } },
+      position === 0 ? { index, id, ...called(written, isCustom, name) } : { index, ...called(written, isCustom) },
     ),
   )
+}
+
+/** What follows the first piece says neither name nor type. */
+function called(written: string, isCustom = false, name?: string): object {
+  const type = isCustom ? 'custom' : 'function'
+  const head = name === undefined ? {} : { name }
+  return { ...(name === undefined ? {} : { type }), [type]: { ...head, [isCustom ? 'input' : 'arguments']: written } }
 }
 
 function messageOf(play: Play, text: string): object {
@@ -112,11 +117,7 @@ function messageOf(play: Play, text: string): object {
     ...(play.toolCalls === undefined
       ? {}
       : {
-          tool_calls: play.toolCalls.map(({ id, name, pieces }) => ({
-            id,
-            type: 'function',
-            function: { name, arguments: pieces.join('') },
-          })),
+          tool_calls: play.toolCalls.map(({ id, name, pieces, isCustom }) => ({ id, ...called(pieces.join(''), isCustom, name) })),
         }),
   }
 }

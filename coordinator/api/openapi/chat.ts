@@ -106,7 +106,10 @@ export const chat: Noun = {
       },
       required: ['type'],
     },
-    ChatToolCall: view({ id: text(), type: { const: 'function' }, function: view({ name: text(), arguments: text('JSON') }) }),
+    ChatToolCall: either([
+      view({ id: text(), type: { const: 'function' }, function: view({ name: text(), arguments: text('JSON') }) }),
+      view({ id: text(), type: { const: 'custom' }, custom: view({ name: text(), input: text() }) }),
+    ]),
     ChatCompletion: view({
       id: text(),
       object: { const: 'chat.completion' },

@@ -168,7 +168,9 @@ export const jobs: Noun = {
         reasoning: text(),
         reasoning_signature: text(),
         refusal: text('What the model said instead of an answer'),
-        tool_calls: list(view({ id: text(), name: text(), arguments: text('JSON') })),
+        tool_calls: list(
+          view({ id: text(), name: text(), arguments: text('JSON, or the input of a custom tool'), custom: { const: true } }, ['custom']),
+        ),
         logprobs: list(anything()),
         asides: list(anything('What only a provider of the same dialect says')),
         stop_sequence: text('The text that ended it'),
