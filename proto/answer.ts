@@ -10,6 +10,8 @@ export type AnswerDelta = {
   toolCalls?: ToolCallDelta[]
   logprobs?: TokenLogprob[]
   asides?: Aside[]
+  /** What a provider of the OpenAI dialect says of its text, such as where it read it; kept for callers of chat completions. */
+  annotations?: unknown[]
 }
 
 /**
@@ -41,6 +43,7 @@ export class Answer {
   readonly toolCalls: ToolCall[] = []
   readonly logprobs: TokenLogprob[] = []
   readonly asides: Aside[] = []
+  readonly annotations: unknown[] = []
 
   append(text: string, delta?: AnswerDelta): void {
     this.text += text
@@ -51,6 +54,7 @@ export class Answer {
     for (const call of delta.toolCalls ?? []) this.#grow(call)
     if (delta.logprobs !== undefined) this.logprobs.push(...delta.logprobs)
     if (delta.asides !== undefined) this.asides.push(...delta.asides)
+    if (delta.annotations !== undefined) this.annotations.push(...delta.annotations)
   }
 
   /** Back to nothing: another provider begins anew. */
@@ -62,6 +66,7 @@ export class Answer {
     this.toolCalls.length = 0
     this.logprobs.length = 0
     this.asides.length = 0
+    this.annotations.length = 0
   }
 
   /** Members that are empty are left out, `text` never is. */
@@ -73,6 +78,7 @@ export class Answer {
     if (this.toolCalls.length > 0) json.tool_calls = this.toolCalls
     if (this.logprobs.length > 0) json.logprobs = this.logprobs
     if (this.asides.length > 0) json.asides = this.asides
+    if (this.annotations.length > 0) json.annotations = this.annotations
     return json
   }
 
@@ -85,6 +91,7 @@ export class Answer {
     answer.toolCalls.push(...(json.tool_calls ?? []))
     answer.logprobs.push(...(json.logprobs ?? []))
     answer.asides.push(...(json.asides ?? []))
+    answer.annotations.push(...(json.annotations ?? []))
     return answer
   }
 
@@ -105,6 +112,7 @@ export type AnswerJson = {
   tool_calls?: ToolCall[]
   logprobs?: TokenLogprob[]
   asides?: Aside[]
+  annotations?: unknown[]
 }
 
 /** Why an answer ended: by itself or at a stop string, at a limit of tokens, to have tools called, filtered, or cancelled. */

@@ -106,6 +106,8 @@ export class OpenAiReader {
       if (refusal !== undefined && refusal !== '') delta.refusal = refusal
       const calls = listIn(said, 'tool_calls')
       if (calls !== undefined && calls.length > 0) delta.toolCalls = calls.map((call) => this.#call(call))
+      const annotations = listIn(said, 'annotations')
+      if (annotations !== undefined && annotations.length > 0) delta.annotations = annotations
     }
     const logprobs = objectIn(choice, 'logprobs')
     const tokens = logprobs === undefined ? [] : logprobsOf(logprobs)

@@ -217,7 +217,6 @@ test('what only a provider of the dialect can honour is kept as it came, and nam
     generation: { verbatim: { dialect: 'openai', body: { verbosity: 'low', messages: body.messages, seed: 3 } } },
   })
   const cloudOnly = [
-    { modalities: ['text', 'audio'], audio: {} },
     { prediction: {} },
     { web_search_options: {} },
     { service_tier: 'flex' },
@@ -253,6 +252,8 @@ const withSchema = (broken: unknown) => ({ tools: [{ type: 'function', function:
 const BAD: [what: string, body: object, code: string, param: string][] = [
   ['a legacy function', { functions: [{ name: 'f' }] }, 'unsupported_parameter', 'functions'],
   ['a legacy choice', { function_call: { name: 'f' } }, 'unsupported_parameter', 'function_call'],
+  ['an answer that is spoken', { modalities: ['text', 'audio'] }, 'unsupported_parameter', 'modalities'],
+  ['a voice', { audio: { voice: 'alloy', format: 'wav' } }, 'unsupported_parameter', 'audio'],
   ['too many tools', { tools: Array.from({ length: 129 }, () => clock) }, 'invalid_tools', 'tools'],
   ['one name twice', { tools: [clock, clock] }, 'invalid_tools', 'tools[1].function.name'],
   ['a name with spaces', { tools: [{ type: 'function', function: { name: 'a b' } }] }, 'invalid_tools', 'tools[0].function.name'],

@@ -185,6 +185,26 @@ test('a call of a custom tool comes as it was made, streamed and not, and its re
   expect(sentTo(openAi)).toMatchObject({ messages: further })
 })
 
+test('what a search of the cloud found is told of the text, streamed and not', async () => {
+  const { model } = openAi
+  const citation = (title: string) => ({
+    type: 'url_citation',
+    url_citation: { start_index: 0, end_index: 5, title, url: 'https://a.example' },
+  })
+  const annotations = [citation('one'), citation('two')]
+  openAi.upstream.usual = { annotations }
+  const body = { model, messages, web_search_options: {} }
+  const plain = await client.chat.completions.create(body)
+  expect(plain.choices[0]?.message).toMatchObject({ content: 'Hello from upstream.', annotations })
+  const told: unknown[] = []
+  for await (const { choices } of await client.chat.completions.create({ ...body, stream: true }))
+    told.push(...((choices[0]?.delta as { annotations?: unknown[] } | undefined)?.annotations ?? []))
+  expect(told).toEqual(annotations)
+  openAi.upstream.usual = {}
+  const said = plain.choices[0]?.message as OpenAI.ChatCompletionMessage
+  for (const other of [model, 'fake']) await client.chat.completions.create({ model: other, messages: [...messages, said, ...messages] })
+})
+
 const schema = { type: 'object', properties: { a: { type: 'string' } }, required: ['a'], additionalProperties: false }
 const tools = [{ name: 'f', input_schema: { type: 'object' } }]
 const limited = { model: 'fake', max_tokens: 5_000, messages }

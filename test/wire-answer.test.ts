@@ -327,6 +327,7 @@ test('whatever an upstream says is an answer, nothing, or a failure, and never a
     'function',
     'custom',
     'refusal',
+    'annotations',
     'name',
     'arguments',
     'index',

@@ -23,10 +23,11 @@ export function answerBody(live: LiveJob, ...others: readonly LiveJob[]): Record
 }
 
 function chatChoice({ record, answer }: LiveJob, index: number): Record<string, unknown> {
-  const { text, reasoning, refusal, toolCalls, logprobs } = answer
+  const { text, reasoning, refusal, toolCalls, logprobs, annotations } = answer
   const content = text === '' && (toolCalls.length > 0 || refusal !== '') ? null : text
   const message: Record<string, unknown> = { role: 'assistant', content, refusal: refusal === '' ? null : refusal }
   if (reasoning !== '') message.reasoning_content = reasoning
+  if (annotations.length > 0) message.annotations = annotations
   if (toolCalls.length > 0) message.tool_calls = toolCalls.map(toolCallView)
   return { index, message, logprobs: logprobsView(logprobs), finish_reason: record.finishReason }
 }

@@ -38,12 +38,12 @@ function readMessage(value: unknown, at: string, beyond: string[]): ChatMessage 
   return { role, toolCallId: readId(value.tool_call_id, `${at}.tool_call_id`), content }
 }
 
-/** What the official clients send back with a message they parsed is theirs and says nothing new. */
-const PARSED_BY_CLIENT = 'parsed'
+/** What the official clients send back with a message: what they parsed, which is theirs, and what is told to people of its text. */
+const SENT_BACK = ['parsed', 'annotations']
 const MEMBERS: Record<ChatMessage['role'], Set<string>> = {
   system: new Set(['role', 'content']),
   user: new Set(['role', 'content']),
-  assistant: new Set(['role', 'content', 'tool_calls', 'reasoning_content', PARSED_BY_CLIENT]),
+  assistant: new Set(['role', 'content', 'tool_calls', 'reasoning_content', ...SENT_BACK]),
   tool: new Set(['role', 'content', 'tool_call_id']),
 }
 const BEYOND_MEMBERS = new Set(['name', 'audio', 'refusal'])

@@ -123,9 +123,9 @@ const COMPLETION_KNOWN: ReadonlySet<string> = new Set([...COMMON, 'prompt', 'log
 const CHAT_ELSEWHERE: Record<string, (value: unknown) => boolean> = {
   functions: renamed('functions', 'tools', isEmptyList),
   function_call: renamed('function_call', 'tool_choice', (value) => value === 'none' || value === 'auto'),
-  modalities: (value) => Array.isArray(value) && value.length === 1 && value[0] === 'text',
+  modalities: textOnly,
   service_tier: isAnyTier,
-  audio: never,
+  audio: refuseAudio,
   prediction: never,
   verbosity: never,
   web_search_options: never,
@@ -185,6 +185,16 @@ function renamed(name: string, modern: string, isOff: (value: unknown) => boolea
     if (isOff(value)) return true
     throw badRequest('unsupported_parameter', `${name} is the old way to say it; use ${modern}.`, name)
   }
+}
+
+/** Whatever else a provider said would be lost on the way. */
+function textOnly(value: unknown): boolean {
+  if (Array.isArray(value) && value.length === 1 && value[0] === 'text') return true
+  throw unsupported('modalities', 'An answer in another modality than text')
+}
+
+function refuseAudio(): boolean {
+  throw unsupported('audio', 'An answer that is spoken')
 }
 
 function unsupported(param: string, what: string): Error {

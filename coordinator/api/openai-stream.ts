@@ -96,6 +96,7 @@ class ChoiceStream implements Follower {
   #sent = 0
   #reasoningSent = 0
   #refusalSent = 0
+  #annotationsSent = 0
   #logprobsSent = 0
   /** Length of their tokens. */
   #logprobsChars = 0
@@ -133,6 +134,7 @@ class ChoiceStream implements Follower {
     if (answer.reasoning.length > this.#reasoningSent) this.#sendReasoning()
     if (answer.text.length > this.#sent) this.#sendText(fresh)
     if (answer.refusal.length > this.#refusalSent) this.#sendRefusal()
+    if (answer.annotations.length > this.#annotationsSent) this.#sendAnnotations()
     if (answer.toolCalls.length > 0) this.#sendToolCalls()
   }
 
@@ -192,6 +194,12 @@ class ChoiceStream implements Follower {
     const part = refusal.slice(this.#refusalSent)
     this.#refusalSent = refusal.length
     if (this.#parts.options.chat) this.#event({ refusal: part })
+  }
+
+  #sendAnnotations(): void {
+    const annotations = this.live.answer.annotations.slice(this.#annotationsSent)
+    this.#annotationsSent += annotations.length
+    if (this.#parts.options.chat) this.#event({ annotations })
   }
 
   #sendToolCalls(): void {

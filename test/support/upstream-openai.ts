@@ -17,6 +17,7 @@ export const openAiVoice: Voice = {
       ...(isChat ? [event(choice({ role: 'assistant', content: '', refusal: null }), false)] : []),
       ...(play.reasoning ?? []).map((reasoning) => event(choice({ reasoning_content: reasoning }), true)),
       ...textOf(play, call).pieces.map((piece) => event(choice(text(piece)), true)),
+      ...(play.annotations ?? []).map((annotation) => event(choice({ annotations: [annotation] }), true)),
       ...(play.refusal ?? []).map((refusal) => event(choice({ refusal }), true)),
       ...toolDeltas(play).map((delta) => event(choice({ tool_calls: [delta] }), true)),
       event(
@@ -113,6 +114,7 @@ function messageOf(play: Play, text: string): object {
     role: 'assistant',
     content: text === '' ? null : text,
     refusal: play.refusal?.join('') ?? null,
+    ...(play.annotations === undefined ? {} : { annotations: play.annotations }),
     ...(play.reasoning === undefined ? {} : { reasoning_content: play.reasoning.join('') }),
     ...(play.toolCalls === undefined
       ? {}

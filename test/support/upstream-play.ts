@@ -18,6 +18,8 @@ export type Play = {
   text?: string[]
   /** Said instead of a text; of OpenAI's dialect. */
   refusal?: string[]
+  /** Of the text; of OpenAI's dialect. */
+  annotations?: unknown[]
   /** Custom ones are of OpenAI's dialect. */
   toolCalls?: { id: string; name: string; pieces: string[]; isCustom?: true }[]
   /** All calls begin before the first has arguments, and then grow by turns; of OpenAI's dialect. */

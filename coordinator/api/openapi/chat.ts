@@ -29,8 +29,9 @@ const CHAT: Record<string, Schema> = {
   top_logprobs: whole('With logprobs', 0, 20),
   reasoning_effort: oneOf(EFFORTS),
   reasoning_max_tokens: whole("Holdfast's own; 0: none", 0, 10_000_000),
+  modalities: { const: ['text'] },
   ...Object.fromEntries(
-    ['modalities', 'audio', 'prediction', 'verbosity', 'web_search_options'].map((name) => [
+    ['prediction', 'verbosity', 'web_search_options'].map((name) => [
       name,
       anything('Sent on as it came, to a provider of the same dialect only'),
     ]),
@@ -124,9 +125,10 @@ export const chat: Noun = {
               content: orNull(text()),
               refusal: orNull(text()),
               reasoning_content: text(),
+              annotations: list(anything('Of the text, as its provider made them')),
               tool_calls: list(ref('ChatToolCall')),
             },
-            ['reasoning_content', 'tool_calls'],
+            ['reasoning_content', 'annotations', 'tool_calls'],
           ),
           logprobs: orNull(anything()),
           finish_reason: orNull(text()),
