@@ -192,7 +192,8 @@ test('what a search of the cloud found is told of the text, streamed and not', a
     url_citation: { start_index: 0, end_index: 5, title, url: 'https://a.example' },
   })
   const annotations = [citation('one'), citation('two')]
-  openAi.upstream.usual = { annotations }
+  // Paced, so that the reader gets each by itself.
+  openAi.upstream.usual = { annotations, paceMs: 20 }
   const body = { model, messages, web_search_options: {} }
   const plain = await client.chat.completions.create(body)
   expect(plain.choices[0]?.message).toMatchObject({ content: 'Hello from upstream.', annotations })

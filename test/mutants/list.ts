@@ -269,8 +269,8 @@ export const MUTANTS: Mutant[] = [
     file: 'coordinator/api/openai-stream.ts',
     find: 'const part = call.arguments.slice(sent)',
     replace: 'const part = call.arguments',
-    tests: ['openai-dialect'],
-    only: 'calls stream',
+    tests: ['same-dialect'],
+    only: 'calls that come',
   },
   {
     bug: 'instructions are inherited by the next response',
