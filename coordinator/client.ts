@@ -64,10 +64,18 @@ async function ask(door: { url: string; key: string }, { method, target, body }:
   } catch (cause) {
     throw new Fault('unreachable', `No coordinator answers at ${door.url}: start one, or set HOLDFAST_URL.`, { cause })
   }
-  const text = await response.text()
-  if (response.ok) return JSON.parse(text)
-  const error = (JSON.parse(text) as { error?: { message?: string; code?: string } }).error
+  const answer = parsed(await response.text(), door.url, response.status)
+  if (response.ok) return answer
+  const error = (answer as { error?: { message?: string; code?: string } } | null)?.error
   throw new Fault(error?.code ?? 'refused', error?.message ?? `The coordinator answered ${response.status}.`)
+}
+
+function parsed(text: string, url: string, status: number): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (cause) {
+    throw new Fault('no_coordinator', `What answers at ${url} with ${status} is no coordinator: set HOLDFAST_URL to one.`, { cause })
+  }
 }
 
 function keyFrom(settings: Settings): string {

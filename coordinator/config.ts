@@ -44,7 +44,7 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     adminKey: settings.secret('HOLDFAST_ADMIN_KEY'),
     workerToken: settings.secret('HOLDFAST_WORKER_TOKEN'),
     masterKey: settings.secret('HOLDFAST_MASTER_KEY'),
-    redisUrl: settings.optional('REDIS_URL'),
+    redisUrl: redisUrl(settings),
     allowedCidrs: cidrs(settings),
     definitions: settings.optional('HOLDFAST_DEFINITIONS'),
     queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 1, 10_000_000),
@@ -55,6 +55,14 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
     logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
   }
+}
+
+function redisUrl(settings: Settings): string | undefined {
+  const value = settings.optional('REDIS_URL')
+  // What it says may hold a password.
+  if (value !== undefined && !/^rediss?:$/.test(URL.parse(value)?.protocol ?? ''))
+    throw new SettingError('REDIS_URL', 'must be the URL of a Redis, such as redis://127.0.0.1:6379.')
+  return value
 }
 
 function cidrs(settings: Settings): string[] {

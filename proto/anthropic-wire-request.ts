@@ -31,7 +31,7 @@ export function anthropicBody(
   upstream: AnthropicUpstream = { maxTokens: ANTHROPIC_MAX_TOKENS },
 ): Json {
   const { verbatim, prompt, stop, sampling } = request
-  if (verbatim?.dialect === 'anthropic') return { ...verbatim.body, model, stream }
+  if (verbatim?.dialect === 'anthropic') return { ...verbatim.body, ...signedOnly(verbatim.body.messages), model, stream }
   const { system, messages } = conversation(prompt.kind === 'chat' ? prompt.messages : [])
   const choice = toolChoice(request)
   return {
@@ -139,6 +139,19 @@ function blocksOf(message: ChatMessage): Json[] {
       input: inputOf(call.arguments),
     })),
   ]
+}
+
+/** The messages as they came, but for thinking of other providers; nothing where there are none of it. */
+function signedOnly(messages: unknown): Json {
+  if (!Array.isArray(messages)) return {}
+  const isForeign = (block: unknown): boolean => isJson(block) && block.type === 'thinking' && (block.signature ?? '') === ''
+  const touched = (message: unknown): boolean => isJson(message) && Array.isArray(message.content) && message.content.some(isForeign)
+  if (!messages.some(touched)) return {}
+  return {
+    messages: messages.map((message: Json) =>
+      touched(message) ? { ...message, content: (message.content as unknown[]).filter((block) => !isForeign(block)) } : message,
+    ),
+  }
 }
 
 /** Thinking that its provider did not sign is of another one, and the dialect refuses it. */

@@ -164,6 +164,10 @@ test('a refused credential parks the provider until it is rotated, and is writte
   const { reason, until } = await inState(world, cloud.name, 'parked')
   expect([reason, until]).toEqual([expect.stringContaining('credential was refused (401)') as string, null])
   expect((await waitsFor(world, job, 'paused')).waiting?.detail).toContain('credential')
+  const calls = cloud.upstream.generations.length
+  await send(world, 'PATCH', `/api/providers/${cloud.name}`, { max_parallel: 3 })
+  expect(await readProvider(world, cloud.name)).toMatchObject({ state: 'parked', max_parallel: 3 })
+  expect(cloud.upstream.generations).toHaveLength(calls)
   await send(world, 'POST', `/api/credentials/${cloud.credential}/rotate`, { secret: `${SECRET}rotated` })
   expect(await ended(world, job)).toMatchObject({ status: 'succeeded' })
   const told = JSON.stringify([

@@ -185,6 +185,25 @@ test('images are taken by a model that can see', async () => {
   ]
   const seen = await client.chat.completions.create({ model: 'fake', messages: [{ role: 'user', content }] })
   expect(seen.choices[0]?.message.content).toMatch(/\w/)
+  await world.worker('blind', 'blind=fake:?without=images')
+  const unseen = client.chat.completions.create({ model: 'blind', messages: [{ role: 'user', content }] })
+  await expect(unseen).rejects.toMatchObject({
+    status: 400,
+    param: 'messages',
+    message: expect.stringContaining('sees no images') as string,
+  })
+})
+
+test('an answer to auto names the model that made it', async () => {
+  const ask = { model: 'auto', messages: [user('x')], max_tokens: 2 }
+  const whole = await client.chat.completions.create(ask)
+  const { model } = (await world.job(whole.id.slice('chatcmpl-'.length))) as unknown as { model: string }
+  expect([whole.model, model]).not.toContain('auto')
+  expect(whole.model).toBe(model)
+  const named = new Set<string>()
+  for await (const chunk of await client.chat.completions.create({ ...ask, stream: true })) named.add(chunk.model)
+  expect([...named]).toHaveLength(1)
+  expect(named.has('auto')).toBe(false)
 })
 
 test('a call that its worker dies in goes on elsewhere, every character once', async () => {
@@ -336,13 +355,13 @@ describe('each is refused with its own code and parameter', () => {
 
 test('a job and a row of a batch are one answer each', async () => {
   const rows = [{ row_key: 'a', messages: m, n: 2 }]
-  for (const [target, body] of [
-    ['/api/jobs', { model: 'fake', messages: m, n: 2 }],
-    ['/api/batches', { model: 'fake', rows }],
+  for (const [target, body, param] of [
+    ['/api/jobs', { model: 'fake', messages: m, n: 2 }, 'n'],
+    ['/api/batches', { model: 'fake', rows }, 'rows[0].n'],
   ] as const) {
     const response = await world.request('POST', target, body)
     const { error } = (await response.json()) as { error: { code: string; param: string } }
-    expect([response.status, error.code, error.param]).toEqual([400, 'unsupported_parameter', 'n'])
+    expect([response.status, error.code, error.param]).toEqual([400, 'unsupported_parameter', param])
   }
 })
 

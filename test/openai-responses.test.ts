@@ -40,7 +40,14 @@ test('a response has the official shape and can be read again', async () => {
   })
   expect(made.output_text.split(' ')).toHaveLength(6)
   const { output_text: _text, ...whole } = made
+  expect(made.completed_at).toBeNull()
+  const include = ['reasoning.encrypted_content' as const, 'message.output_text.logprobs' as const]
   expect(await client.responses.retrieve(made.id)).toMatchObject(whole)
+  expect(await client.responses.retrieve(made.id, { include, include_obfuscation: false })).toMatchObject(whole)
+  await expect(client.responses.retrieve(made.id, { include: ['file_search_call.results'] })).rejects.toMatchObject({
+    status: 400,
+    param: 'include',
+  })
   expect((await world.job(made.id.slice('resp_'.length))).status).toBe('succeeded')
 })
 

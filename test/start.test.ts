@@ -113,6 +113,9 @@ test('a malformed or unknown setting stops the start and names itself', async ()
     ['worker', 'HOLDFAST_MODELS', 'x=fake:?slots=many'],
     ['worker', 'HOLDFAST_MODELS', 'x=/does/not/exist.gguf'],
     ['worker', 'HOLDFAST_COORDINATOR', 'no-port'],
+    ['worker', 'HOLDFAST_COORDINATOR', '127.0.0.1:99999'],
+    ['worker', 'HOLDFAST_MODELS', 'x=fake:?slots=1&slots=2'],
+    ['coordinator', 'REDIS_URL', 'nonsense'],
   ]
   for (const [command, name, value] of tries) {
     const running = world.start(name, [command], { HOLDFAST_DATA_DIR: path.join(world.dir, 'x'), [name]: value })

@@ -284,6 +284,16 @@ describe('the body for an Anthropic upstream', () => {
     const body = { model: 'mine', max_tokens: 5, messages: [], container: 'c' }
     expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true)).toEqual({ ...body, model: 'm', stream: true })
   })
+
+  test("leaves another provider's thinking out of the caller's own words too", () => {
+    const [foreign, own] = ['', 'signed'].map((signature) => ({ type: 'thinking', thinking: 'hm', signature }))
+    const said = { role: 'assistant', content: [foreign, own, { type: 'text', text: 'x' }] }
+    const body = { max_tokens: 5, messages: [{ role: 'user', content: 'hi' }, said], container: 'c' }
+    expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true).messages).toEqual([
+      body.messages[0],
+      { role: 'assistant', content: [own, { type: 'text', text: 'x' }] },
+    ])
+  })
 })
 
 describe('abilities', () => {

@@ -27,10 +27,14 @@ export function readWorkerConfig(env: NodeJS.ProcessEnv): WorkerConfig {
   }
 }
 
+function isPort(text: string): boolean {
+  return Number(text) >= 1 && Number(text) <= 65_535
+}
+
 function coordinators(value: string): string[] {
   const addresses = value.split(',').map((part) => part.trim())
   for (const address of addresses)
-    if (!/^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$/.test(address))
+    if (!/^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$/.test(address) || !isPort(address.slice(address.lastIndexOf(':') + 1)))
       throw new SettingError('HOLDFAST_COORDINATOR', `must be host:port, several separated by commas; "${address}" is not.`)
   return addresses
 }

@@ -192,6 +192,13 @@ export function abilities(name: string, option: string, value: string): Ability[
   })
 }
 
+/** Of two values of one option neither is meant more than the other. */
+export function once(name: string, options: URLSearchParams): URLSearchParams {
+  for (const option of options.keys())
+    if (options.getAll(option).length > 1) throw wrong(`gives "${name}" the option "${option}" more than once.`)
+  return options
+}
+
 export function unknownOption(name: string, option: string, value: string): SettingError {
   return wrong(`gives "${name}" the option "${option}=${value}", which its kind of model does not have.`)
 }

@@ -10,6 +10,7 @@ import {
   abilities,
   type CliSpec,
   type OpenAiSpec,
+  once,
   parseCliSpec,
   parseOpenAiSpec,
   seconds,
@@ -84,7 +85,7 @@ function parseModel(text: string): ModelSpec {
   const match = /^([^=\s]{1,200})=([^?\s]+)(?:\?(\S*))?$/.exec(text)
   const [, name, source, query] = match ?? []
   if (name === undefined || source === undefined) throw wrong(`holds "${text}", which is not name=source[?option=value&…].`)
-  const options = new URLSearchParams(query ?? '')
+  const options = once(name, new URLSearchParams(query ?? ''))
   const fake = { rate: 0, firstTokenMs: 0 }
   const limits = silenceLimits(name, options)
   if (source.startsWith('cli:')) return { name, source: { kind: 'cli', cli: parseCliSpec(name, source, options) }, ...limits, fake }

@@ -3,6 +3,7 @@ import type { Answer } from '../../proto/answer.ts'
 import { thinkingBlocks } from '../../proto/thinking.ts'
 import type { Fault } from '../core/fault.ts'
 import type { LiveJob } from '../engine/live-job.ts'
+import { answeringModel } from './job-view.ts'
 
 /** A succeeded job as the dialect's message: thinking, then text, then calls. */
 export function messageBody(live: LiveJob): Record<string, unknown> {
@@ -37,8 +38,9 @@ function spokenBlocks({ text, refusal, asides }: Answer): Record<string, unknown
 
 /** What is known of a message before it has any content. */
 export function messageHead(live: LiveJob): Record<string, unknown> {
-  const { id, model } = live.record
-  return { id: `msg_${id}`, type: 'message', role: 'assistant', model, content: [], stop_reason: null, stop_sequence: null }
+  const { record } = live
+  const model = answeringModel(record)
+  return { id: `msg_${record.id}`, type: 'message', role: 'assistant', model, content: [], stop_reason: null, stop_sequence: null }
 }
 
 /** The model called the tool itself, and not code that it runs. */

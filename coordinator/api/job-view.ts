@@ -1,5 +1,11 @@
+import { AUTO } from '../core/routing.ts'
 import type { AttemptRecord, JobError, JobRecord, Waiting } from '../core/job.ts'
 import { rfc3339 } from './paging.ts'
+
+/** The model that an answer names: as it was asked for, and where that was left open, the one that answers. */
+export function answeringModel({ model, servedModel }: JobRecord): string {
+  return model === AUTO ? (servedModel ?? model) : model
+}
 
 /** A job as the contract shows it. `output` is undefined in lists, where payloads are not read. */
 export function jobView(

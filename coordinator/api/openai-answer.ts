@@ -1,7 +1,7 @@
 import type { TokenLogprob } from '../../proto/answer.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { LiveJob } from '../engine/live-job.ts'
-import { usageView } from './job-view.ts'
+import { answeringModel, usageView } from './job-view.ts'
 import { embeddingsBody } from './openai-embeddings.ts'
 import { rankingBody } from './openai-rerank.ts'
 
@@ -16,7 +16,7 @@ export function answerBody(live: LiveJob, ...others: readonly LiveJob[]): Record
     id: `${chat ? 'chatcmpl' : 'cmpl'}-${record.id}`,
     object: chat ? 'chat.completion' : 'text_completion',
     created: Math.floor(record.createdMs / 1000),
-    model: record.model,
+    model: answeringModel(record),
     choices: lives.map(chat ? chatChoice : completionChoice),
     usage: usageOf(lives),
   }

@@ -6,6 +6,7 @@ import type { ApiParts } from './health.ts'
 import { Choices } from './openai-choices.ts'
 import { sendAnswer } from './answer-headers.ts'
 import { type ParsedRequest, readModel, readPassthrough } from './openai-request.ts'
+import { answeringModel } from './job-view.ts'
 
 /** `POST /v1/embeddings`: texts in, one vector of length 1 for each out, in their order. */
 export function registerEmbeddings(app: FastifyInstance, parts: ApiParts): void {
@@ -61,7 +62,7 @@ export function embeddingsBody({ record, text }: LiveJob, base64: boolean): Reco
   return {
     object: 'list',
     data: vectors.map((vector, index) => ({ object: 'embedding', index, embedding: base64 ? vector : floatsOf(vector) })),
-    model: record.model,
+    model: answeringModel(record),
     usage: { prompt_tokens: promptTokens, total_tokens: promptTokens },
   }
 }

@@ -7,6 +7,7 @@ import { Choices } from './openai-choices.ts'
 import { parseList, readOnly } from './openai-embeddings.ts'
 import { sendAnswer } from './answer-headers.ts'
 import { type ParsedRequest, readModel } from './openai-request.ts'
+import { answeringModel } from './job-view.ts'
 
 /** `POST /v1/rerank`, as Cohere and Jina have it: which of the documents answer the query, best first. */
 export function registerRerank(app: FastifyInstance, parts: ApiParts): void {
@@ -58,7 +59,7 @@ export function rankingBody({ record, text: scores }: LiveJob, topN?: number, do
   return {
     id: `rerank-${record.id}`,
     object: 'list',
-    model: record.model,
+    model: answeringModel(record),
     results: results.slice(0, topN),
     usage: { prompt_tokens: promptTokens, total_tokens: promptTokens },
   }

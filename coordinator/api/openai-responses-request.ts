@@ -3,6 +3,7 @@ import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, objectBody, prose, text } from './body.ts'
 import { NAMELESS, type ParsedRequest, readModel, readPassthrough } from './openai-request.ts'
 import { readInput } from './openai-responses-input.ts'
+import type { ResponseRequest } from './openai-responses-view.ts'
 import { MAX_TOKENS, readLengths, readLogprobs, readReasoning, readSampling, readSeed, readStops } from './openai-sampling.ts'
 import { readCalling, readFormat } from './openai-tools.ts'
 
@@ -162,6 +163,12 @@ function readNotes(fields: Body): ResponseNotes {
 function readReasoningOf(value: unknown): ReturnType<typeof readReasoning> {
   if (!isObject(value)) return undefined
   return readReasoning(value.effort, 'reasoning.effort', integer(value, 'max_tokens', 0, MAX_TOKENS))
+}
+
+/** A response shown with what this reader wants to see of it besides. */
+export function showing(request: ResponseRequest, include: unknown): ResponseRequest {
+  const showSignature = readInclude(include).includes(SIGNATURE) || request.response.showSignature
+  return { ...request, response: { ...request.response, showSignature } }
 }
 
 function readInclude(value: unknown): string[] {

@@ -5,6 +5,7 @@ import type { LiveJob } from '../engine/live-job.ts'
 import type { Body } from './body.ts'
 import { isSettled } from './sse.ts'
 import { faultOf } from './submit.ts'
+import { answeringModel } from './job-view.ts'
 
 /** The request of a response as it is stored with its job; the seed does not matter here. */
 export type ResponseRequest = Omit<GenerationRequest, 'seed'> & { response: ResponseNotes }
@@ -20,13 +21,13 @@ export function responseView(live: LiveJob, request: ResponseRequest): Body {
     created_at: seconds(record.createdMs),
     status: statusOf(record),
     background: notes.background,
-    completed_at: record.status === 'succeeded' ? seconds(record.finishedMs) : null,
+    completed_at: statusOf(record) === 'completed' ? seconds(record.finishedMs) : null,
     error: errorOf(record),
     incomplete_details: incompleteOf(record),
     instructions: instructionsOf(request),
     max_output_tokens: request.maxTokens ?? null,
     metadata: notes.metadata,
-    model: record.model,
+    model: answeringModel(record),
     output: settled ? outputItems(live, request) : [],
     parallel_tool_calls: request.parallelToolCalls ?? true,
     previous_response_id: notes.previous,

@@ -15,7 +15,7 @@ import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
 import { RecentCuts } from './openai-responses-cuts.ts'
 import { inputItems } from './openai-responses-items.ts'
-import { parseResponseRequest, withConversation } from './openai-responses-request.ts'
+import { parseResponseRequest, showing, withConversation } from './openai-responses-request.ts'
 import { ResponseStream } from './openai-responses-stream.ts'
 import { type ResponseRequest, responseView } from './openai-responses-view.ts'
 import { readOneOf, readQuery } from './paging.ts'
@@ -50,10 +50,13 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.get<ById>('/v1/responses/:id', async (request, reply) => {
-    const query = readQuery(request.query, ['stream', 'starting_after'])
+    const { include, 'include[]': listed, ...others } = request.query as Record<string, unknown>
+    const query = readQuery(others, ['stream', 'starting_after', 'include_obfuscation'])
+    readOneOf('include_obfuscation', query.include_obfuscation, ['true', 'false'])
     const isStreamed = readOneOf('stream', query.stream, ['true', 'false']) === 'true'
     const after = readAfter(query.starting_after, isStreamed)
-    const { live, whole } = await getResponse(parts, request, request.params.id)
+    const { live, whole: made } = await getResponse(parts, request, request.params.id)
+    const whole = showing(made, [include ?? [], listed ?? []].flat())
     if (!isStreamed) return responseView(live, whole)
     if (after > LAST_NUMBER_BEFORE_ITEMS && cuts.find(live.record.id) === undefined) throw forgotten(live.record.id)
     const followed = parts.dispatcher.find(live.record.id) ?? (await readEnded(parts, live.record.id))

@@ -7,6 +7,7 @@ import { completionLogprobsView, logprobsView, toolCallView, usageOf } from './o
 import { faultOf, interrupted } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
+import { answeringModel } from './job-view.ts'
 
 /**
  * One caller's stream of the jobs that are its choices, nearly always one. It ends when the last of them has ended, or with
@@ -243,6 +244,6 @@ function frameOf({ record }: LiveJob, chat: boolean): Record<string, unknown> {
     id: `${chat ? 'chatcmpl' : 'cmpl'}-${record.id}`,
     object: chat ? 'chat.completion.chunk' : 'text_completion',
     created: Math.floor(record.createdMs / 1000),
-    model: record.model,
+    model: answeringModel(record),
   }
 }

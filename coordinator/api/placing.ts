@@ -99,11 +99,21 @@ function refuseUnable(parts: ApiParts, needs: Ability[], offers: ModelOffer[], w
   const missing = needs.find((need) => !asked.some((offer) => isAble([need], offer.abilities))) ?? needs.at(-1)
   const isDialect = missing === 'openai_dialect' || missing === 'anthropic_dialect'
   const param = (isDialect ? parsed.onlyDialectFor : undefined) ?? parameterFor(missing, parsed)
+  const lacking = LACKING[missing ?? '']
+  if (lacking !== undefined)
+    throw badRequest('unsupported_parameter', `The model "${parsed.model.slice(0, 100)}" ${lacking} where it is served.`, param)
   throw badRequest(
     'unsupported_parameter',
     `${param}${VALUE_OF[missing ?? ''] ?? ''} is not supported by the model "${parsed.model.slice(0, 100)}" where it is served, and ignoring it would change the answer.`,
     param,
   )
+}
+
+/** Where no parameter says it, but what is asked about or for. */
+const LACKING: Record<string, string> = {
+  images: 'sees no images',
+  embeddings: 'makes no embeddings',
+  rerank: 'ranks no documents',
 }
 
 /** Where it is not the parameter but its value. */

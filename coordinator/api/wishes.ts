@@ -90,7 +90,7 @@ const READERS: Record<string, (wishes: Wishes, value: string, parts: ApiParts) =
   'x-holdfast-provider': (wishes, value, parts) => {
     const providers = [...parts.scheduler.providers]
     const names = providers.map((provider) => provider.name)
-    const found = providers.find((provider) => provider.name === value || provider.id === value)
+    const found = providers.find((provider) => provider.name === value || provider.id === value || encodeURI(provider.name) === value)
     if (found === undefined)
       throw new Fault('unknown_provider', `There is no provider "${value.slice(0, 100)}". There are: ${names.join(', ') || 'none yet'}.`, {
         status: 404,

@@ -1,7 +1,8 @@
 import type { EventType } from '../core/event.ts'
+import type { JobId } from '../core/job.ts'
 import { waitingCallbacks } from '../store/callbacks.ts'
 import type { Db } from '../store/db.ts'
-import { adoptJobs, jobsOfCancelledBatches, readProgress } from '../store/jobs.ts'
+import { adoptJobs, jobsOfCancelledBatches, readAttempts, readProgress } from '../store/jobs.ts'
 import type { Lease } from '../store/lease.ts'
 import type { Dispatcher } from './dispatcher.ts'
 
@@ -22,7 +23,11 @@ export class Adoption {
     const ids = jobs.map((job) => job.id)
     const progress = await readProgress(db, ids)
     const called = await waitingCallbacks(db, ids)
-    for (const record of jobs) dispatcher.recover(record, progress.get(record.id), called.has(record.id))
+    const limited = jobs.filter((job) => job.maxRunMs !== null).map((job) => job.id)
+    const ranMs = new Map<JobId, number>()
+    for (const { job, startedMs, finishedMs } of await readAttempts(db, limited))
+      ranMs.set(job, (ranMs.get(job) ?? 0) + finishedMs - startedMs)
+    for (const record of jobs) dispatcher.recover(record, progress.get(record.id), called.has(record.id), ranMs.get(record.id))
     // A cancel that was begun before is carried out.
     for (const id of await jobsOfCancelledBatches(db, ids)) dispatcher.cancel(id, 'coordinator')
     log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)

@@ -198,12 +198,12 @@ export class Dispatcher {
   }
 
   /** Takes up a job that another coordinator left behind. */
-  recover(record: JobRecord, progress: StoredProgress | undefined, hasCallback: boolean): void {
+  recover(record: JobRecord, progress: StoredProgress | undefined, hasCallback: boolean, ranBeforeMs = 0): void {
     const live = this.#takeUp(record, progress)
     live.hasCallback = hasCallback
     const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null
     if (worker !== null) this.#workerNames.set(worker.id, worker.name)
-    this.#line(live, worker)
+    this.#line(live, worker, ranBeforeMs)
   }
 
   #takeUp(record: JobRecord, progress: StoredProgress | undefined): LiveJob {
@@ -214,7 +214,8 @@ export class Dispatcher {
     return live
   }
 
-  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null): void {
+  /** `ranBeforeMs`: in attempts that ended under a coordinator before this one. */
+  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null, ranBeforeMs = 0): void {
     const { record, tokenIds } = live
     live.terms = this.#parts.termsOf(record)
     const nowMs = this.#parts.now()
@@ -224,7 +225,7 @@ export class Dispatcher {
     this.#apply({
       kind: 'job-recovered',
       job: accepted(record, [], live.terms, true, waitedMs),
-      ranMs,
+      ranMs: ranBeforeMs + ranMs,
       attempt: record.attempt,
       worker,
       tokens: tokenIds.length,

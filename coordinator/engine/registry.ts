@@ -152,14 +152,15 @@ export class Registry {
     if (known?.version === version) return
     const { secret, hold: unusable } = this.#unseal(record, credential)
     const hold = unusable ?? drainOf(record)
-    this.#providers.set(record.id, { record, version })
+    const door = doorOf(record, credential)
+    this.#providers.set(record.id, { record, version, door })
     const isTimed = record.firstTokenTimeoutMs !== null || record.nextTokenTimeoutMs !== null
     const access: CloudAccess = { ...record, secret, models: record.models ?? [], isTimed, isUsable: unusable === null }
     this.#parts.cloud.configure(access, (models) => this.#discovered(record.id, models))
     // What it listed before stays until it lists anew: a rotated credential is no reason to have no models for a moment.
     this.#offer(record, record.models ?? this.#parts.cloud.discovered(record.id))
-    // A changed credential, or whatever else was changed, is worth a new try.
-    if (known !== undefined || hold !== null) this.#parts.dispatcher.holdProvider(record.id, hold)
+    // What it is called with has changed: that is worth a new try.
+    if ((known !== undefined && known.door !== door) || hold !== null) this.#parts.dispatcher.holdProvider(record.id, hold)
   }
 
   /** A provider without a list of its own offers what it says it has. */
@@ -192,7 +193,7 @@ export class Registry {
   }
 }
 
-type Configured = { record: ProviderRecord; version: string }
+type Configured = { record: ProviderRecord; version: string; door: string }
 
 export type JobTerms = {
   policy: string | null
@@ -212,6 +213,11 @@ type RegistryParts = {
 }
 
 const ALIASES_MAX = 100
+
+/** Where it is called and with what, and whether it may be. */
+function doorOf({ kind, baseUrl, credential: name, drainedBy }: ProviderRecord, credential: CredentialRecord | null | undefined): string {
+  return JSON.stringify([kind, baseUrl, name, credential?.version, drainedBy])
+}
 
 /** Calls under way go on; nothing new is begun. */
 function drainOf({ drainedBy }: ProviderRecord): Hold | null {
