@@ -63,38 +63,15 @@ test('SIGSTOP of the coordinator for longer than the dead time: nobody is taken 
   await using world = await World.open()
   const coordinator = await world.coordinator({ HOLDFAST_HEARTBEAT_S: '0.5', HOLDFAST_DEAD_AFTER_S: '3' })
   await world.worker('a', 'fake=fake:?slots=2&rate=50')
-  const want = (await chatStream(world, 'fake', 'paused', { max_tokens: 300 }).done).text
-  const stream = chatStream(world, 'fake', 'paused', { max_tokens: 300 })
+  const want = (await chatStream(world, 'fake', 'paused', { max_tokens: 150 }).done).text
+  const stream = chatStream(world, 'fake', 'paused', { max_tokens: 150 })
   await world.until('it streams', () => stream.seen.deltas > 2)
   coordinator.kill('SIGSTOP')
-  await new Promise((resolve) => setTimeout(resolve, 8_000))
+  await new Promise((resolve) => setTimeout(resolve, 5_000))
   coordinator.kill('SIGCONT')
   expect(await stream.done).toMatchObject({ text: want, error: null })
   expect((await world.job(stream.seen.job)).attempts.map((attempt) => attempt.status)).toEqual(['succeeded'])
   expect((await world.events()).filter((event) => event.type === 'worker.lost')).toEqual([])
-})
-
-test('kill -9 of the coordinator right after a cancel was answered: it stays cancelled', async () => {
-  await using world = await World.open()
-  let coordinator = await world.coordinator()
-  for (let round = 0; round < 3; round++) {
-    const ask = { model: 'fake', messages: [{ role: 'user', content: 'x' }] }
-    if (round === 0) await world.worker('a', 'fake=fake:?slots=1&rate=5')
-    const posted = await Promise.all(Array.from({ length: 20 }, () => world.request('POST', '/api/jobs', ask)))
-    const jobs = await Promise.all(posted.map(async (response) => ((await response.json()) as { id: string }).id))
-    const cancelled: string[] = []
-    const cancels = jobs.map(async (id) => {
-      const response = await world.request('POST', `/api/jobs/${id}/cancel`).catch(() => undefined)
-      if (response?.status !== 200) return
-      cancelled.push(id)
-      if (cancelled.length === 10) coordinator.kill()
-    })
-    await Promise.all(cancels)
-    await coordinator.exited
-    coordinator = await world.coordinator()
-    expect(cancelled.length).toBeGreaterThanOrEqual(10)
-    for (const id of cancelled) expect((await world.job(id)).status).toBe('cancelled')
-  }
 })
 
 test('kill -9 of the process of a model: the worker lives, the stream goes on after its restart', async () => {

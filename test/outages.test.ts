@@ -92,13 +92,27 @@ test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health s
   await using world = await World.open()
   await world.coordinator({ DATABASE_URL })
   await world.worker('a', 'fake=fake:?slots=2')
+  await (await world.worker('b', 'gone=fake:')).stop()
   const ask = { model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 2 }
+  // It waits, and nothing is written meanwhile.
+  const posted = await world.request('POST', '/api/jobs', { ...ask, model: 'gone' })
+  const { id } = (await posted.json()) as { id: string }
   between.isHole = true
   await world.until('it is not ready', async () => (await fetch(`${world.url}/readyz`)).status === 503)
   expect(await (await fetch(`${world.url}/readyz`)).text()).toContain('PostgreSQL')
   const refused = await world.request('POST', '/v1/chat/completions', ask)
   expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '2'])
+  // What is not stored may be forgotten: it is answered when it is.
+  let isAnswered = false
+  const cancelled = world.request('POST', `/api/jobs/${id}/cancel`).then((response) => {
+    isAnswered = true
+    return response.status
+  })
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  expect(isAnswered).toBe(false)
   between.isHole = false
   await world.until('it is ready again', async () => (await fetch(`${world.url}/readyz`)).status === 200)
+  expect(await cancelled).toBe(200)
+  expect((await world.job(id)).status).toBe('cancelled')
   expect((await world.request('POST', '/v1/chat/completions', ask)).status).toBe(200)
 })

@@ -137,7 +137,7 @@ export class Scheduler {
         this.#setTeam(input.team)
         break
       case 'paused':
-        forgivePause(input.ms, this.#workers.values(), this.#running)
+        forgivePause(nowMs, input.ms, this.#workers.values(), this.#running)
         break
       case 'time-passed':
         this.#passTime(nowMs)

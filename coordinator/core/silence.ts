@@ -13,12 +13,12 @@ export function stallOf(nowMs: number, job: ScheduledJob, worker: FleetWorker, r
 }
 
 /** What was said while this process stood still is about to be read: nobody is judged by that time. */
-export function forgivePause(ms: number, workers: Iterable<FleetWorker>, running: Iterable<ScheduledJob>): void {
+export function forgivePause(nowMs: number, ms: number, workers: Iterable<FleetWorker>, running: Iterable<ScheduledJob>): void {
   for (const worker of workers) {
-    worker.lastHeardMs += ms
+    worker.lastHeardMs = Math.min(nowMs, worker.lastHeardMs + ms)
     if (worker.lostAtMs !== null) worker.lostAtMs += ms
   }
-  for (const job of running) job.progressedMs += ms
+  for (const job of running) job.progressedMs = Math.min(nowMs, job.progressedMs + ms)
 }
 
 /**

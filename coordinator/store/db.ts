@@ -16,7 +16,7 @@ export type DbOptions = { url: string } | { socketDir: string }
 
 export class Db {
   readonly #options: pg.ClientConfig
-  readonly #pool: pg.Pool
+  #pool: pg.Pool
   #down = false
   #watching: NodeJS.Timeout | undefined
   #watcher: Session | undefined
@@ -28,16 +28,21 @@ export class Db {
 
   constructor(options: DbOptions) {
     this.#options = connection(options)
-    this.#pool = new pg.Pool({ ...this.#options, max: READERS, idleTimeoutMillis: 60_000, connectionTimeoutMillis: 5_000 })
+    this.#pool = this.#openPool()
+  }
+
+  #openPool(): pg.Pool {
+    const pool = new pg.Pool({ ...this.#options, max: READERS, idleTimeoutMillis: 60_000, connectionTimeoutMillis: 5_000 })
     // A server that goes away breaks idle connections; the next query opens a new one.
-    this.#pool.on('error', () => {})
+    pool.on('error', () => {})
     // While a connection is lent out the pool does not listen, and an error nobody listens to would end the process; the
     // query that runs on it fails all the same, and says so to whoever asked.
-    this.#pool.on('connect', (client) => {
+    pool.on('connect', (client) => {
       client.on('error', () => {})
       this.#patient.push(client)
     })
-    this.#pool.on('remove', (client) => this.#forget(client))
+    pool.on('remove', (client) => this.#forget(client))
+    return pool
   }
 
   /** True while PostgreSQL cannot be reached, or does not answer: as the writer finds, and `watch`, who asks also when there is nothing to write. */
@@ -59,7 +64,11 @@ export class Db {
   #hangUp(): void {
     this.#wasSilent = false
     this.#watcher = undefined
+    // The old one would lend out what is being hung up.
+    const silent = this.#pool
+    this.#pool = this.#openPool()
     for (const client of this.#patient.splice(0)) void client.end().catch(() => {})
+    void silent.end().catch(() => {})
   }
 
   async #ask(): Promise<void> {

@@ -3,6 +3,41 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'doors: a cancel is answered before it is durable',
+    file: 'coordinator/engine/dispatcher.ts',
+    find: 'if (live === undefined || live.unstorable) return\n    await new Promise',
+    replace: 'if (live === undefined || live.unstorable || this.#cancelActor !== "") return\n    await new Promise',
+    tests: ['outages'],
+  },
+  {
+    bug: "doors: a batch whose commit was not answered is nobody's",
+    file: 'coordinator/api/batch-intake.ts',
+    find: '    if (!isLost(error)) throw error\n    const lined',
+    replace: '    if (error !== null) throw error\n    const lined',
+    tests: ['outages'],
+  },
+  {
+    bug: 'doors: a PostgreSQL that does not answer is there',
+    file: 'coordinator/main.ts',
+    find: '  db.watch()\n',
+    replace: '',
+    tests: ['outages'],
+  },
+  {
+    bug: 'doors: a cancel that a dying coordinator began is forgotten',
+    file: 'coordinator/engine/adoption.ts',
+    find: "for (const id of await jobsOfCancelledBatches(db, ids)) dispatcher.cancel(id, 'coordinator')",
+    replace: '',
+    tests: ['batches'],
+  },
+  {
+    bug: 'doors: whoever was not heard while the coordinator stood still is dead',
+    file: 'coordinator/engine/dispatcher.ts',
+    find: "if (missedMs > PAUSE_MS) this.#apply({ kind: 'paused', ms: missedMs })",
+    replace: '',
+    tests: ['deaths'],
+  },
+  {
     bug: 'doors: who waits stays under the terms of yesterday',
     file: 'coordinator/engine/dispatcher.ts',
     find: "if (jobs.length > 0) this.#apply({ kind: 'terms-set', jobs })",

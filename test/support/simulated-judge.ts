@@ -85,6 +85,10 @@ export class SimulatedJudge {
       case 'attempt-progressed':
         this.#grow(nowMs, input)
         break
+      case 'paused':
+        for (const [worker, heardMs] of this.#heardMs) this.#heardMs.set(worker, Math.min(nowMs, heardMs + input.ms))
+        for (const job of this.jobs.values()) job.progressedMs = Math.min(nowMs, job.progressedMs + input.ms)
+        break
       case 'time-passed':
         this.#tickMs = nowMs
         for (const job of this.waiting) if (job.phase === 'delayed' && nowMs >= job.notBeforeMs) job.phase = 'waiting'
