@@ -105,7 +105,13 @@ const NAMES = [
 ] as const
 
 // Read by the project's own tests and benches, never by the product.
-const FOR_TESTS = ['HOLDFAST_TEST_MODEL', 'HOLDFAST_TEST_SEED', 'HOLDFAST_TEST_DATABASE_URL', 'HOLDFAST_BENCH_LLAMA_SERVER']
+const FOR_TESTS = [
+  'HOLDFAST_TEST_MODEL',
+  'HOLDFAST_TEST_SEED',
+  'HOLDFAST_TEST_DATABASE_URL',
+  'HOLDFAST_TEST_TEMPLATE',
+  'HOLDFAST_BENCH_LLAMA_SERVER',
+]
 
 const KNOWN = new Set<string>([...NAMES, ...FOR_TESTS])
 

@@ -1,5 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
@@ -50,12 +50,23 @@ export class World implements AsyncDisposable {
 
   /** Resolves once it accepts work. */
   async coordinator(extra: Record<string, string> = {}): Promise<Running> {
+    this.#beginWithEmptyDatabase(extra)
     const running = this.start('coordinator', ['coordinator'], { HOLDFAST_DATA_DIR: path.join(this.dir, 'coordinator'), ...extra })
     await this.until('the coordinator is ready', async () => {
       if (running.ended !== null) throw new Failed(`the coordinator ended: ${running.output}`)
       return (await fetch(`${this.url}/readyz`)).ok
     })
     return running
+  }
+
+  #beginWithEmptyDatabase(extra: Record<string, string>): void {
+    const template = process.env.HOLDFAST_TEST_TEMPLATE
+    const place = path.join(this.dir, 'coordinator', 'postgres')
+    const own = extra.DATABASE_URL ?? process.env.HOLDFAST_TEST_DATABASE_URL ?? extra.HOLDFAST_DATA_DIR
+    if (template === undefined || own !== undefined || existsSync(place)) return
+    mkdirSync(path.dirname(place), { recursive: true, mode: 0o700 })
+    // With its owner, who is another user where this one is root.
+    execFileSync('cp', ['-a', template, place])
   }
 
   /** Resolves once its models are ready. */
