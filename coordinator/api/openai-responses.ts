@@ -51,7 +51,7 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
 
   app.get<ById>('/v1/responses/:id', async (request, reply) => {
     const { include, 'include[]': listed, ...others } = request.query as Record<string, unknown>
-    const query = readQuery(others, ['stream', 'starting_after', 'include_obfuscation'])
+    const query = readQuery(others, ['stream', 'starting_after', 'include', 'include_obfuscation'])
     readOneOf('include_obfuscation', query.include_obfuscation, ['true', 'false'])
     const isStreamed = readOneOf('stream', query.stream, ['true', 'false']) === 'true'
     const after = readAfter(query.starting_after, isStreamed)

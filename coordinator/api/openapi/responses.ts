@@ -54,6 +54,11 @@ export const responses: Noun = {
       params: RESPONSE,
       query: {
         stream: oneOf(['true', 'false'], 'As server-sent events, from its beginning unless told'),
+        include: oneOf(
+          ['reasoning.encrypted_content', 'message.output_text.logprobs'],
+          'What to show besides; may be given several times, also as include[]',
+        ),
+        include_obfuscation: oneOf(['true', 'false'], 'Without effect: nothing is obfuscated'),
         starting_after: whole('Only what follows the event of this number; 409 where that is not known any more', 0),
       },
       answers: { 200: { about: 'The response, or its events', schema: ref('Response'), alsoAs: { 'text/event-stream': text() } } },
