@@ -39,11 +39,14 @@ export async function acceptBatch(parts: ApiParts, request: FastifyRequest, inta
   comingRows.count += coming
   try {
     return await store(parts, request, intake, claim, () => {
+      // One in doubt may line up long after its caller was told so.
+      if (coming === 0) return
       coming -= 1
       comingRows.count -= 1
     })
   } finally {
     comingRows.count -= coming
+    coming = 0
   }
 }
 

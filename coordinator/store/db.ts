@@ -67,6 +67,7 @@ export class Db {
     // The old one would lend out what is being hung up.
     const silent = this.#pool
     this.#pool = this.#openPool()
+    // What cannot be said goodbye to is cut off all the same.
     for (const client of this.#patient.splice(0)) void client.end().catch(() => {})
     void silent.end().catch(() => {})
   }
