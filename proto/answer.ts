@@ -15,10 +15,12 @@ export type AnswerDelta = {
 }
 
 /**
- * What a provider of the Anthropic dialect says in an answer beyond these words, kept for callers of the same dialect in the
- * place where it came: after so many characters of text. A block is whole; citations are of the text block that ends there.
+ * What a provider says in an answer beyond these words, in the place where it came: after so many characters of text. A
+ * thought begins anew behind text, after so many characters of reasoning and of its signature. The others are of the
+ * Anthropic dialect and kept for its callers: a block is whole; citations are of the text block that ends there.
  */
 export type Aside = { at: number } & (
+  | { kind: 'thought'; reasoning: number; signature: number }
   | { kind: 'text-block' }
   | { kind: 'citations'; citations: unknown[] }
   | { kind: 'block'; block: Record<string, unknown> }
@@ -69,6 +71,14 @@ export class Answer {
     this.annotations.length = 0
   }
 
+  /** What was thought and then said, in turn: mostly all of it at once. The last stretch grows. */
+  stretches(): Stretch[] {
+    const ends: Place[] = [{ text: 0, reasoning: 0, signature: 0 }]
+    for (const aside of this.asides) if (aside.kind === 'thought') ends.push({ text: aside.at, ...aside })
+    ends.push({ text: this.text.length, reasoning: this.reasoning.length, signature: this.reasoningSignature.length })
+    return ends.slice(1).map((to, index) => ({ from: ends[index] as Place, to }))
+  }
+
   /** Members that are empty are left out, `text` never is. */
   toJSON(): AnswerJson {
     const json: AnswerJson = { text: this.text }
@@ -103,6 +113,11 @@ export class Answer {
     if (grown !== undefined) call.arguments += grown
   }
 }
+
+/** Characters of an answer that lie before a place in it. */
+export type Place = { text: number; reasoning: number; signature: number }
+
+export type Stretch = { from: Place; to: Place }
 
 export type AnswerJson = {
   text: string

@@ -1,5 +1,5 @@
 import type { Aside, FinishReason } from './answer.ts'
-import { entryStart, redactedEntry } from './thinking.ts'
+import { entryStart, redactedEntry, ThoughtTurns } from './thinking.ts'
 import {
   countIn,
   isJson,
@@ -26,21 +26,19 @@ import {
 export class AnthropicReader {
   readonly #blocks = new Map<number, Block>()
   #calls = 0
-  #textChars = 0
-  #reasoningChars = 0
-  #signed = false
+  readonly #turns = new ThoughtTurns()
   #finishReason: FinishReason | null = null
   #stopSequence: string | undefined
   #reported: Json = {}
   #usage: WireUsage | null = null
   #stopped = false
 
-  /** Null until the upstream has said its last word. */
   /** The upstream has said its last word. */
   get done(): boolean {
     return this.#stopped
   }
 
+  /** Null until then. */
   get end(): WireEnd | null {
     if (!this.#stopped || this.#finishReason === null) return null
     const stopSequence = this.#stopSequence
@@ -115,7 +113,7 @@ export class AnthropicReader {
     switch (content.type) {
       case 'text': {
         block.citations.push(...(listIn(content, 'citations') ?? []))
-        const begun = this.#textChars > 0 ? this.#aside({ kind: 'text-block' }) : null
+        const begun = this.#turns.passed.text > 0 ? this.#aside({ kind: 'text-block' }) : null
         return joined(begun, this.#text(textIn(content, 'text') ?? ''))
       }
       case 'thinking': {
@@ -161,27 +159,27 @@ export class AnthropicReader {
   }
 
   #aside(aside: WithoutPlace<Aside>): WirePiece {
-    return { kind: 'piece', text: '', delta: { asides: [{ at: this.#textChars, ...aside }] } }
+    return { kind: 'piece', text: '', delta: { asides: [{ at: this.#turns.passed.text, ...aside }] } }
   }
 
   #text(text: string): WirePiece | null {
-    this.#textChars += text.length
+    this.#turns.speaks(text)
     return text === '' ? null : { kind: 'piece', text }
   }
 
   #thought(thinking: string): WirePiece | null {
-    this.#reasoningChars += thinking.length
-    return thinking === '' ? null : { kind: 'piece', text: '', delta: { reasoning: thinking } }
+    const turn = this.#turns.thinks(thinking)
+    return thinking === '' ? null : { kind: 'piece', text: '', delta: { ...(turn && { asides: [turn] }), reasoning: thinking } }
   }
 
   #signature(signature: string): WirePiece | null {
-    if (signature === '') return null
-    this.#signed = true
-    return { kind: 'piece', text: '', delta: { reasoningSignature: signature } }
+    const turn = this.#turns.thinks('', signature)
+    return signature === '' ? null : { kind: 'piece', text: '', delta: { ...(turn && { asides: [turn] }), reasoningSignature: signature } }
   }
 
   #entryStart(): string {
-    return entryStart(this.#reasoningChars, this.#signed)
+    const { reasoning, signature } = this.#turns.passed
+    return entryStart(reasoning, signature > 0)
   }
 
   #message(message: Json): WirePiece | WireFailure | null {

@@ -1,4 +1,5 @@
 import type { AnswerDelta, FinishReason, TokenLogprob, ToolCallDelta } from './answer.ts'
+import { ThoughtTurns } from './thinking.ts'
 import { ContentTemplate } from './openai-wire-template.ts'
 import {
   countIn,
@@ -26,6 +27,7 @@ import {
 export class OpenAiReader {
   readonly #newCallId: () => string
   readonly #template = new ContentTemplate()
+  readonly #turns = new ThoughtTurns()
   /** For each call of the answer, its index and its id as the upstream says them. */
   readonly #calls: { index: number | undefined; id: string | undefined }[] = []
   #finishReason: FinishReason | null = null
@@ -49,7 +51,10 @@ export class OpenAiReader {
   /** The data of one event of a stream. Null: nothing for the answer. */
   readData(data: string): WirePiece | WireFailure | null {
     const text = this.#template.contentOf(data)
-    if (text !== undefined) return text === '' ? null : { kind: 'piece', text }
+    if (text !== undefined) {
+      this.#turns.speaks(text)
+      return text === '' ? null : { kind: 'piece', text }
+    }
     if (data === '[DONE]') {
       this.done = true
       return null
@@ -84,6 +89,7 @@ export class OpenAiReader {
     const said = objectIn(choice, 'delta') ?? objectIn(choice, 'message')
     const text = said === undefined ? (textIn(choice, 'text') ?? '') : contentIn(said)
     const delta = this.#delta(choice, said)
+    this.#turns.speaks(text)
     const reason = textIn(choice, 'finish_reason')
     if (reason !== undefined && reason !== '') {
       const finishReason = FINISH_REASONS[reason]
@@ -101,7 +107,11 @@ export class OpenAiReader {
     const delta: AnswerDelta = {}
     if (said !== undefined) {
       const reasoning = textIn(said, 'reasoning_content') ?? reasoningIn(said)
-      if (reasoning !== undefined && reasoning !== '') delta.reasoning = reasoning
+      if (reasoning !== undefined && reasoning !== '') {
+        const turn = this.#turns.thinks(reasoning)
+        if (turn !== undefined) delta.asides = [turn]
+        delta.reasoning = reasoning
+      }
       const refusal = textIn(said, 'refusal')
       if (refusal !== undefined && refusal !== '') delta.refusal = refusal
       const calls = listIn(said, 'tool_calls')

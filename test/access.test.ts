@@ -294,6 +294,15 @@ test('an alias is followed, also through another, and never in a circle', async 
       code: 'alias_cycle',
       param: 'target',
     })
+  await set('third', 'nowhere')
+  const listed = (await send(world, 'GET', '/v1/models')) as { data: { id: string }[] }
+  const names = listed.data.map(({ id }) => id)
+  expect(names).toContain('second')
+  expect(names).not.toContain('third')
+  expect(await refused(world, 'POST', '/v1/chat/completions', { ...job, model: 'third' })).toMatchObject({
+    status: 404,
+    message: `There is no model "third": it is another name for "nowhere", which nobody has offered. There are: ${names.join(', ')}.`,
+  })
   await set('first', 'fake')
   expect(await ended(world, await enqueue(world, 'first'))).toMatchObject({ model: 'fake' })
   await send(world, 'DELETE', '/api/models/aliases/first')

@@ -2,6 +2,7 @@ import Anthropic from '@anthropic-ai/sdk'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addCloud, type Cloud, refused } from './support/cloud.ts'
+import { SIGNATURE } from './support/upstream-anthropic.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
 /** What a caller says in the dialect of the cloud that answers reaches it, and what that says is told truly. */
@@ -53,6 +54,44 @@ test('tokens that a cloud wrote to its cache and read from it are told beside th
   expect((await asAnthropic.messages.stream(body).finalMessage()).usage).toMatchObject(told)
   const completion = await client.chat.completions.create({ model: anthropic.model, messages })
   expect(completion.usage).toMatchObject({ prompt_tokens: 15, prompt_tokens_details: { cached_tokens: 3 } })
+})
+
+test('what a model thinks and says by turns comes in that order to every client, streamed and not', async () => {
+  const play = { reasoning: ['Once', '.'], text: ['One', '.'], turns: [{ reasoning: 'Twice.', text: 'Two.' }] }
+  openAi.upstream.usual = play
+  anthropic.upstream.usual = { ...play, toolCalls: [{ id: 'toolu_1', name: 'f', pieces: ['{"a"', ':1}'] }] }
+  for (const { model } of [openAi, anthropic]) {
+    const call = model === openAi.model ? [] : [{ type: 'tool_use', id: 'toolu_1', name: 'f', input: { a: 1 } }]
+    const signature = model === openAi.model ? '' : SIGNATURE
+    const content = [
+      { type: 'thinking', thinking: 'Once.', signature },
+      { type: 'text', text: 'One.' },
+      { type: 'thinking', thinking: 'Twice.', signature },
+      { type: 'text', text: 'Two.' },
+      ...call,
+    ]
+    const tools = [{ name: 'f', input_schema: { type: 'object' as const } }]
+    const asked = { model, max_tokens: 50, messages, tools }
+    expect((await asAnthropic.messages.stream(asked).finalMessage()).content).toMatchObject(content)
+    const thought = (text: string) => ({ type: 'reasoning', content: [{ type: 'reasoning_text', text }] })
+    const said = (text: string) => ({ type: 'message', status: 'completed', content: [{ type: 'output_text', text }] })
+    const called = call.map(() => ({ type: 'function_call', call_id: 'toolu_1', name: 'f', arguments: '{"a":1}' }))
+    const output = [thought('Once.'), said('One.'), thought('Twice.'), said('Two.'), ...called]
+    const wish = { model, input: 'x', tools: [{ type: 'function' as const, name: 'f', parameters: null, strict: false }] }
+    if (model === anthropic.model) {
+      expect((await asAnthropic.messages.create(asked)).content).toMatchObject(content)
+      const whole = await client.responses.create(wish)
+      expect(whole.output).toMatchObject(output)
+      expect(new Set(whole.output.map(({ id }) => id)).size).toBe(output.length)
+    }
+    const done: unknown[] = []
+    const stream = client.responses.stream(wish)
+    for await (const event of stream) if (event.type === 'response.output_item.done') done[event.output_index] = event.item
+    expect(done).toMatchObject(output)
+    expect((await stream.finalResponse()).output).toMatchObject(output)
+    const chat = await client.chat.completions.create({ model, messages })
+    expect(chat.choices[0]?.message).toMatchObject({ content: 'One.Two.', reasoning_content: 'Once.Twice.' })
+  }
 })
 
 test('what a model says instead of an answer is a refusal to every client, streamed and not', async () => {

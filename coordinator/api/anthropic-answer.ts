@@ -1,27 +1,24 @@
 import { inputOf } from '../../proto/anthropic-wire-request.ts'
 import type { Answer } from '../../proto/answer.ts'
-import { thinkingBlocks } from '../../proto/thinking.ts'
+import { type ThinkingBlock, thoughtsOf } from '../../proto/thinking.ts'
 import type { Fault } from '../core/fault.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import { answeringModel } from './job-view.ts'
 
-/** A succeeded job as the dialect's message: thinking, then text, then calls. */
+/** A succeeded job as the dialect's message: thinking and text in turn, then calls. */
 export function messageBody(live: LiveJob): Record<string, unknown> {
   const { answer } = live
-  const content: Record<string, unknown>[] = thinkingBlocks(answer.reasoning, answer.reasoningSignature).map((block) =>
-    block.kind === 'redacted'
-      ? { type: 'redacted_thinking', data: block.data }
-      : { type: 'thinking', thinking: block.thinking, signature: block.signature },
-  )
-  content.push(...spokenBlocks(answer))
+  const content = spokenBlocks(answer)
   for (const { id, name, arguments: written } of answer.toolCalls)
     content.push({ type: 'tool_use', id, name, input: inputOf(written), caller: DIRECT })
   return { ...messageHead(live), content, ...stopOf(live), usage: usageOf(live) }
 }
 
-/** The text, cut where its provider cut it, with what the provider put between. The dialect has no other words for a refusal. */
-function spokenBlocks({ text, refusal, asides }: Answer): Record<string, unknown>[] {
-  const blocks: Record<string, unknown>[] = []
+/** The text, cut where its provider cut it, with what the provider thought and put between. The dialect has no other words for a refusal. */
+function spokenBlocks(answer: Answer): Record<string, unknown>[] {
+  const { text, refusal, asides } = answer
+  const thoughts = answer.stretches().map((stretch) => thoughtsOf(answer, stretch).map(thoughtBlock))
+  const blocks: Record<string, unknown>[] = thoughts.shift() ?? []
   let from = 0
   const speak = (to: number, citations: unknown[] | null): void => {
     if (to > from || citations !== null) blocks.push({ type: 'text', text: text.slice(from, to), citations })
@@ -30,10 +27,17 @@ function spokenBlocks({ text, refusal, asides }: Answer): Record<string, unknown
   for (const aside of asides) {
     speak(aside.at, aside.kind === 'citations' ? aside.citations : null)
     if (aside.kind === 'block') blocks.push(aside.block)
+    if (aside.kind === 'thought') blocks.push(...(thoughts.shift() ?? []))
   }
   speak(text.length, null)
   if (refusal !== '') blocks.push({ type: 'text', text: refusal, citations: null })
   return blocks
+}
+
+function thoughtBlock(block: ThinkingBlock): Record<string, unknown> {
+  return block.kind === 'redacted'
+    ? { type: 'redacted_thinking', data: block.data }
+    : { type: 'thinking', thinking: block.thinking, signature: block.signature }
 }
 
 /** What is known of a message before it has any content. */

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
-import type { Aside } from '../../proto/answer.ts'
-import { type ThinkingBlock, thinkingBlocks } from '../../proto/thinking.ts'
+import type { Aside, Stretch } from '../../proto/answer.ts'
+import { type ThinkingBlock, thoughtsOf } from '../../proto/thinking.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
@@ -15,7 +15,7 @@ import { faultOf, interrupted } from './submit.ts'
  *
  *   message_start ─▶ ping ─▶ (content_block_start ─▶ content_block_delta … ─▶ content_block_stop) … ─▶ message_delta ─▶ message_stop
  *
- * Blocks follow one another: thinking, text, a refusal, which is text as well, and one for each call. A block is begun by its first content and ended by the
+ * Blocks follow one another: thinking and text in turn, a refusal, which is text as well, and one for each call. A block is begun by its first content and ended by the
  * next block's. What comes while a call is not whole waits until it is, or until the answer ends. Cutting off a reader that does not read cancels its job, unless that was detached.
  */
 export class AnthropicStream implements Follower {
@@ -29,7 +29,8 @@ export class AnthropicStream implements Follower {
   #refusalSent = 0
   #reasoningSent = 0
   #signatureSent = 0
-  /** Which block of thinking is being told, and how much of it has been. */
+  /** Which stretch of the answer is being told, which of its blocks of thinking, and how much of that has been. */
+  #stretch = 0
   #thought = 0
   #thoughtSent = 0
   /** Its signature is told when it can no longer grow. */
@@ -103,8 +104,8 @@ export class AnthropicStream implements Follower {
     const isThought = isEnd || isSpeaking || toolCalls.length > this.#callsBegun || asides.length > this.#asidesTold
     const isThinking = reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent
     if ((isThought || isThinking) && this.#mayGoOn(isEnd)) {
-      if (isThinking || this.#signatureDue) events += this.#thinking(isThought)
       while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
+      if (isThinking || this.#signatureDue) events += this.#thinking(isThought)
       if (text.length > this.#textSent) events += this.#text(text, text.length)
       if (refusal.length > this.#refusalSent) events += this.#refuse(refusal)
       while (this.#callsBegun < toolCalls.length && this.#mayGoOn(isEnd)) events += this.#beginCall()
@@ -118,10 +119,16 @@ export class AnthropicStream implements Follower {
     return isEnd || call === undefined || this.#open !== 'call' || isWhole(call)
   }
 
-  /** After the text that came before it. */
+  /** After the thinking and the text that came before it. */
   #aside(aside: Aside, text: string): string {
-    const before = aside.at > this.#textSent ? this.#text(text, aside.at) : ''
+    const thought = this.#thinking(true)
+    const before = aside.at > this.#textSent ? thought + this.#text(text, aside.at) : thought
     switch (aside.kind) {
+      case 'thought':
+        this.#stretch += 1
+        this.#thought = 0
+        this.#thoughtSent = 0
+        return before
       case 'text-block':
         return before + (this.#open === 'text' ? this.#close() : '')
       case 'citations':
@@ -159,13 +166,14 @@ export class AnthropicStream implements Follower {
     return begun + this.#delta({ type: 'text_delta', text: part })
   }
 
-  /** All blocks of thinking but the last have come to their end, and so has the last if something else follows. */
+  /** Of this stretch. All blocks of thinking but the last have come to their end, and so has the last if something else follows. */
   #thinking(isThought: boolean): string {
-    const { reasoning, reasoningSignature } = this.#live.answer
-    this.#reasoningSent = reasoning.length
-    this.#signatureSent = reasoningSignature.length
+    const { answer } = this.#live
+    const stretch = answer.stretches()[this.#stretch] as Stretch
+    this.#reasoningSent = stretch.to.reasoning
+    this.#signatureSent = stretch.to.signature
     this.#signatureDue = false
-    const blocks = thinkingBlocks(reasoning, reasoningSignature)
+    const blocks = thoughtsOf(answer, stretch)
     let events = ''
     while (this.#thought < blocks.length) {
       const block = blocks[this.#thought] as ThinkingBlock

@@ -16,7 +16,7 @@ export function registerAnthropic(app: FastifyInstance, parts: ApiParts): void {
 
   app.post('/v1/messages/count_tokens', async (request) => {
     const { model, generation } = parseCountRequest(request.body)
-    if (model !== AUTO && !namesFor(parts, request.caller).includes(model)) throw unknownModel(parts, model)
+    if (model !== AUTO && !namesFor(parts, request.caller).includes(model)) throw unknownModel(parts, request.caller, model)
     return { input_tokens: estimatedTokens(generation), estimated: true }
   })
 }

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { badRequest, notFound } from '../core/fault.ts'
+import { AUTO } from '../core/routing.ts'
 import { allAliases, removeAlias, saveAlias } from '../store/aliases.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, requireAdmin } from './auth.ts'
@@ -60,14 +61,20 @@ export function registerModels(app: FastifyInstance, parts: ApiParts): void {
   })
 }
 
-/** Every name that a caller may ask for. */
-export function namesOf(parts: ApiParts): Set<string> {
+/** Every name that somebody offers or that is another for one. */
+function namesOf(parts: ApiParts): Set<string> {
   return new Set([...allOffers(parts.scheduler.providers).map(({ name }) => name), ...parts.registry.aliases.keys()])
 }
 
-/** Those that the caller's key allows, in order. */
+/** Every name under which the caller can get an answer, in order: an alias may lead to what nobody has offered yet. */
 export function namesFor(parts: ApiParts, { models }: Caller): string[] {
-  return [...namesOf(parts)].filter((name) => models === null || models.includes(name)).sort()
+  const offered = new Set([...allOffers(parts.scheduler.providers).map(({ name }) => name), AUTO])
+  return [...namesOf(parts)]
+    .filter((name) => {
+      const target = parts.registry.resolveModel(name)
+      return offered.has(target) && (models === null || models.includes(name) || models.includes(target))
+    })
+    .sort()
 }
 
 function aliasName(name: string): string {

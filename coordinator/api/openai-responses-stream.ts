@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import type { Answer, Stretch } from '../../proto/answer.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
@@ -15,6 +16,7 @@ import {
   type ResponseRequest,
   responseView,
   textPart,
+  wordsOf,
 } from './openai-responses-view.ts'
 import type { RecentCuts } from './openai-responses-cuts.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
@@ -24,7 +26,7 @@ import { interrupted } from './submit.ts'
  * One caller's stream of one response, as numbered events:
  *
  *   created ─ in_progress ─┬─ item added ─ part added ─ deltas ─ done ─ part done ─ item done ─┬─ completed, incomplete, failed
- *                          └──────── for reasoning, then the message, then each call ──────────┘
+ *                          └──── for reasoning and message, mostly once, then each call ───────┘
  *
  * A message in which the model refuses has a part for that, behind the one of its text if there is any.
  * An item is done when the next one begins or the answer ends. What comes while a call is not whole waits until it is. Who came back behind an event is given only what follows it.
@@ -38,6 +40,10 @@ export class ResponseStream implements Follower {
   readonly #after: number
   #number = 0
   #open: OpenItem | undefined
+  /** Which stretch of the answer is being told. */
+  #stretch = 0
+  /** Characters of text, reasoning and refusal. */
+  #told = 0
   readonly #items = new Map<string, OpenItem>()
   #itemsAdded = 0
   #callsBegun = 0
@@ -70,16 +76,26 @@ export class ResponseStream implements Follower {
   }
 
   grown(): void {
-    const { record, answer } = this.#live
+    const { answer } = this.#live
     if (this.#sink.blocked) {
-      this.#sink.cutIfFarBehind(answer.text.length - (this.#items.get('message')?.sent ?? 0))
+      this.#sink.cutIfFarBehind(spoken(answer) - this.#told)
       return
     }
     if (!this.#mayGoOn()) return
-    if (answer.reasoning !== '') this.#grow('reasoning', answer.reasoning, () => reasoningItem(record, '', ''))
-    if (answer.text !== '') this.#grow('message', answer.text, () => messageItem(record, [], 'in_progress'))
-    if (answer.refusal !== '') this.#grow('refusal', answer.refusal, () => messageItem(record, [], 'in_progress'))
+    if (spoken(answer) > this.#told) this.#speak()
     while (this.#callsBegun < answer.toolCalls.length && this.#mayGoOn()) this.#growCall(this.#callsBegun++)
+  }
+
+  #speak(): void {
+    const { record, answer } = this.#live
+    for (const [index, stretch] of answer.stretches().entries()) {
+      if (index < this.#stretch) continue
+      this.#stretch = index
+      const { reasoning, text } = wordsOf(answer, stretch)
+      if (reasoning !== '') this.#grow('reasoning', index, reasoning, () => reasoningItem(record, index, '', ''))
+      if (text !== '') this.#grow('message', index, text, () => messageItem(record, index, [], 'in_progress'))
+    }
+    if (answer.refusal !== '') this.#grow('refusal', 0, answer.refusal, () => messageItem(record, this.#stretch, [], 'in_progress'))
   }
 
   /** False while the open call is not whole, of which all that there is has been told. */
@@ -87,22 +103,21 @@ export class ResponseStream implements Follower {
     const { record, answer } = this.#live
     const index = this.#callsBegun - 1
     const call = answer.toolCalls[index]
-    if (call === undefined || this.#open?.key !== `call ${index}`) return true
+    if (call === undefined || this.#open?.kind !== 'call' || this.#open.index !== index) return true
     this.#growCall(index)
     return isSettled(record.status) || !this.#hasMore() || isWhole(call)
   }
 
   /** Something else than the calls that were begun has grown. */
   #hasMore(): boolean {
-    const { text, reasoning, refusal, toolCalls } = this.#live.answer
-    const sent = ['message', 'reasoning', 'refusal'].reduce((sum, key) => sum + (this.#items.get(key)?.sent ?? 0), 0)
-    return toolCalls.length > this.#callsBegun || text.length + reasoning.length + refusal.length > sent
+    const { answer } = this.#live
+    return answer.toolCalls.length > this.#callsBegun || spoken(answer) > this.#told
   }
 
   #growCall(index: number): void {
     const { record, answer } = this.#live
     const call = answer.toolCalls[index] as ToolCall
-    this.#grow(`call ${index}`, call.arguments, () => callItem(record, index, { ...call, arguments: '' }, 'in_progress'))
+    this.#grow('call', index, call.arguments, () => callItem(record, index, { ...call, arguments: '' }, 'in_progress'))
   }
 
   waits(waiting: Waiting): void {
@@ -130,23 +145,25 @@ export class ResponseStream implements Follower {
     this.#live.unfollow(this)
     const { record, answer } = this.#live
     // An answer of no words is a message all the same.
-    if (record.status === 'succeeded' && answer.toolCalls.length === 0 && answer.refusal === '' && !this.#items.has('message'))
-      this.#add('message', () => messageItem(record, [], 'in_progress'))
+    if (record.status === 'succeeded' && answer.toolCalls.length === 0 && answer.refusal === '' && answer.text === '')
+      this.#add('message', this.#stretch, () => messageItem(record, this.#stretch, [], 'in_progress'))
     this.#close()
     const response = responseView(this.#live, this.#request)
     const ending = response.status === 'completed' || response.status === 'incomplete' ? response.status : 'failed'
     this.#sink.end(this.#render(`response.${ending}`, { response }))
   }
 
-  #grow(key: string, whole: string, begun: () => Body): void {
-    const item = this.#items.get(key) ?? this.#add(key, begun)
+  #grow(kind: OpenItem['kind'], index: number, whole: string, begun: () => Body): void {
+    const key = `${kind} ${index}`
+    const item = this.#items.get(key) ?? this.#add(kind, index, begun)
     const cuts = this.#cuts.of(this.#live.record.id)
     while (item.sent < whole.length) {
       const end = cuts.end(key, item.deltas, whole.length)
       const part = whole.slice(item.sent, end)
       item.sent = end
       item.deltas += 1
-      if (key !== 'message') this.#event(item.deltaEvent, { ...item.place, delta: part })
+      if (kind !== 'call') this.#told += part.length
+      if (kind !== 'message') this.#event(item.deltaEvent, { ...item.place, delta: part })
       else {
         const number = this.#number++
         const logprobs = this.#freshLogprobs()
@@ -163,15 +180,15 @@ export class ResponseStream implements Follower {
     return JSON.stringify(fresh)
   }
 
-  #add(key: string, begun: () => Body): OpenItem {
-    const part = EMPTY_PARTS[key]?.()
+  #add(kind: OpenItem['kind'], index: number, begun: () => Body): OpenItem {
+    const part = EMPTY_PARTS[kind]?.()
     // A message that has said something refuses in its next part.
-    const before = key === 'refusal' && this.#open?.key === 'message' ? this.#open : undefined
+    const before = kind === 'refusal' && this.#open?.kind === 'message' ? this.#open : undefined
     const place = before === undefined ? this.#addItem(begun(), part !== undefined) : this.#nextPart(before)
-    const deltaEvent = DELTAS[key] ?? 'response.function_call_arguments.delta'
+    const deltaEvent = DELTAS[kind] ?? 'response.function_call_arguments.delta'
     const beforeNumber = `event: ${deltaEvent}\ndata: ${JSON.stringify({ type: deltaEvent, ...place }).slice(0, -1)},"sequence_number":`
-    const item: OpenItem = { key, place, deltaEvent, before: beforeNumber, sent: 0, deltas: 0 }
-    this.#items.set(key, item)
+    const item: OpenItem = { kind, index, place, deltaEvent, before: beforeNumber, sent: 0, deltas: 0 }
+    this.#items.set(`${kind} ${index}`, item)
     this.#open = item
     if (part !== undefined) this.#event('response.content_part.added', { ...place, part })
     return item
@@ -205,20 +222,24 @@ export class ResponseStream implements Follower {
     })
   }
 
-  #closePart({ key, place }: OpenItem): void {
+  #closePart({ kind, index, place }: OpenItem): void {
     const { answer } = this.#live
-    if (key === 'reasoning') {
-      this.#event('response.reasoning_text.done', { ...place, text: answer.reasoning })
-      this.#event('response.content_part.done', { ...place, part: reasoningPart(answer.reasoning) })
-    } else if (key === 'refusal') {
+    if (kind === 'call') {
+      const call = answer.toolCalls[index]
+      this.#event('response.function_call_arguments.done', { ...place, name: call?.name, arguments: call?.arguments })
+      return
+    }
+    const { reasoning, text } = wordsOf(answer, answer.stretches()[index] as Stretch)
+    if (kind === 'reasoning') {
+      this.#event('response.reasoning_text.done', { ...place, text: reasoning })
+      this.#event('response.content_part.done', { ...place, part: reasoningPart(reasoning) })
+    } else if (kind === 'refusal') {
       this.#event('response.refusal.done', { ...place, refusal: answer.refusal })
       this.#event('response.content_part.done', { ...place, part: refusalPart(answer.refusal) })
-    } else if (key === 'message') {
-      this.#event('response.output_text.done', { ...place, text: answer.text, logprobs: answer.logprobs })
-      this.#event('response.content_part.done', { ...place, part: textPart(answer.text, answer.logprobs) })
     } else {
-      const call = answer.toolCalls[Number(key.slice('call '.length))]
-      this.#event('response.function_call_arguments.done', { ...place, name: call?.name, arguments: call?.arguments })
+      const logprobs = index === 0 ? answer.logprobs : []
+      this.#event('response.output_text.done', { ...place, text, logprobs })
+      this.#event('response.content_part.done', { ...place, part: textPart(text, logprobs) })
     }
   }
 
@@ -239,8 +260,9 @@ type Place = { item_id: unknown; output_index: number; content_index?: number }
 
 /** An item, or the part of a message that refuses. */
 type OpenItem = {
-  /** `reasoning`, `message`, `refusal`, or `call` and its index. */
-  key: string
+  kind: 'reasoning' | 'message' | 'refusal' | 'call'
+  /** Of its stretch, or of the call. */
+  index: number
   place: Place
   deltaEvent: string
   /** All of a delta's event before its number. */
@@ -248,6 +270,10 @@ type OpenItem = {
   /** Characters of it, in so many deltas. */
   sent: number
   deltas: number
+}
+
+function spoken({ text, reasoning, refusal }: Answer): number {
+  return text.length + reasoning.length + refusal.length
 }
 
 const DELTAS: Record<string, string> = {

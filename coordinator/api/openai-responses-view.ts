@@ -1,5 +1,6 @@
-import type { Answer } from '../../proto/answer.ts'
+import type { Answer, Stretch, TokenLogprob } from '../../proto/answer.ts'
 import type { GenerationRequest, ResponseNotes, ToolCall } from '../../proto/request.ts'
+import { joinedThinking, thoughtsOf } from '../../proto/thinking.ts'
 import type { JobRecord } from '../core/job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import type { Body } from './body.ts'
@@ -59,10 +60,25 @@ export function responseView(live: LiveJob, request: ResponseRequest): Body {
 export function outputItems({ record, answer }: LiveJob, request: ResponseRequest): Body[] {
   const items: Body[] = []
   const ended = record.status === 'succeeded' && incompleteOf(record) === null
-  if (answer.reasoning !== '')
-    items.push(reasoningItem(record, answer.reasoning, request.response.showSignature ? answer.reasoningSignature : ''))
-  if (answer.text !== '' || answer.refusal !== '' || (answer.toolCalls.length === 0 && record.status === 'succeeded'))
-    items.push(messageItem(record, messageParts(answer), 'completed'))
+  const stretches = answer.stretches()
+  for (const [index, stretch] of stretches.entries()) {
+    const { reasoning, text } = wordsOf(answer, stretch)
+    if (reasoning !== '')
+      items.push(
+        reasoningItem(
+          record,
+          index,
+          reasoning,
+          request.response.showSignature ? joinedThinking(thoughtsOf(answer, stretch)).signature : '',
+        ),
+      )
+    const isLast = index === stretches.length - 1
+    const hasNoWords = answer.text === '' && answer.toolCalls.length === 0 && record.status === 'succeeded'
+    if (text !== '' || (isLast && (answer.refusal !== '' || hasNoWords)))
+      items.push(
+        messageItem(record, index, messageParts(text, index === 0 ? answer.logprobs : [], isLast ? answer.refusal : ''), 'completed'),
+      )
+  }
   for (const [index, call] of answer.toolCalls.entries()) items.push(callItem(record, index, call, 'completed'))
   // Only the last can have been cut short.
   const last = items.at(-1)
@@ -70,9 +86,15 @@ export function outputItems({ record, answer }: LiveJob, request: ResponseReques
   return items
 }
 
-export function reasoningItem({ id }: JobRecord, reasoning: string, signature: string): Body {
+/** Of one stretch. */
+export function wordsOf({ reasoning, text }: Answer, { from, to }: Stretch): { reasoning: string; text: string } {
+  return { reasoning: reasoning.slice(from.reasoning, to.reasoning), text: text.slice(from.text, to.text) }
+}
+
+/** `index`: of its stretch, as in `messageItem`. */
+export function reasoningItem({ id }: JobRecord, index: number, reasoning: string, signature: string): Body {
   return {
-    id: `rs_${id}`,
+    id: `rs_${id}${suffix(index)}`,
     type: 'reasoning',
     summary: [],
     content: reasoning === '' ? [] : [reasoningPart(reasoning)],
@@ -84,13 +106,17 @@ export function reasoningPart(text: string): Body {
   return { type: 'reasoning_text', text }
 }
 
-function messageParts({ text, refusal, logprobs }: Answer): Body[] {
+function suffix(index: number): string {
+  return index === 0 ? '' : `_${index}`
+}
+
+function messageParts(text: string, logprobs: readonly TokenLogprob[], refusal: string): Body[] {
   const refused = refusal === '' ? [] : [refusalPart(refusal)]
   return text === '' && refusal !== '' ? refused : [textPart(text, logprobs), ...refused]
 }
 
-export function messageItem({ id }: JobRecord, content: Body[], status: string): Body {
-  return { id: `msg_${id}`, type: 'message', status, role: 'assistant', content }
+export function messageItem({ id }: JobRecord, index: number, content: Body[], status: string): Body {
+  return { id: `msg_${id}${suffix(index)}`, type: 'message', status, role: 'assistant', content }
 }
 
 export function textPart(text: string, logprobs: readonly unknown[]): Body {

@@ -30,7 +30,7 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.get<{ Params: { id: string } }>('/v1/models/:id', async (request) => {
-    if (!namesFor(parts, request.caller).includes(request.params.id)) throw unknownModel(parts, request.params.id)
+    if (!namesFor(parts, request.caller).includes(request.params.id)) throw unknownModel(parts, request.caller, request.params.id)
     return dialectOf(request) === 'anthropic' ? anthropicModel(request.params.id) : modelView(request.params.id)
   })
 }

@@ -36,7 +36,7 @@ export function place(parts: ApiParts, caller: Caller, parsed: ParsedRequest, wi
       },
     )
   const offers = offersOf(parts, model)
-  if (offers.length === 0) throw unknownModel(parts, parsed.model)
+  if (offers.length === 0) throw unknownModel(parts, caller, parsed.model)
   const policy = parts.registry.policyOf(wishes.policy, caller.team)
   const { pinnedTier, pinnedProvider } = wishes
   const terms = parts.registry.termsOf({ policy, team: caller.team, pinnedTier, pinnedProvider, key: caller.key })

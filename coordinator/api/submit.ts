@@ -9,10 +9,10 @@ import type { JobId, JobRecord } from '../core/job.ts'
 import type { NewJob } from '../engine/new-job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import { newId } from '../ids.ts'
-import { requireScope } from './auth.ts'
+import { type Caller, requireScope } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { once } from './idempotency.ts'
-import { namesOf } from './models.ts'
+import { namesFor } from './models.ts'
 import { place } from './placing.ts'
 import { isSettled } from './sse.ts'
 import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
@@ -117,10 +117,13 @@ export function refuseWhenFull(parts: ApiParts, jobs: number): void {
     )
 }
 
-export function unknownModel(parts: ApiParts, model: string): Fault {
-  const names = [...namesOf(parts)].sort()
+/** Says which there are for this caller. */
+export function unknownModel(parts: ApiParts, caller: Caller, model: string): Fault {
+  const names = namesFor(parts, caller)
   const there = names.length === 0 ? 'No provider has offered a model yet.' : `There are: ${names.slice(0, 50).join(', ')}.`
-  return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}". ${there}`, {
+  const target = parts.registry.resolveModel(model)
+  const what = target === model ? '' : `: it is another name for "${target.slice(0, 100)}", which nobody has offered`
+  return new Fault('model_not_found', `There is no model "${model.slice(0, 100)}"${what}. ${there}`, {
     status: 404,
     layer: 'routing',
     param: 'model',

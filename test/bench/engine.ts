@@ -7,35 +7,46 @@ import { type Contender, type ContenderSettings, openEngine, openFreeRunning, op
 /**
  * The worker's engine beside free-running `sequence.evaluate`, and beside llama-server where
  * HOLDFAST_BENCH_LLAMA_SERVER names one, in the same run; on the built-in model and on the one HOLDFAST_TEST_MODEL names.
+ * Of the built-in model, whose answers take less than a second, every case is measured several times and the median shown.
  */
 export async function run(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-bench-'))
   const tiny = join(folder, 'tiny.gguf')
   writeTinyModel(tiny)
   const real = process.env.HOLDFAST_TEST_MODEL
-  const rows = await rowsOf('built-in', { model: tiny, slots: 32, contextTokens: 2048, threads: 1 }, 256)
+  const rows = await rowsOf('built-in', { model: tiny, slots: 32, contextTokens: 2048, threads: 1 }, { answerTokens: 256, rounds: 9 })
   if (real !== undefined && existsSync(real))
-    rows.push(...(await rowsOf('real', { model: real, slots: 32, contextTokens: 2048, threads: availableParallelism() }, 64)))
+    rows.push(
+      ...(await rowsOf(
+        'real',
+        { model: real, slots: 32, contextTokens: 2048, threads: availableParallelism() },
+        { answerTokens: 64, rounds: 1 },
+      )),
+    )
   rmSync(folder, { recursive: true })
   console.log(table(rows))
 }
 
-type Row = { model: string; case: string; what: string; unit: string; better: 'more' | 'less'; figures: Map<string, number> }
+type Row = { model: string; case: string; what: string; unit: string; better: 'more' | 'less'; figures: Map<string, number[]> }
 
 const STREAM_COUNTS = [1, 4, 8, 16, 32]
 const PROMPT_TOKENS = 50
 const NEWCOMER_TOKENS = 1500
 const COMMON_TOKENS = 1000
 
-async function rowsOf(model: string, settings: ContenderSettings, answerTokens: number): Promise<Row[]> {
+async function rowsOf(
+  model: string,
+  settings: ContenderSettings,
+  { answerTokens, rounds }: { answerTokens: number; rounds: number },
+): Promise<Row[]> {
   const rows: Row[] = []
   const all = await Promise.all(contenders().map((open) => open(settings)))
   // One after the other in every case, so that a machine whose speed changes changes it for all.
   for (const contender of all) await warmUp(contender, settings.slots)
   const chosen = new RegExp(process.env.HOLDFAST_BENCH_CASES ?? '')
   for (const [name, measure] of Object.entries(casesOf(answerTokens)))
-    for (const contender of chosen.test(name) ? all : [])
-      await measure(contender, await calibratedPrompts(contender), noteIn(rows, model, contender))
+    for (let round = 0; round < rounds && chosen.test(name); round += 1)
+      for (const contender of all) await measure(contender, await calibratedPrompts(contender), noteIn(rows, model, contender))
   for (const contender of all) await contender.close()
   return rows
 }
@@ -62,7 +73,7 @@ function noteIn(rows: Row[], model: string, contender: Contender): Note {
   return (name, what, unit, better, figure) => {
     const row = rows.find((row) => row.case === name && row.what === what) ?? { model, case: name, what, unit, better, figures: new Map() }
     if (!rows.includes(row)) rows.push(row)
-    row.figures.set(contender.name, figure)
+    row.figures.set(contender.name, [...(row.figures.get(contender.name) ?? []), figure])
     console.error(`${model} · ${name} · ${what} · ${contender.name}: ${figure.toFixed(2)} ${unit}`)
   }
 }
@@ -229,9 +240,9 @@ function table(rows: readonly Row[]): string {
   const peers = [...new Set(rows.flatMap(({ figures }) => [...figures.keys()]))].filter((name) => name !== 'holdfast')
   const head = ['model', 'case', 'figure', 'unit', 'holdfast', ...peers.flatMap((peer) => [peer, `× ${peer}`])]
   const lines = rows.map(({ model, case: name, what, unit, better, figures }) => {
-    const ours = figures.get('holdfast') ?? Number.NaN
+    const ours = quantile(figures.get('holdfast') ?? [], 0.5)
     const beside = peers.flatMap((peer) => {
-      const theirs = figures.get(peer) ?? Number.NaN
+      const theirs = quantile(figures.get(peer) ?? [], 0.5)
       return [shown(theirs), (better === 'more' ? ours / theirs : theirs / ours).toFixed(2)]
     })
     return [model, name, what, unit, shown(ours), ...beside]

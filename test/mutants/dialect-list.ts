@@ -102,6 +102,14 @@ export const DIALECT_MUTANTS: Mutant[] = [
     only: 'instead of an answer',
   },
   {
+    bug: 'what was thought behind a text is told before it',
+    file: 'proto/thinking.ts',
+    find: 'text === this.#spokeAt',
+    replace: 'true',
+    tests: ['same-dialect'],
+    only: 'by turns comes in that order',
+  },
+  {
     bug: 'Anthropic: the next call begins before the first is whole',
     file: 'coordinator/api/anthropic-stream.ts',
     find: "this.#open !== 'call' || isWhole(call)",

@@ -18,6 +18,17 @@ export const anthropicVoice: Voice = {
       })
     if (pieces.length > 0)
       blocks.push({ content: { type: 'text', text: '' }, deltas: pieces.map((text) => ({ type: 'text_delta', text })) })
+    for (const { reasoning: thinking, text } of play.turns ?? [])
+      blocks.push(
+        {
+          content: { type: 'thinking', thinking: '', signature: '' },
+          deltas: [
+            { type: 'thinking_delta', thinking },
+            { type: 'signature_delta', signature: SIGNATURE },
+          ],
+        },
+        { content: { type: 'text', text: '' }, deltas: [{ type: 'text_delta', text }] },
+      )
     for (const { id, name, pieces } of play.toolCalls ?? [])
       blocks.push({
         content: { type: 'tool_use', id, name, input: {} },
@@ -49,6 +60,10 @@ export const anthropicVoice: Voice = {
     const content = [
       ...(play.reasoning === undefined ? [] : [{ type: 'thinking', thinking: play.reasoning.join(''), signature: SIGNATURE }]),
       ...(text === '' ? [] : [{ type: 'text', text, citations: null }]),
+      ...(play.turns ?? []).flatMap(({ reasoning: thinking, text }) => [
+        { type: 'thinking', thinking, signature: SIGNATURE },
+        { type: 'text', text, citations: null },
+      ]),
       ...(play.toolCalls ?? []).map(({ id, name, pieces }) => ({
         type: 'tool_use',
         id,

@@ -17,6 +17,10 @@ export const openAiVoice: Voice = {
       ...(isChat ? [event(choice({ role: 'assistant', content: '', refusal: null }), false)] : []),
       ...(play.reasoning ?? []).map((reasoning) => event(choice({ reasoning_content: reasoning }), true)),
       ...textOf(play, call).pieces.map((piece) => event(choice(text(piece)), true)),
+      ...(play.turns ?? []).flatMap(({ reasoning, text: said }) => [
+        event(choice({ reasoning_content: reasoning }), true),
+        event(choice(text(said)), true),
+      ]),
       ...(play.annotations ?? []).map((annotation) => event(choice({ annotations: [annotation] }), true)),
       ...(play.refusal ?? []).map((refusal) => event(choice({ refusal }), true)),
       ...toolDeltas(play).map((delta) => event(choice({ tool_calls: [delta] }), true)),
@@ -42,7 +46,8 @@ export const openAiVoice: Voice = {
       return { object: 'list', model, data: vectorsOf(call.body.input), usage: { prompt_tokens: 7, total_tokens: 7 } }
     if (call.method !== 'POST' || !/\/(chat\/)?completions$/.test(call.path)) return null
     const finish = { index: 0, logprobs: null, finish_reason: finishOf(play, call) }
-    const text = textOf(play, call).pieces.join('')
+    // Unstreamed the dialect cannot say in which order things came.
+    const text = [...textOf(play, call).pieces, ...(play.turns ?? []).map((turn) => turn.text)].join('')
     const choice = isChatCall(call) ? { ...finish, message: messageOf(play, text) } : { ...finish, text }
     const object = isChatCall(call) ? 'chat.completion' : 'text_completion'
     const usage = play.usage === 'missing' ? {} : { usage: usageView(play, call) }
@@ -115,7 +120,9 @@ function messageOf(play: Play, text: string): object {
     content: text === '' ? null : text,
     refusal: play.refusal?.join('') ?? null,
     ...(play.annotations === undefined ? {} : { annotations: play.annotations }),
-    ...(play.reasoning === undefined ? {} : { reasoning_content: play.reasoning.join('') }),
+    ...(play.reasoning === undefined
+      ? {}
+      : { reasoning_content: [...play.reasoning, ...(play.turns ?? []).map((turn) => turn.reasoning)].join('') }),
     ...(play.toolCalls === undefined
       ? {}
       : {

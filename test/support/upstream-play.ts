@@ -16,6 +16,8 @@ export type Play = {
   reasoning?: string[]
   /** Pieces of the text; cut to the `max_tokens` of the call. */
   text?: string[]
+  /** Thought and said after that, in turn. */
+  turns?: { reasoning: string; text: string }[]
   /** Said instead of a text; of OpenAI's dialect. */
   refusal?: string[]
   /** Of the text; of OpenAI's dialect. */

@@ -172,7 +172,7 @@ export const jobs: Noun = {
           view({ id: text(), name: text(), arguments: text('JSON, or the input of a custom tool'), custom: { const: true } }, ['custom']),
         ),
         logprobs: list(anything()),
-        asides: list(anything('What only a provider of the same dialect says')),
+        asides: list(anything('Where it thought again, and what only a provider of the same dialect says')),
         annotations: list(anything('Of the text, such as where it was read')),
         stop_sequence: text('The text that ended it'),
         reasoning_tokens: whole(),

@@ -1,5 +1,6 @@
 import type { AnswerDelta } from '../../../proto/answer.ts'
 import type { GenerationRequest } from '../../../proto/request.ts'
+import { ThoughtTurns } from '../../../proto/thinking.ts'
 import { TextAssembler } from '../text.ts'
 
 /**
@@ -14,6 +15,7 @@ export class AnswerText {
   #text = ''
   #bytes = 0
   #reasoningBytes = 0
+  readonly #turns = new ThoughtTurns()
   #over = false
 
   constructor(request: GenerationRequest) {
@@ -45,13 +47,16 @@ export class AnswerText {
   add(text: string): string {
     const fits = this.#cut(text)
     this.#text += fits
-    return this.#assembler.feed(Buffer.from(fits))
+    const shown = this.#assembler.feed(Buffer.from(fits))
+    this.#turns.speaks(shown)
+    return shown
   }
 
   addReasoning(text: string): AnswerDelta {
     const fits = this.#cut(text)
     this.#reasoningBytes += Buffer.byteLength(fits)
-    return { reasoning: fits }
+    const turn = this.#turns.thinks(fits)
+    return { ...(turn && { asides: [turn] }), reasoning: fits }
   }
 
   /** What was held back, now that nothing more comes. */

@@ -1,3 +1,4 @@
+import type { AnswerDelta } from '../../../proto/answer.ts'
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -211,7 +212,7 @@ export class CliJob implements Generation {
     }
   }
 
-  #show(text: string, delta: { reasoning?: string } | undefined): void {
+  #show(text: string, delta: AnswerDelta | undefined): void {
     if (text !== '' || (delta?.reasoning ?? '') !== '') this.#sink.tokens([this.#pieces++], text, delta)
     const { end } = this.#answer
     if (end !== undefined) this.#decide({ finish: end })
