@@ -408,6 +408,8 @@ async function startCoordinator(
       const endMs = Date.now() + config.drainTimeoutMs
       while (scheduler.runningCount > 0 && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
       addEvent('coordinator.stopped', 'coordinator', { running: scheduler.runningCount, waiting: scheduler.waitingCount })
+      dispatcher.stop()
+      await new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS))
     },
   }
 }
@@ -418,6 +420,8 @@ const KEY_SWEEP_MS = 3_600_000
 // Also because a host that slept does not count the hours: looking costs twenty small queries.
 const PARTITION_CHECK_MS = 600_000
 const WRITER_CLOSE_MS = 5_000
+/** For what callers are told at the end to leave. */
+const LAST_WORDS_MS = 100
 
 function rulesFrom(config: CoordinatorConfig): ConstructorParameters<typeof Scheduler>[0] {
   return {

@@ -59,6 +59,32 @@ test('SIGSTOP of a worker: dead after the dead time, and what the sleeper says w
   for (const stream of streams) expect((await world.job(stream.seen.job)).output?.text).toBe(want)
 })
 
+test('SIGTERM of the coordinator: who waits longer than it drains is told, in its dialect, and its job goes on', async () => {
+  await using world = await World.open()
+  const coordinator = await world.coordinator({ HOLDFAST_DRAIN_TIMEOUT_S: '0.5' })
+  await world.worker('a', 'fake=fake:?slots=5&rate=50')
+  const asked = { model: 'fake', max_tokens: 100, messages: [{ role: 'user', content: 'x' }] }
+  const calls: [path: string, body: object][] = [false, true].flatMap((stream) => [
+    ['/v1/chat/completions', { ...asked, stream }],
+    ['/v1/messages', { ...asked, stream }],
+    ['/v1/responses', { model: 'fake', max_output_tokens: 100, input: 'x', stream }],
+  ])
+  const answers = calls.map(async ([path, body]) => {
+    const response = await world.request('POST', path, body)
+    return { status: response.status, job: response.headers.get('x-holdfast-job') ?? '', text: await response.text() }
+  })
+  await world.until('five run and one waits', async () => {
+    const { data } = (await world.get('/api/jobs')) as { data: { status: string }[] }
+    return data.filter(({ status }) => status === 'running').length === 5 && data.length === 6
+  })
+  await coordinator.stop()
+  const told = await Promise.all(answers)
+  expect(told.map(({ status }) => status)).toEqual([503, 503, 503, 200, 200, 200])
+  for (const { text } of told) expect(text).toContain('"code":"coordinator_stopping"')
+  await world.coordinator()
+  for (const { job } of told) await world.until('it is done', async () => (await world.job(job)).status === 'succeeded')
+})
+
 test('SIGSTOP of the coordinator for longer than the dead time: nobody is taken for dead, and the answer goes on in its one attempt', async () => {
   await using world = await World.open()
   const coordinator = await world.coordinator({ HOLDFAST_HEARTBEAT_S: '0.5', HOLDFAST_DEAD_AFTER_S: '3' })

@@ -2,13 +2,14 @@ import type { ServerResponse } from 'node:http'
 import type { Aside, Stretch } from '../../proto/answer.ts'
 import { type ThinkingBlock, thoughtsOf } from '../../proto/thinking.ts'
 import type { ToolCall } from '../../proto/request.ts'
+import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import { anthropicError, DIRECT, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
 import { isWhole } from './calls.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
-import { faultOf, interrupted } from './submit.ts'
+import { faultOf, interrupted, stopping } from './submit.ts'
 
 /**
  * One caller's stream of one job as the dialect's events:
@@ -79,8 +80,16 @@ export class AnthropicStream implements Follower {
   /** Only a second reader of a message that was not streamed at first can have read what is void now. */
   discarded(): void {
     if (this.#textSent + this.#refusalSent + this.#reasoningSent + this.#callsBegun === 0) return
+    this.#fail(interrupted(this.#live.record.id))
+  }
+
+  stopped(): void {
+    this.#fail(stopping(this.#live.record.id))
+  }
+
+  #fail(fault: Fault): void {
     this.#live.unfollow(this)
-    this.#sink.end(event('error', anthropicError(interrupted(this.#live.record.id), this.#options.requestId)))
+    this.#sink.end(event('error', anthropicError(fault, this.#options.requestId)))
   }
 
   ended(): void {

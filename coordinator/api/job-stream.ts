@@ -73,6 +73,12 @@ export class JobStream implements Follower {
     if (this.#sent > 0) this.#diverged()
   }
 
+  /** A reader comes back by itself, with the id of the last event it has. */
+  stopped(): void {
+    this.#live.unfollow(this)
+    this.#sink.end('')
+  }
+
   ended(): void {
     this.#sink.blocked = false
     this.grown()

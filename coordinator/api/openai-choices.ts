@@ -4,7 +4,8 @@ import { isFinal } from '../core/job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
 import type { ApiParts } from './health.ts'
 import type { ParsedRequest } from './openai-request.ts'
-import { ended, faultOf, refuseWhenFull, type Submission, submit } from './submit.ts'
+import { isSettled } from './sse.ts'
+import { ended, faultOf, refuseWhenFull, stopping, type Submission, submit } from './submit.ts'
 import { readIdempotencyKey } from './wishes.ts'
 
 type Lives = readonly [LiveJob, ...LiveJob[]]
@@ -76,7 +77,9 @@ export class Choices {
 
 async function succeeded(parts: ApiParts, live: LiveJob): Promise<void> {
   await ended(parts, live)
-  if (live.record.status !== 'succeeded') throw faultOf(live.record)
+  const { id, status } = live.record
+  if (!isSettled(status)) throw stopping(id)
+  if (status !== 'succeeded') throw faultOf(live.record)
 }
 
 async function submitAll(

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Answer, Stretch } from '../../proto/answer.ts'
 import type { ToolCall } from '../../proto/request.ts'
+import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
@@ -20,7 +21,7 @@ import {
 } from './openai-responses-view.ts'
 import type { RecentCuts } from './openai-responses-cuts.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
-import { interrupted } from './submit.ts'
+import { interrupted, stopping } from './submit.ts'
 
 /**
  * One caller's stream of one response, as numbered events:
@@ -132,8 +133,16 @@ export class ResponseStream implements Follower {
   discarded(): void {
     this.#cuts.forget(this.#live.record.id)
     if (this.#items.size === 0) return
+    this.#fail(interrupted(this.#live.record.id))
+  }
+
+  /** Who comes back behind the last event finds the rest. */
+  stopped(): void {
+    this.#fail(stopping(this.#live.record.id))
+  }
+
+  #fail({ code, message }: Fault): void {
     this.#live.unfollow(this)
-    const { code, message } = interrupted(this.#live.record.id)
     const response = { ...responseView(this.#live, this.#request), status: 'failed', output: [], error: { code, message } }
     this.#sink.end(this.#render('response.failed', { response }))
   }

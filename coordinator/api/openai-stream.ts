@@ -4,7 +4,7 @@ import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
 import { completionLogprobsView, logprobsView, toolCallView, usageOf } from './openai-answer.ts'
-import { faultOf, interrupted } from './submit.ts'
+import { faultOf, interrupted, stopping } from './submit.ts'
 import { openAiError } from './server.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { answeringModel } from './job-view.ts'
@@ -152,6 +152,11 @@ class ChoiceStream implements Follower {
     if (this.#over || this.#sent + this.#reasoningSent + this.#refusalSent + this.#argumentsSent.length === 0) return
     this.leave()
     this.#parts.onFailed(interrupted(this.live.record.id))
+  }
+
+  stopped(): void {
+    this.leave()
+    this.#parts.onFailed(stopping(this.live.record.id))
   }
 
   ended(): void {

@@ -147,7 +147,7 @@ function refuseWhenTooLong(bytes: number, offers: ModelOffer[]): void {
     )
 }
 
-/** Resolves when nothing more will happen to the job by itself, or when the time is over. */
+/** Resolves when nothing more will happen to the job by itself, when the time is over, or when this coordinator stops. */
 export async function ended(parts: ApiParts, live: LiveJob, withinMs?: number): Promise<void> {
   if (isSettled(live.record.status)) return
   await new Promise<void>((resolve) => {
@@ -156,7 +156,7 @@ export async function ended(parts: ApiParts, live: LiveJob, withinMs?: number): 
       live.unfollow(follower)
       resolve()
     }
-    const follower = { grown: () => {}, waits: () => {}, discarded: () => {}, ended: done }
+    const follower = { grown: () => {}, waits: () => {}, discarded: () => {}, ended: done, stopped: done }
     const timer = withinMs === undefined ? undefined : setTimeout(done, withinMs)
     live.follow(follower)
     parts.dispatcher.announceWaiting(live)
@@ -179,6 +179,15 @@ export function faultOf(record: JobRecord): Fault {
     job: record.id,
     ...(error.providerStatus === undefined ? {} : { providerStatus: error.providerStatus }),
   })
+}
+
+/** For who waits when the coordinator stops: the job does not. */
+export function stopping(job: JobId): Fault {
+  return new Fault(
+    'coordinator_stopping',
+    `The coordinator is stopping before the answer is whole. The job goes on after its next start; /api/jobs/${job} has the answer then.`,
+    { status: 503, retryable: true, retryAfterS: 5, job },
+  )
 }
 
 /** For a reader of an answer that begins anew. */

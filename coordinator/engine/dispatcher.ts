@@ -48,11 +48,13 @@ export class Dispatcher {
     )
   }
 
-  /** From here on nothing is decided any more: callers that a shutdown cuts off must not cancel their jobs. */
+  /** From here on nothing is decided any more: callers that a shutdown cuts off must not cancel their jobs, but are told. */
   stop(): void {
+    if (this.#stopped) return
     this.#stopped = true
     for (const timer of this.#timers) clearInterval(timer)
     this.checkpoint()
+    for (const live of this.#live.values()) live.stopped()
   }
 
   /** Judges deaths, stalls, limits and backoffs as of now. */

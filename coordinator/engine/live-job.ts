@@ -145,6 +145,10 @@ export class LiveJob {
     for (const follower of this.#followers) follower.changed?.()
   }
 
+  stopped(): void {
+    for (const follower of this.#followers) follower.stopped()
+  }
+
   waits(waiting: Waiting): void {
     for (const follower of this.#followers) follower.waits(waiting)
   }
@@ -185,6 +189,8 @@ export interface Follower {
   waits(waiting: Waiting): void
   /** The answer begins anew: who has read of it must be told. */
   discarded(): void
+  /** This coordinator stops and the job goes on without it. */
+  stopped(): void
   /** More of the prompt is computed. */
   prefilled?(prefill: Prefill): void
   /** An attempt started, or the job went back into the line. */

@@ -3,6 +3,14 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'a coordinator that stops says nothing to who waits',
+    file: 'coordinator/engine/live-job.ts',
+    find: 'follower.stopped()',
+    replace: 'void follower',
+    tests: ['deaths'],
+    only: 'SIGTERM of the coordinator',
+  },
+  {
     bug: 'doors: a cancel is answered before it is durable',
     file: 'coordinator/engine/dispatcher.ts',
     find: 'if (live === undefined || live.unstorable) return\n    await new Promise',

@@ -104,6 +104,9 @@ export class SimulatedClient implements Follower {
   }
 
   /** No engine here starts over. */
+  /** Whoever reads it is cut off with its coordinator. */
+  stopped(): void {}
+
   discarded(): void {
     throw new Violation(`${this.id} was begun anew`)
   }
