@@ -176,11 +176,23 @@ test('the official client uploads a file, runs it as a batch and reads output an
     { custom_id: 'one', response: { status_code: 200, body: { object: 'chat.completion', usage: { completion_tokens: 5 } } }, error: null },
     { custom_id: 'two', response: { status_code: 200 } },
   ])
+  const { bytes } = await client.files.retrieve(done.output_file_id ?? '')
+  expect(bytes).toBe((await (await client.files.content(done.output_file_id ?? '')).arrayBuffer()).byteLength)
+  await expect(client.files.delete(done.output_file_id ?? '')).rejects.toMatchObject({ status: 409, code: 'file_is_made' })
   const errors = (await (await client.files.content(done.error_file_id ?? '')).text()).trim()
   expect(JSON.parse(errors)).toMatchObject({ custom_id: 'three', error: { code: expect.any(String) } })
   const listed: string[] = []
   for await (const batch of client.batches.list()) listed.push(batch.id)
   expect(listed).toContain(made.id)
+  const second = await client.files.create({ file: await toFile(Buffer.from('x'), 'second.jsonl'), purpose: 'batch' })
+  for (const [order, ids] of [
+    ['asc', [file.id, second.id]],
+    ['desc', [second.id, file.id]],
+  ] as const) {
+    const found: string[] = []
+    for await (const { id } of client.files.list({ order, limit: 1 })) found.push(id)
+    expect(found.filter((id) => id === file.id || id === second.id)).toEqual(ids)
+  }
   await client.files.delete(file.id)
   await expect(client.files.retrieve(file.id)).rejects.toMatchObject({ status: 404 })
 })

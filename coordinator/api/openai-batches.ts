@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream'
 import multipart from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
@@ -17,7 +18,7 @@ import { refuseOther } from './idempotency.ts'
 import { answerBody } from './openai-answer.ts'
 import { parseEmbeddingsRequest } from './openai-embeddings.ts'
 import type { ParsedRequest } from './openai-request.ts'
-import { readLimit, readQuery } from './paging.ts'
+import { readLimit, readOneOf, readQuery } from './paging.ts'
 import { openAiError } from './server.ts'
 import { cutWhenUnread } from './sse.ts'
 import { faultOf } from './submit.ts'
@@ -93,11 +94,12 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.get('/v1/files', async (request) => {
-    const query = readQuery(request.query, ['limit', 'after', 'purpose'])
+    const query = readQuery(request.query, ['limit', 'after', 'purpose', 'order'])
+    const order = readOneOf('order', query.order, ['asc', 'desc']) ?? 'desc'
     if (query.purpose !== undefined && query.purpose !== 'batch') return list([], false)
     const limit = readLimit(query.limit)
-    const before = query.after === undefined ? null : uuidOf(query.after, 'file-')
-    const files = await listFiles(parts.db, { team: teamSeen(request.caller), before, limit: limit + 1 })
+    const after = query.after === undefined ? null : uuidOf(query.after, 'file-')
+    const files = await listFiles(parts.db, { team: teamSeen(request.caller), after, order, limit: limit + 1 })
     return list(files.slice(0, limit).map(fileView), files.length > limit)
   })
 
@@ -107,7 +109,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     const { batch, kind } = made
     return {
       ...fileFrame(request.params.id, batch.createdMs),
-      bytes: 0,
+      bytes: await lengthOf(madeContent(parts, made)),
       filename: `batch_${batch.id}_${kind}.jsonl`,
       purpose: 'batch_output',
     }
@@ -116,15 +118,16 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
   app.get<ById>('/v1/files/:id/content', async (request, reply) => {
     cutWhenUnread(reply.raw)
     const made = await madeFile(parts, request.caller, request.params.id)
-    if (made !== undefined) {
-      const { batch, kind } = made
-      return reply.type('application/jsonl').send(jsonLines(only(readResults(parts.db, batch.id), kind), outputLine))
-    }
+    if (made !== undefined) return reply.type('application/jsonl').send(madeContent(parts, made))
     const file = await getFile(parts, request.caller, request.params.id)
     return reply.type('application/octet-stream').send(await readFileContent(parts.db, file.id))
   })
 
   app.delete<ById>('/v1/files/:id', async (request) => {
+    if ((await madeFile(parts, request.caller, request.params.id)) !== undefined)
+      throw new Fault('file_is_made', 'This file is written from the jobs of its batch whenever it is read: there is nothing to delete.', {
+        status: 409,
+      })
     const file = await getFile(parts, request.caller, request.params.id)
     await deleteFile(parts.db, file.id)
     return { id: request.params.id, object: 'file', deleted: true }
@@ -179,15 +182,23 @@ async function keptFile(parts: ApiParts, team: string, key: string, hash: Buffer
   return known
 }
 
+type MadeFile = { batch: BatchRecord; kind: 'output' | 'error' }
+
 /** The batch that an output or error file is written from; undefined for a file that was uploaded. */
-async function madeFile(
-  parts: ApiParts,
-  caller: Caller,
-  id: string,
-): Promise<{ batch: BatchRecord; kind: 'output' | 'error' } | undefined> {
+async function madeFile(parts: ApiParts, caller: Caller, id: string): Promise<MadeFile | undefined> {
   const [, kind, batch] = /^file-(output|error)-(.+)$/.exec(id) ?? []
   if (kind === undefined || batch === undefined) return undefined
   return { batch: await getBatch(parts, caller, batch), kind: kind as 'output' | 'error' }
+}
+
+function madeContent(parts: ApiParts, { batch, kind }: MadeFile): Readable {
+  return jsonLines(only(readResults(parts.db, batch.id), kind), outputLine)
+}
+
+async function lengthOf(content: Readable): Promise<number> {
+  let bytes = 0
+  for await (const part of content as AsyncIterable<Buffer | string>) bytes += Buffer.byteLength(part)
+  return bytes
 }
 
 async function* only(pages: AsyncIterable<ResultRow[]>, kind: 'output' | 'error'): AsyncGenerator<ResultRow[]> {

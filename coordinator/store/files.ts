@@ -37,11 +37,16 @@ export async function readFileContent(db: Db, id: string): Promise<Buffer | unde
   return row === undefined ? undefined : (row.content as Buffer)
 }
 
-/** Newest first; `team` null: of all teams. */
-export async function listFiles(db: Db, filter: { team: string | null; before: string | null; limit: number }): Promise<FileRecord[]> {
+/** By age, behind the one that is named; `team` null: of all teams. */
+export async function listFiles(
+  db: Db,
+  { team, after, order, limit }: { team: string | null; after: string | null; order: 'asc' | 'desc'; limit: number },
+): Promise<FileRecord[]> {
   const rows = await db.query(
-    `select ${FACTS} from files where ($1::uuid is null or id < $1) and ($2::text is null or team = $2) order by id desc limit $3`,
-    [filter.before, filter.team, filter.limit],
+    `select ${FACTS} from files
+     where ($1::uuid is null or id ${order === 'asc' ? '>' : '<'} $1) and ($2::text is null or team = $2)
+     order by id ${order} limit $3`,
+    [after, team, limit],
   )
   return rows.map(parseFile)
 }

@@ -22,11 +22,12 @@ export const files: Noun = {
     {
       method: 'get',
       path: '/v1/files',
-      summary: 'List files, newest first',
+      summary: 'List files',
       query: {
         limit: { type: 'integer', minimum: 1, maximum: 200, default: 50 },
         after: text('The id of the last file seen'),
         purpose: text(),
+        order: { enum: ['asc', 'desc'], default: 'desc' },
       },
       answers: { 200: json(ref('Files'), 'A page of files') },
     },
