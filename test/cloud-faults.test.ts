@@ -305,7 +305,11 @@ test('what a provider calls a bad request is one: told in both dialects with its
   const anthropic = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
   const other = await anthropic.messages.create({ model, messages, max_tokens: 5 }).catch((cause: unknown) => cause)
   expect(other).toMatchObject({ status: 400, error: { error: { type: 'invalid_request_error', ...told } } })
-  expect([broken.upstream.generations.length, spare.upstream.generations.length]).toEqual([2, 0])
+  const tooLong = "This model's maximum context length is 8192 tokens."
+  broken.upstream.plan({ refuse: { status: 400, message: tooLong } })
+  const long = await openai.chat.completions.create({ model, messages }).catch((cause: unknown) => cause)
+  expect(long).toMatchObject({ status: 400, code: 'context_length_exceeded', error: { ...told, code: 'context_length_exceeded' } })
+  expect([broken.upstream.generations.length, spare.upstream.generations.length]).toEqual([3, 0])
 })
 
 test('a stream that is cut before its first token runs elsewhere, unseen', async () => {

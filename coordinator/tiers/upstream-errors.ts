@@ -1,4 +1,4 @@
-import { isAboutKey, isAgainstRules } from '../../proto/refusals.ts'
+import { isAboutKey, isAgainstRules, isTooLong } from '../../proto/refusals.ts'
 import type { Setback } from '../core/cooldown.ts'
 import type { JobError } from '../core/job.ts'
 
@@ -48,11 +48,11 @@ export function refusalOf(cause: unknown, nowMs: number): Refusal {
   // It does not know the model: another provider may.
   if (status === 404) return { error: failure('provider_lacks_model', said, true, status) }
   // What is wrong with the request is wrong everywhere.
-  return { error: refusedRequest(said, status) }
+  return { error: refusedRequest(said, status, isTooLong(words) ? 'context_length_exceeded' : undefined) }
 }
 
-function refusedRequest(message: string, providerStatus: number): JobError {
-  return { code: 'provider_refused_request', message, layer: 'ingress', retryable: false, providerStatus }
+function refusedRequest(message: string, providerStatus: number, code = 'provider_refused_request'): JobError {
+  return { code, message, layer: 'ingress', retryable: false, providerStatus }
 }
 
 /** What a server says of itself and of no request: it is overloaded, being restarted, or not there behind its gateway. */

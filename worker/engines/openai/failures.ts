@@ -1,4 +1,4 @@
-import { isAboutKey } from '../../../proto/refusals.ts'
+import { isAboutKey, isTooLong } from '../../../proto/refusals.ts'
 import { isJson, upstreamError, type WireFailure } from '../../../proto/wire.ts'
 import type { GenerationFailure } from '../engine.ts'
 import { parsed, reasonOf, type Upstream } from './server.ts'
@@ -41,11 +41,9 @@ export function failureOfStatus(
   // What it served a moment ago is gone: the engine looks again, and somebody else may serve it meanwhile.
   if (status === 404) return { ...provider, code: 'upstream_not_found', retryable: true }
   if (!isCallersFault(status)) return { ...provider, code: 'upstream_error', retryable: true }
-  const code = TOO_LONG.test(message) ? 'context_length_exceeded' : 'upstream_refused'
+  const code = isTooLong(message) ? 'context_length_exceeded' : 'upstream_refused'
   return { layer: 'ingress', code, message, retryable: false, providerStatus: status }
 }
-
-const TOO_LONG = /context[ _](length|size|window)|maximum context|too many tokens|prompt is too long/i
 
 function isCallersFault(status: number): boolean {
   return status >= 400 && status < 500 && ![401, 403, 404, 408, 429].includes(status)
