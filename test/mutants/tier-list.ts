@@ -12,8 +12,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'tiers: a tier never opens by waiting',
     file: 'coordinator/core/scheduler.ts',
-    find: '      this.#lineOf(job.model).remove(job)\n      this.#joinLine(job)\n    }\n    for (let job = this.#waits.overdue',
-    replace: '      this.#waits.end(nowMs, job)\n    }\n    for (let job = this.#waits.overdue',
+    find: '      board.lineOf(job.model).remove(job)\n      board.joinLine(job)\n    }\n    for (let job = waits.overdue',
+    replace: '      waits.end(nowMs, job)\n    }\n    for (let job = waits.overdue',
     tests: ['tiers'],
   },
   {
@@ -60,7 +60,7 @@ export const TIER_MUTANTS: Mutant[] = [
   },
   {
     bug: 'tiers: 429 counts against the job',
-    file: 'coordinator/core/scheduler.ts',
+    file: 'coordinator/core/attempts.ts',
     find: 'if (job !== undefined && report.hold !== undefined) this.#giveBack(',
     replace: 'if (job !== undefined && report.hold === null) this.#giveBack(',
     tests: ['tiers'],
@@ -81,22 +81,22 @@ export const TIER_MUTANTS: Mutant[] = [
   },
   {
     bug: 'tiers: an empty purse pays on',
-    file: 'coordinator/core/scheduler.ts',
-    find: 'this.#spentUntilMs.has(purse)',
-    replace: 'this.#spentUntilMs.has(`no ${purse}`)',
+    file: 'coordinator/core/board.ts',
+    find: 'this.spentUntilMs.has(purse)',
+    replace: 'this.spentUntilMs.has(`no ${purse}`)',
     tests: ['tiers'],
   },
   {
     bug: 'tiers: half an answer and a whole one are told as one',
-    file: 'coordinator/core/scheduler.ts',
+    file: 'coordinator/core/attempts.ts',
     find: '    if (!job.restartable) {',
     replace: '    if (!job.restartable && job.tokens < 0) {',
     tests: ['tiers'],
   },
   {
     bug: 'tiers: what was begun is not forgotten when another provider begins anew',
-    file: 'coordinator/core/scheduler.ts',
-    find: "    this.#emit({ kind: 'discard-answer', job: job.id })\n",
+    file: 'coordinator/core/attempts.ts',
+    find: "    this.#board.emit({ kind: 'discard-answer', job: job.id })\n",
     replace: '',
     tests: ['tiers'],
   },

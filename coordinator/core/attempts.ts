@@ -1,0 +1,166 @@
+import { INTERRUPTED, tooLong } from './attempt-errors.ts'
+import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, tripFor, yieldingMs } from './blame.ts'
+import type { Board } from './board.ts'
+import { type Breaker, reset } from './breaker.ts'
+import type { FleetWorker } from './fleet.ts'
+import type { InputOf } from './inputs.ts'
+import type { JobError } from './job.ts'
+import type { ScheduledJob } from './scheduled-job.ts'
+import { stallOf } from './silence.ts'
+
+/** What is reported of attempts, and what becomes of their jobs: the end, or another attempt. */
+export class Attempts {
+  readonly #board: Board
+
+  constructor(board: Board) {
+    this.#board = board
+  }
+
+  progress(input: InputOf<'attempt-progressed'>): void {
+    const job = this.#board.live(input)
+    if (job === undefined) return
+    if (job.tokens === 0 && input.tokens > 0) {
+      // From here on only the same model file may continue this answer.
+      job.sha256 = job.worker?.models.get(job.served)?.offer.sha256 ?? null
+    }
+    if (input.tokens > job.tokens) this.#prove(job)
+    job.tokens = Math.max(job.tokens, input.tokens)
+    job.progressedMs = this.#board.nowMs
+  }
+
+  finish(input: InputOf<'attempt-finished'>): void {
+    const job = this.#board.live(input)
+    this.#board.vacate(input)
+    if (job !== undefined) {
+      this.#board.serviceTimes.learn(job.model, this.#board.nowMs - job.startedMs)
+      this.#prove(job)
+      if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
+      job.worker?.quota?.correct(this.#board.nowMs, job.startedMs, input.cost - job.cost)
+      this.#board.lineOf(job.model).adjust(job, job.team, input.cost - job.cost)
+      this.#board.endAttempt(job, 'succeeded', null)
+      this.#board.forget(job)
+      this.#board.emit({ kind: 'job-succeeded', job: job.id })
+    }
+    this.#board.fillWorker(input.worker)
+  }
+
+  fail(report: InputOf<'attempt-failed'>): void {
+    const job = this.#board.live(report)
+    const worker = this.#board.workers.get(report.worker)
+    const hold = report.hold && worker?.holdAfter(report.hold, report, this.#board.nowMs)
+    if (hold != null) this.#board.hold(report.worker, worker?.modelOf(report) ?? null, hold)
+    this.#board.vacate(report)
+    if (job !== undefined && report.hold !== undefined) this.#giveBack(job, report.error)
+    else if (job !== undefined) this.endBadly(job, 'failed', report.error)
+    this.#board.fillWorker(report.worker)
+  }
+
+  refuse(input: InputOf<'attempt-refused'>): void {
+    const job = this.#board.live(input)
+    this.#board.vacate(input)
+    if (job !== undefined) {
+      const offer = job.worker?.models.get(job.served)
+      if (offer !== undefined) {
+        // That somebody may not pay is no reason to leave the provider alone.
+        if (input.purses === undefined) offer.refusedUntilMs = this.#board.nowMs + this.#board.rules.refusalPauseMs
+        if (offer.breaker.trial === job.id) offer.breaker.trial = null
+      }
+      this.#board.endAttempt(job, 'refused', null)
+      if (input.purses !== undefined) job.purses = input.purses
+      this.#requeue(job, `worker refused: ${input.reason}`, 0)
+    }
+    this.#board.fillWorker(input.worker)
+  }
+
+  judgeRunning(job: ScheduledJob): void {
+    if (job.worker === null) return
+    if (job.maxRunMs !== null && job.ranMs + this.#board.nowMs - job.startedMs >= job.maxRunMs) {
+      this.#stopWith(job, tooLong(job.maxRunMs))
+      return
+    }
+    if (!job.worker.connected) return
+    const stall = stallOf(this.#board.nowMs, job, job.worker, this.#board.rules)
+    if (stall !== null) this.#stopWith(job, stall)
+  }
+
+  #stopWith(job: ScheduledJob, error: JobError): void {
+    if (job.worker !== null) this.#board.emit({ kind: 'stop-attempt', job: job.id, attempt: job.attempt, worker: job.worker.id })
+    this.endBadly(job, 'failed', error)
+  }
+
+  /** An attempt that did not bring the answer: again elsewhere, or the end of the job. */
+  endBadly(job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
+    const worker = job.worker
+    // Who answers, with whatever status, is there.
+    if (error.providerStatus !== undefined) this.#prove(job)
+    const blame = blameOf(job, worker, error, this.#board.rules)
+    if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
+      this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
+    this.#board.endAttempt(job, status, error)
+    if (!error.retryable || isForbidden(this.#board.keyOf(job), worker, error, this.#board.fleet)) {
+      this.#board.forget(job)
+      this.#board.emit({ kind: 'job-failed', job: job.id, error: { ...error, retryable: false } })
+      return
+    }
+    countAgainst(job, worker, blame)
+    if (!this.#startsAnew(job, blame.isVoid || job.startsOver, blame.isVoid ? error : INTERRUPTED)) return
+    if (job.strikes >= this.#board.rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
+      this.#board.forget(job)
+      this.#board.emit({ kind: blame.isVoid ? 'job-failed' : 'job-parked', job: job.id, error })
+      return
+    }
+    const yieldMs =
+      blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, this.#board.keyOf(job), job.served, worker, this.#board.fleet) : 0
+    job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
+    const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
+    this.#requeue(job, error.code, Math.max(backoffMs, yieldMs))
+  }
+
+  /** The provider could not take it: that is no failure of the job, which waits until somebody can. */
+  #giveBack(job: ScheduledJob, error: JobError): void {
+    this.#board.endAttempt(job, 'failed', error)
+    if (this.#startsAnew(job, job.startsOver, INTERRUPTED)) this.#requeue(job, error.code, 0)
+  }
+
+  /**
+   * What an engine that cannot continue has begun is void, and so is an answer that is not what was asked for. False when
+   * somebody may have read it: then the job has ended, for two texts are never mixed.
+   */
+  #startsAnew(job: ScheduledJob, isVoid: boolean, end: JobError): boolean {
+    if (!isVoid || job.tokens === 0) return true
+    if (!job.restartable) {
+      this.#board.forget(job)
+      this.#board.emit({ kind: 'job-failed', job: job.id, error: end })
+      return false
+    }
+    job.tokens = 0
+    job.sha256 = null
+    this.#board.emit({ kind: 'discard-answer', job: job.id })
+    return true
+  }
+
+  #requeue(job: ScheduledJob, why: string, delayMs: number): void {
+    this.#board.emit({ kind: 'job-requeued', job: job.id, why, strikes: job.strikes, failures: job.failures })
+    this.#board.lineOf(job.model).adjust(job, job.team, -job.cost)
+    this.#board.waits.begin(this.#board.nowMs, job)
+    if (delayMs > 0) {
+      job.phase = 'delayed'
+      job.notBeforeMs = this.#board.nowMs + delayMs
+      this.#board.delayed.add(job)
+      return
+    }
+    this.#board.joinLine(job)
+  }
+
+  /** It gets on: a provider that was on trial is well again. */
+  #prove({ worker, startedMs }: ScheduledJob): void {
+    if (worker?.cooldown.proves(startedMs) === true && worker.hold?.onTrial === true) this.#board.hold(worker.id, null, null)
+  }
+
+  #tellBreaker(worker: FleetWorker, model: string, why: string, change: (breaker: Breaker) => boolean): void {
+    const breaker = worker.models.get(model)?.breaker
+    if (breaker === undefined || !change(breaker)) return
+    const untilMs = breaker.openings > 0 ? breaker.openUntilMs : null
+    this.#board.emit({ kind: 'breaker-changed', worker: worker.id, model, untilMs, why })
+  }
+}
