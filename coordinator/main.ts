@@ -136,6 +136,8 @@ async function startCoordinator(
   closing.push(() => closeWriter(writer, log))
   const feed = new EventFeed({ db, coordinator: coordinatorId, now: () => clock.now(), onProblem: (text) => log.warn(text) })
   db.onEvents = (events) => feed.take(events)
+  db.onTrouble = (trouble) =>
+    trouble === null ? log.info('PostgreSQL takes rows again.') : log.warn(`${trouble}. What has to be stored waits; nothing new is accepted.`)
   closing.push(() => feed.stop())
   const newEvent = (type: EventType, actor: string, details: Record<string, unknown>): EventRecord => ({
     id: newId(),
@@ -331,7 +333,7 @@ async function startCoordinator(
     queueLimit: config.queueLimit,
     version,
     now: () => clock.now(),
-    notReady: () => (draining ? 'the coordinator is stopping' : db.down ? 'PostgreSQL cannot be reached' : null),
+    notReady: () => (draining ? 'the coordinator is stopping' : db.trouble),
     newEvent,
     stored: () => writer.drained(),
     reloadKeys,

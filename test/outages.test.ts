@@ -116,3 +116,35 @@ test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health s
   expect((await world.job(id)).status).toBe('cancelled')
   expect((await world.request('POST', '/v1/chat/completions', ask)).status).toBe(200)
 })
+
+test('a PostgreSQL that takes no rows: what ends meanwhile is stored when it does again, and nothing new is accepted', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=2&rate=50')
+  const job = { model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 50 }
+  const { id } = (await (await world.request('POST', '/api/jobs', job)).json()) as { id: string }
+  const db = world.database()
+  const session = await db.dedicated(() => {})
+  await session.run(undefined, 'set default_transaction_read_only = off', [])
+  const takesRows = async (does: boolean): Promise<void> => {
+    await session.run(undefined, `alter system set default_transaction_read_only = ${does ? 'off' : 'on'}`, [])
+    await session.run(undefined, 'select pg_reload_conf()', [])
+  }
+  await takesRows(false)
+  await world.until('it says that it is not ready', async () => (await fetch(`${world.url}/readyz`)).status === 503)
+  expect(await world.get('/api/health')).toMatchObject({ ok: false, problems: [expect.stringContaining('PostgreSQL takes no rows')] })
+  const refused = await world.request('POST', '/api/jobs', job)
+  expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '2'])
+  const team = await world.request('POST', '/api/teams', { name: 'late' })
+  expect(team.status).toBe(503)
+  expect(((await team.json()) as { error: unknown }).error).toMatchObject({ code: 'database_unavailable', retryable: true })
+  await world.until('the answer is whole', async () => (await world.job(id)).status === 'succeeded')
+  await takesRows(true)
+  await world.until('it is stored', async () => (await db.query('select from job_outputs where job = $1', [id])).length === 1)
+  await world.until('it is ready', async () => (await fetch(`${world.url}/readyz`)).ok)
+  const [row] = await db.query('select status from jobs where id = $1', [id])
+  expect(row).toEqual({ status: 'succeeded' })
+  expect((await world.events(`&job=${id}`)).map(({ type }) => type)).toEqual(['job.succeeded', 'job.accepted'])
+  await session.end()
+  await db.close()
+})

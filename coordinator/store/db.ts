@@ -18,11 +18,15 @@ export class Db {
   readonly #options: pg.ClientConfig
   #pool: pg.Pool
   #down = false
+  /** Of each writer that is turned away, why. */
+  readonly #refusals = new Map<object, string>()
   #watching: NodeJS.Timeout | undefined
   #watcher: Session | undefined
   #wasSilent = false
   /** Connections whose users ask again when they break; a lock's is none of them. */
   readonly #patient: pg.Client[] = []
+  /** Hears when `trouble` changes. */
+  onTrouble: (trouble: string | null) => void = () => {}
   /** Hears of events as soon as they are durable, whoever wrote them here. */
   onEvents: (events: readonly EventRecord[]) => void = () => {}
 
@@ -88,7 +92,26 @@ export class Db {
   }
 
   markDown(down: boolean): void {
-    this.#down = down
+    this.#noting(() => (this.#down = down))
+  }
+
+  /** It can be reached and takes no rows of this writer, such as on a full disk; null: it does again. */
+  markRefused(writer: object, why: string | null): void {
+    if (why === null && !this.#refusals.has(writer)) return
+    this.#noting(() => (why === null ? this.#refusals.delete(writer) : this.#refusals.set(writer, why)))
+  }
+
+  /** Why nothing new can be stored at the moment; null: it can. */
+  get trouble(): string | null {
+    if (this.#down) return 'PostgreSQL cannot be reached'
+    const [why] = this.#refusals.values()
+    return why === undefined ? null : `PostgreSQL takes no rows: ${why}`
+  }
+
+  #noting(change: () => void): void {
+    const before = this.trouble
+    change()
+    if (this.trouble !== before) this.onTrouble(this.trouble)
   }
 
   async query(text: string, values: unknown[] = []): Promise<Rows> {
@@ -166,6 +189,16 @@ export type Session = {
   end(): Promise<void>
 }
 
+/**
+ * True for errors that say nothing about the rows that were sent: the server cannot be reached, or takes nothing as it is now
+ * (a full disk, a standby after a failover, a deadlock, a permission that somebody took away). The same may pass later.
+ */
+export function mayPass(error: unknown): boolean {
+  if (isUnavailable(error)) return true
+  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  return /^(0A|25|26|40|53|55|57|58)[0-9A-Z]{3}$/.test(code) || code === '42501' || code === '42P01'
+}
+
 /** True for errors that say the server cannot be reached or is starting or stopping; the statement may be tried again. */
 export function isUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false
@@ -203,8 +236,9 @@ function connection(options: DbOptions): pg.ClientConfig {
 }
 
 function unavailableOr(error: unknown): unknown {
-  if (!isUnavailable(error)) return error
-  return new Fault('database_unavailable', 'PostgreSQL cannot be reached at the moment; nothing was accepted. Try again shortly.', {
+  if (!mayPass(error)) return error
+  const why = isUnavailable(error) ? 'cannot be reached at the moment' : `takes nothing at the moment (${(error as Error).message})`
+  return new Fault('database_unavailable', `PostgreSQL ${why}; nothing was accepted. Try again shortly.`, {
     status: 503,
     retryable: true,
     retryAfterS: 2,

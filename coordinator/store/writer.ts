@@ -1,7 +1,7 @@
 import type { EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
 import { Fault } from '../core/fault.ts'
-import { type Db, isUnavailable, type Session } from './db.ts'
+import { type Db, isUnavailable, mayPass, type Session } from './db.ts'
 import type { Payment } from './spending.ts'
 import { type Statement, statementFor } from './writer-sql.ts'
 
@@ -257,7 +257,7 @@ class Lane {
     this.#stored(batch)
   }
 
-  /** Sends until PostgreSQL answers, through its restarts; throws only when it refuses the statement itself. */
+  /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
   async #send({ first, again, values }: Statement): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
@@ -267,10 +267,12 @@ class Lane {
         const { name, text } = attempt === 0 ? first : again
         await this.#session.run(name, text, values)
         this.#db.markDown(false)
+        this.#db.markRefused(this, null)
         return
       } catch (error) {
-        if (!isUnavailable(error) || this.#closed) throw error
-        this.#db.markDown(true)
+        if (!mayPass(error) || this.#closed) throw error
+        if (isUnavailable(error)) this.#db.markDown(true)
+        else this.#db.markRefused(this, (error as Error).message)
         const broken = this.#session
         this.#session = undefined
         await broken?.end().catch(() => {})
