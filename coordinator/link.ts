@@ -12,14 +12,10 @@ import {
   type ToldHost,
   type ToldModel,
 } from '../proto/link.ts'
-import { SAMPLING_ABILITIES, withPlain } from '../proto/abilities.ts'
-import type { AnswerDelta, FinishReason } from '../proto/answer.ts'
-import { validate as isUuid } from 'uuid'
+import type { JobId, WorkerId } from './core/job.ts'
 import type { Dispatcher } from './engine/dispatcher.ts'
 import type { WorkerLink } from './engine/worker-link.ts'
-import type { Hold, ModelOffer } from './core/fleet.ts'
-import type { Layer } from './core/fault.ts'
-import type { JobError, JobId, WorkerId } from './core/job.ts'
+import { finishReason, holdOf, keptHello, keptHost, keptModels, layer, offerOf, problemWith, readDeltas, storable, words } from './told.ts'
 
 /**
  * The coordinator's end of every worker session: greets, checks what comes in, and hands it to the dispatcher. A worker
@@ -129,12 +125,12 @@ export class WorkerSessions implements WorkerLink {
   }
 
   #greet(end: CoordinatorEnd, told: ToldByWorker, token: string | undefined): Session | undefined {
-    const hello = told.hello
-    if (hello === null || hello === undefined) {
+    if (told.hello === null || told.hello === undefined) {
       this.#refuse(end, refusals.garbage, 'The first message of a session must be Hello.', null)
       return undefined
     }
-    const problem = problemWith(hello)
+    const problem = problemWith(told.hello)
+    const hello = keptHello(told.hello)
     if (problem !== undefined) {
       this.#refuse(end, hello.protocolMajor === PROTOCOL_MAJOR ? refusals.garbage : refusals.protocol, problem, hello.name)
       return undefined
@@ -233,7 +229,7 @@ export class WorkerSessions implements WorkerLink {
       })
     for (const { job, attempt, code, message, retryable, ...told } of output.failed) {
       const status = told.providerStatus === 0 ? {} : { providerStatus: told.providerStatus }
-      const error = { code: code.slice(0, 64), message: message.slice(0, 2_000), layer: layer(told.layer), retryable, ...status }
+      const error = { code: words(code, 64), message: words(message, 2_000), layer: layer(told.layer), retryable, ...status }
       dispatcher.attemptFailed(worker, { job: job as JobId, attempt }, error, holdOf(error, told.retryAtMs))
     }
     session.outputsTaken += 1
@@ -253,9 +249,8 @@ export class WorkerSessions implements WorkerLink {
         break
       case 'heartbeat':
         if (told.heartbeat) {
-          // A name that no greeting would be let in with is nobody's model.
-          const models = told.heartbeat.models.filter((model) => problemWithModel(model) === undefined).slice(0, MODELS_MAX)
-          this.#options.onHeartbeat(worker, models, told.heartbeat.host ?? null)
+          const models = keptModels(told.heartbeat.models)
+          this.#options.onHeartbeat(worker, models, keptHost(told.heartbeat.host))
           dispatcher.workerReported(worker, models.map(offerOf))
         }
         break
@@ -319,96 +314,3 @@ const RECEIPT_EVERY = 32
 // A message holds 64 MiB (proto/link.ts) and a request half of that.
 const STARTS_MAX = 64
 const LARGE_REQUEST = 65_536
-const MODELS_MAX = 64
-const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._:@/-]{0,127}$/u
-
-export function offerOf(model: ToldModel): ModelOffer {
-  const state = model.state === 'ready' || model.state === 'loading' ? model.state : 'down'
-  return {
-    name: model.name,
-    engine: model.engine,
-    state,
-    detail: model.detail,
-    slots: state === 'ready' ? model.slots : 0,
-    contextTokens: model.contextTokens,
-    maxTokenBytes: model.maxTokenBytes,
-    sha256: model.sha256,
-    prefixes: model.prefixes.slice(0, PREFIXES_MAX),
-    tier: model.tier === 'cli' ? 'cli' : 'gpu',
-    abilities: abilitiesOf(model),
-    startsOver: model.startsOver,
-    limitedUntilMs: model.limitedUntilMs === 0 ? null : model.limitedUntilMs,
-    needsPerson: state === 'down' && model.needsPerson,
-    firstTokenTimeoutMs: model.firstTokenTimeoutMs === 0 ? null : model.firstTokenTimeoutMs,
-    nextTokenTimeoutMs: model.nextTokenTimeoutMs === 0 ? null : model.nextTokenTimeoutMs,
-  }
-}
-
-/** A model that is not let in gets nothing until a person has seen to it, and one whose limit is used up until then. */
-function holdOf({ code, message }: JobError, retryAtMs: number): Hold | undefined {
-  const why = message.slice(0, 300)
-  if (code === 'cli_not_authenticated' || code === 'upstream_not_authenticated') return { state: 'parked', untilMs: null, why }
-  return retryAtMs === 0 ? undefined : { state: 'over_quota', untilMs: retryAtMs, why }
-}
-
-/** A worker of protocol 1.1 does not say, and its engines had these. */
-function abilitiesOf({ engine, tier, abilities }: ToldModel): readonly string[] {
-  if (abilities.length === 0 && (engine === 'llama' || engine === 'fake')) return SAMPLING_ABILITIES
-  const told = abilities.slice(0, ABILITIES_MAX)
-  return tier === 'cli' ? told : withPlain(told)
-}
-
-/** The offer of a worker as it was stored, by this version or an older one. */
-export function storedOffer(offer: ModelOffer): ModelOffer {
-  return offer.abilities === undefined || offer.tier === 'cli' ? offer : { ...offer, abilities: withPlain(offer.abilities) }
-}
-
-const ABILITIES_MAX = 100
-
-// 64 of each of as many slots as one model ever has.
-const PREFIXES_MAX = 8_192
-
-function problemWith(hello: ToldHello): string | undefined {
-  if (hello.protocolMajor !== PROTOCOL_MAJOR)
-    return `This coordinator speaks protocol ${PROTOCOL_MAJOR}.${PROTOCOL_MINOR}, the worker ${hello.protocolMajor}.${hello.protocolMinor}: upgrade the older one.`
-  if (!isUuid(hello.worker)) return 'Hello.worker must be a UUID.'
-  if (!NAME.test(hello.name)) return 'Hello.name must be 1 to 128 letters, digits, spaces or . _ : @ / -, beginning with a letter or digit.'
-  if (hello.models.length > MODELS_MAX) return `A worker may offer at most ${MODELS_MAX} models, not ${hello.models.length}.`
-  return hello.models.map(problemWithModel).find((problem) => problem !== undefined)
-}
-
-function problemWithModel({ name, sha256 }: ToldModel): string | undefined {
-  if (name === '' || name.length > 200 || UNPRINTABLE.test(name) || !name.isWellFormed())
-    return 'A model needs a name of 1 to 200 printable characters.'
-  return sha256.length > 200 || UNPRINTABLE.test(sha256) ? 'Model.sha256 must be at most 200 printable characters.' : undefined
-}
-
-// PostgreSQL stores no NUL, and people read these in logs.
-const UNPRINTABLE = /\p{Cc}/u
-
-/** A count that no model can have reached must not keep the end of a job from its row. */
-function storable(count: number): number {
-  return Math.min(count, INTEGER_MAX)
-}
-
-const INTEGER_MAX = 2_147_483_647
-
-function finishReason(value: string): FinishReason {
-  return FINISH_REASONS.find((reason) => reason === value) ?? 'cancelled'
-}
-
-const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'tool_calls', 'content_filter']
-
-/** A worker that writes nonsense here loses the nonsense, not its session. */
-function readDeltas(json: string): AnswerDelta[] {
-  try {
-    const deltas: unknown = JSON.parse(json)
-    return Array.isArray(deltas) ? deltas.filter((delta) => typeof delta === 'object' && delta !== null) : []
-  } catch {
-    return []
-  }
-}
-
-function layer(value: string): Layer {
-  return value === 'ingress' || value === 'model' ? value : 'provider'
-}

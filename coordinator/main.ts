@@ -25,7 +25,8 @@ import { Admission } from './admission.ts'
 import { applyDefinitions } from './definitions.ts'
 import { FleetFacts } from './fleet-facts.ts'
 import { FleetLog } from './fleet-log.ts'
-import { storedOffer, WorkerSessions } from './link.ts'
+import { WorkerSessions } from './link.ts'
+import { storedOffer } from './told.ts'
 import { Metrics } from './metrics.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
@@ -137,7 +138,9 @@ async function startCoordinator(
   const feed = new EventFeed({ db, coordinator: coordinatorId, now: () => clock.now(), onProblem: (text) => log.warn(text) })
   db.onEvents = (events) => feed.take(events)
   db.onTrouble = (trouble) =>
-    trouble === null ? log.info('PostgreSQL takes rows again.') : log.warn(`${trouble}. What has to be stored waits; nothing new is accepted.`)
+    trouble === null
+      ? log.info('PostgreSQL takes rows again.')
+      : log.warn(`${trouble}. What has to be stored waits; nothing new is accepted.`)
   closing.push(() => feed.stop())
   const newEvent = (type: EventType, actor: string, details: Record<string, unknown>): EventRecord => ({
     id: newId(),

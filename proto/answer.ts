@@ -106,7 +106,8 @@ export class Answer {
   }
 
   #grow({ index, id, name, arguments: grown, custom }: ToolCallDelta): void {
-    const call = (this.toolCalls[index] ??= { id: '', name: '', arguments: '' })
+    // One that is begun before those before it leaves no hole.
+    const call = (this.toolCalls[Math.min(index, this.toolCalls.length)] ??= { id: '', name: '', arguments: '' })
     if (id !== undefined) call.id = id
     if (name !== undefined) call.name = name
     if (custom === true) call.custom = true

@@ -101,6 +101,31 @@ describe('roles', () => {
     await world.until('it runs again', async () => (await readJob(world, parked)).attempts.length > 3)
   })
 
+  test('asked at once, a parked job is released or cancelled once', async () => {
+    const kept = { stallAfter: 0 }
+    for (const asks of [
+      ['release', 'release', 'release'],
+      ['cancel', 'cancel', 'cancel'],
+      ['release', 'cancel', 'release', 'cancel'],
+    ]) {
+      const broken = await addCloud(world)
+      broken.upstream.usual = { cutAfter: 0 }
+      const id = await enqueue(world, broken.model)
+      expect(await ended(world, id)).toMatchObject({ status: 'parked' })
+      broken.upstream.plan(kept, kept)
+      const answers = await Promise.all(asks.map((ask) => status('POST', `/api/jobs/${id}/${ask}`, undefined, {})))
+      const types = (await world.events(`&job=${id}`)).map(({ type }) => type)
+      const count = (wanted: string): number => types.filter((type) => type === wanted).length
+      const released = asks.filter((ask, index) => ask === 'release' && answers[index] === 200).length
+      const cancelled = asks.filter((ask, index) => ask === 'cancel' && answers[index] === 200).length
+      expect([count('job.released'), count('job.cancelled')]).toEqual([released, cancelled])
+      expect(released).toBeLessThanOrEqual(1)
+      expect(cancelled).toBe(asks.includes('cancel') ? 1 : 0)
+      expect(answers.filter((answer) => answer !== 200)).toEqual(Array(asks.length - released - cancelled).fill(409))
+      await status('POST', `/api/jobs/${id}/cancel`, undefined, {})
+    }
+  })
+
   test('an admin changes everything but owners', async () => {
     const [admin, owner] = [await person('admin'), await person('owner')]
     expect(await status('POST', '/api/teams', { name: 'by-admin' }, admin.as)).toBe(201)

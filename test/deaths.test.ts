@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { chatStream, type Stream } from './support/stream.ts'
 import { descendants, World } from './support/world.ts'
@@ -57,6 +57,23 @@ test('SIGSTOP of a worker: dead after the dead time, and what the sleeper says w
   await world.until('a is back', async () => (await world.findWorker('a'))?.state === 'online')
   await world.until('a holds nothing', async () => (await world.findWorker('a'))?.models[0]?.busy === 0)
   for (const stream of streams) expect((await world.job(stream.seen.job)).output?.text).toBe(want)
+})
+
+test.each([
+  { moment: 'while its database is being made', sign: 'postgres.new/PG_VERSION' },
+  { moment: 'when its PostgreSQL answers for the first time', sign: 'postgres/.s.PGSQL.5432' },
+])('kill -9 of the very first start $moment: the next one succeeds', async ({ sign }) => {
+  await using world = await World.open()
+  const dir = path.join(world.dir, 'fresh')
+  const first = world.start('first', ['coordinator'], { HOLDFAST_DATA_DIR: dir })
+  await world.until('it has come so far', () => existsSync(path.join(dir, sign)))
+  first.kill()
+  await first.exited
+  const next = world.start('next', ['coordinator'], { HOLDFAST_DATA_DIR: dir })
+  await world.until('it is ready', async () => {
+    expect(next.ended, next.output).toBe(null)
+    return (await fetch(`${world.url}/readyz`)).ok
+  })
 })
 
 test('SIGTERM of the coordinator: who waits longer than it drains is told, in its dialect, and its job goes on', async () => {

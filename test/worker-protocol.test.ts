@@ -226,6 +226,35 @@ test('a count that no model can have reached does not keep a job from its end', 
   one.end.end()
 })
 
+test('words and times that nothing can hold cost a worker no more than them, and the rest of what it says is kept', async () => {
+  const odd = { ...model('odd'), detail: 'bad \u0000 word', limitedUntilMs: 9e15 }
+  const host = { platform: 'li\u0000nux', cpuModel: 'x', gpus: [{ name: 'gpu \u0000' }] }
+  const one = session({ name: 'odd', version: '1\u0000', models: [odd, model('even')], host })
+  await one.welcomed
+  const stream = chatStream(world, 'odd', 'x')
+  await world.until('the stream says why it waits', () => stream.seen.comments.some((comment) => comment.includes('until=9999-12-31')))
+  one.end.write({ heartbeat: { count: 1, models: [model('odd'), model('even')] } })
+  const { start } = await one.told((message) => message.start != null)
+  const base = { job: start?.job ?? '', attempt: start?.attempt ?? 0 }
+  const deltas = [
+    { toolCalls: 5, logprobs: [null, {}], asides: ['x', { at: 'y' }], annotations: 1, reasoning: 2, refusal: [] },
+    { toolCalls: [null, { index: -1 }, { index: 1e9 }, { index: 7, id: 'c', name: 'f', arguments: 3 }, { index: 0.5 }] },
+    5,
+  ]
+  one.end.write({ output: { chunks: [{ ...base, first: 0, tokenIds: [1], text: 'a', delta: JSON.stringify(deltas) }] } })
+  one.end.write({ output: { finished: [{ ...base, tokens: 1, finishReason: 'tool_calls', promptTokens: 1, completionTokens: 1 }] } })
+  expect(await stream.done).toMatchObject({ text: 'a', finish: 'tool_calls' })
+  const { output } = await world.job(base.job)
+  expect(output).toMatchObject({ tool_calls: [{ id: 'c', name: 'f', arguments: '' }] })
+  const db = world.database()
+  await world.until('its row is written', async () => {
+    const [row] = await db.query(`select models, host from workers where name = 'odd'`)
+    return JSON.stringify(row).includes('even')
+  })
+  await db.close()
+  one.end.end()
+})
+
 type Hello = Partial<NonNullable<FromWorker['hello']>>
 
 function model(name: string): NonNullable<NonNullable<FromWorker['hello']>['models']>[number] {

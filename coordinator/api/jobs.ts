@@ -85,12 +85,8 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
 
   app.post<ById>('/api/jobs/:id/cancel', async (request) => {
     const id = jobId(request.params.id)
-    const record = await getRecord(parts, request.caller, id)
-    if (!parts.dispatcher.cancel(id, request.caller.actor)) {
-      if (record.status !== 'parked') throw notCancellable(record)
-      const progress = (await readProgress(parts.db, [id])).get(id)
-      parts.dispatcher.cancelParked(record, progress, request.caller.actor, await oweAgain(parts.db, id, newId()))
-    }
+    await getRecord(parts, request.caller, id)
+    if (!parts.dispatcher.cancel(id, request.caller.actor)) await inTurn(id, () => cancelParked(parts, request, id))
     await parts.dispatcher.durable(id)
     return readJob(parts, request.caller, id)
   })
@@ -98,18 +94,51 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/api/jobs/:id/release', async (request) => {
     requireOperator(request.caller)
     const id = jobId(request.params.id)
-    // One that was parked a moment ago is on its way to its row, and is taken up from there.
-    if (parts.dispatcher.find(id)?.record.status === 'parked') await parts.stored()
-    const record = await getRecord(parts, request.caller, id)
-    if (record.status !== 'parked')
-      throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
-    const progress = (await readProgress(parts.db, [id])).get(id)
-    // Asked twice at once, the second finds it live again.
-    if (parts.dispatcher.find(id) === undefined)
-      parts.dispatcher.release(record, progress, request.caller.actor, await oweAgain(parts.db, id, newId()))
+    await inTurn(id, () => release(parts, request, id))
     await parts.dispatcher.durable(id)
     return readJob(parts, request.caller, id)
   })
+}
+
+async function cancelParked(parts: ApiParts, request: FastifyRequest, id: JobId): Promise<void> {
+  // Released meanwhile.
+  if (parts.dispatcher.cancel(id, request.caller.actor)) return
+  await parkedIsStored(parts, id)
+  const record = await getRecord(parts, request.caller, id)
+  if (record.status !== 'parked') throw notCancellable(record)
+  const progress = (await readProgress(parts.db, [id])).get(id)
+  const hasCallback = await oweAgain(parts.db, id, newId())
+  parts.dispatcher.cancelParked(record, progress, request.caller.actor, hasCallback)
+}
+
+async function release(parts: ApiParts, request: FastifyRequest, id: JobId): Promise<void> {
+  await parkedIsStored(parts, id)
+  const record = await getRecord(parts, request.caller, id)
+  if (record.status !== 'parked')
+    throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
+  const progress = (await readProgress(parts.db, [id])).get(id)
+  const hasCallback = await oweAgain(parts.db, id, newId())
+  parts.dispatcher.release(record, progress, request.caller.actor, hasCallback)
+}
+
+/** One that was parked a moment ago is on its way to its row, and is taken up from there. */
+async function parkedIsStored(parts: ApiParts, id: JobId): Promise<void> {
+  if (parts.dispatcher.find(id)?.record.status === 'parked') await parts.stored()
+}
+
+const turns = new Map<JobId, Promise<void>>()
+
+/** What people want of a parked job is looked up before it is done: of several who ask at once, each finds what the one before has done. */
+async function inTurn(id: JobId, act: () => Promise<void>): Promise<void> {
+  const before = turns.get(id) ?? Promise.resolve()
+  // How it went for the one before is told to that one.
+  const turn = before.then(act, act)
+  turns.set(id, turn)
+  try {
+    await turn
+  } finally {
+    if (turns.get(id) === turn) turns.delete(id)
+  }
 }
 
 /** The body of a chat completion or, with `prompt`, of a completion, and where to call back. */

@@ -43,23 +43,23 @@ export class EmbeddedPostgres {
   async #open(): Promise<void> {
     const runAs = unprivilegedUser()
     const binaries = runtimeFor(runAs, this.#log)
-    const fresh = !fs.existsSync(path.join(this.#dataDir, 'PG_VERSION'))
-    fs.mkdirSync(this.#dataDir, { recursive: true, mode: 0o700 })
-    fs.chmodSync(this.#dataDir, 0o700)
-    if (runAs !== null) fs.chownSync(this.#dataDir, runAs.uid, runAs.gid)
-    if (fresh) this.#initialise(binaries, runAs)
+    if (!fs.existsSync(path.join(this.#dataDir, 'PG_VERSION'))) this.#initialise(binaries, runAs)
+    lendTo(runAs, this.#dataDir)
     await this.#waitForPredecessor()
     await this.#launch(binaries, runAs)
-    if (fresh) await this.#createDatabase()
+    await this.#haveDatabase()
   }
 
+  /** Beside its place, and moved there when it is whole: a start may be killed at any moment. */
   #initialise(binaries: string, runAs: User | null): void {
     this.#log.info('Making a database for the first start.')
-    // A start that was killed half-way leaves files that initdb refuses; without PG_VERSION there is nothing in them.
-    for (const name of fs.readdirSync(this.#dataDir)) fs.rmSync(path.join(this.#dataDir, name), { recursive: true })
+    const half = `${this.#dataDir}.new`
+    fs.rmSync(half, { recursive: true, force: true })
+    fs.mkdirSync(half, { recursive: true })
+    lendTo(runAs, half)
     const args = [
       '-D',
-      HERE(this.#dataDir, runAs),
+      HERE(half, runAs),
       '-U',
       'holdfast',
       '-A',
@@ -71,14 +71,13 @@ export class EmbeddedPostgres {
       '--locale=C',
     ]
     try {
-      execFileSync(path.join(binaries, 'initdb'), args, { cwd: this.#dataDir, stdio: 'pipe', env: SERVER_ENV, ...identity(runAs) })
+      execFileSync(path.join(binaries, 'initdb'), args, { cwd: half, stdio: 'pipe', env: SERVER_ENV, ...identity(runAs) })
     } catch (error) {
       const said = (error as { stderr?: Buffer }).stderr?.toString().trim() ?? String(error)
-      throw new Fault(
-        'embedded_postgres_failed',
-        `initdb failed in ${this.#dataDir}: ${said}. Or set DATABASE_URL to a PostgreSQL of yours.`,
-      )
+      throw new Fault('embedded_postgres_failed', `initdb failed in ${half}: ${said}. Or set DATABASE_URL to a PostgreSQL of yours.`)
     }
+    fs.rmSync(this.#dataDir, { recursive: true, force: true })
+    fs.renameSync(half, this.#dataDir)
   }
 
   /** After kill -9 the old server may still be on its way out; one that stays belongs to a running coordinator. */
@@ -176,10 +175,11 @@ export class EmbeddedPostgres {
     return 'late'
   }
 
-  async #createDatabase(): Promise<void> {
+  async #haveDatabase(): Promise<void> {
     const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres' })
     await client.connect()
-    await client.query('create database holdfast')
+    const { rows } = await client.query(`select from pg_database where datname = 'holdfast'`)
+    if (rows.length === 0) await client.query('create database holdfast')
     await client.end()
   }
 }
@@ -238,6 +238,12 @@ function unprivilegedUser(): User | null {
     'embedded_postgres_failed',
     'PostgreSQL does not run as root and no other user exists. Start Holdfast as another user, or set DATABASE_URL.',
   )
+}
+
+/** PostgreSQL wants its folder to itself. */
+function lendTo(runAs: User | null, folder: string): void {
+  fs.chmodSync(folder, 0o700)
+  if (runAs !== null) fs.chownSync(folder, runAs.uid, runAs.gid)
 }
 
 function identity(runAs: User | null): { uid?: number; gid?: number } {

@@ -3,6 +3,22 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'who asks at once for the same parked job is served at once',
+    file: 'coordinator/api/jobs.ts',
+    find: 'const turn = before.then(act, act)',
+    replace: 'const turn = act()',
+    tests: ['access'],
+    only: 'asked at once',
+  },
+  {
+    bug: 'rows that PostgreSQL cannot take now are thrown away',
+    file: 'coordinator/store/writer.ts',
+    find: 'if (!mayPass(error) || this.#closed) throw error',
+    replace: 'if (!isUnavailable(error) || this.#closed) throw error',
+    tests: ['outages'],
+    only: 'takes no rows',
+  },
+  {
     bug: 'a coordinator that stops says nothing to who waits',
     file: 'coordinator/engine/live-job.ts',
     find: 'follower.stopped()',

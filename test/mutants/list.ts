@@ -94,7 +94,8 @@ export const MUTANTS: Mutant[] = [
     bug: 'a cancelled job gives its slot away before the worker has stopped',
     file: 'coordinator/core/scheduler.ts',
     find: "      this.#board.endAttempt(job, 'cancelled', null)\n    }\n    this.#board.forget(job)",
-    replace: "      job.worker.vacate(id)\n      this.#board.endAttempt(job, 'cancelled', null)\n    }\n    this.#board.forget(job)",
+    replace:
+      "      job.worker.vacate(id, job.attempt)\n      this.#board.endAttempt(job, 'cancelled', null)\n    }\n    this.#board.forget(job)",
     tests: ['scheduler'],
   },
   {
