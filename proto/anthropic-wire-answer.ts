@@ -1,4 +1,5 @@
 import type { Aside, FinishReason } from './answer.ts'
+import { WholeCharacters } from './whole-characters.ts'
 import { entryStart, redactedEntry, ThoughtTurns } from './thinking.ts'
 import {
   countIn,
@@ -27,6 +28,7 @@ export class AnthropicReader {
   readonly #blocks = new Map<number, Block>()
   #calls = 0
   readonly #turns = new ThoughtTurns()
+  readonly #whole = new WholeCharacters()
   #finishReason: FinishReason | null = null
   #stopSequence: string | undefined
   #reported: Json = {}
@@ -141,8 +143,9 @@ export class AnthropicReader {
     return { kind: 'piece', text: '', delta: { toolCalls: [{ index: block.call, id, name }] } }
   }
 
-  #input(index: number, grown: string): WirePiece | null {
+  #input(index: number, written: string): WirePiece | null {
     const block = this.#blocks.get(index)
+    const grown = this.#whole.of(`input ${index}`, written)
     if (block === undefined || grown === '') return null
     block.isSilent = false
     if (block.foreign !== null) block.foreignInput += grown
@@ -162,12 +165,14 @@ export class AnthropicReader {
     return { kind: 'piece', text: '', delta: { asides: [{ at: this.#turns.passed.text, ...aside }] } }
   }
 
-  #text(text: string): WirePiece | null {
+  #text(said: string): WirePiece | null {
+    const text = this.#whole.of('text', said)
     this.#turns.speaks(text)
     return text === '' ? null : { kind: 'piece', text }
   }
 
-  #thought(thinking: string): WirePiece | null {
+  #thought(thought: string): WirePiece | null {
+    const thinking = this.#whole.of('thinking', thought)
     const turn = this.#turns.thinks(thinking)
     return thinking === '' ? null : { kind: 'piece', text: '', delta: { ...(turn && { asides: [turn] }), reasoning: thinking } }
   }

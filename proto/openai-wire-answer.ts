@@ -1,5 +1,6 @@
 import type { AnswerDelta, FinishReason, TokenLogprob, ToolCallDelta } from './answer.ts'
 import { ThoughtTurns } from './thinking.ts'
+import { WholeCharacters } from './whole-characters.ts'
 import { ContentTemplate } from './openai-wire-template.ts'
 import {
   countIn,
@@ -28,6 +29,7 @@ export class OpenAiReader {
   readonly #newCallId: () => string
   readonly #template = new ContentTemplate()
   readonly #turns = new ThoughtTurns()
+  readonly #whole = new WholeCharacters()
   /** For each call of the answer, its index and its id as the upstream says them. */
   readonly #calls: { index: number | undefined; id: string | undefined }[] = []
   #finishReason: FinishReason | null = null
@@ -50,8 +52,9 @@ export class OpenAiReader {
 
   /** The data of one event of a stream. Null: nothing for the answer. */
   readData(data: string): WirePiece | WireFailure | null {
-    const text = this.#template.contentOf(data)
-    if (text !== undefined) {
+    const content = this.#template.contentOf(data)
+    if (content !== undefined) {
+      const text = this.#whole.of('text', content)
       this.#turns.speaks(text)
       return text === '' ? null : { kind: 'piece', text }
     }
@@ -87,7 +90,7 @@ export class OpenAiReader {
 
   #choice(choice: Json): WirePiece | WireFailure | null {
     const said = objectIn(choice, 'delta') ?? objectIn(choice, 'message')
-    const text = said === undefined ? (textIn(choice, 'text') ?? '') : contentIn(said)
+    const text = this.#whole.of('text', said === undefined ? (textIn(choice, 'text') ?? '') : contentIn(said))
     const delta = this.#delta(choice, said)
     this.#turns.speaks(text)
     const reason = textIn(choice, 'finish_reason')
@@ -106,8 +109,8 @@ export class OpenAiReader {
   #delta(choice: Json, said: Json | undefined): AnswerDelta | undefined {
     const delta: AnswerDelta = {}
     if (said !== undefined) {
-      const reasoning = textIn(said, 'reasoning_content') ?? reasoningIn(said)
-      if (reasoning !== undefined && reasoning !== '') {
+      const reasoning = this.#whole.of('reasoning', textIn(said, 'reasoning_content') ?? reasoningIn(said) ?? '')
+      if (reasoning !== '') {
         const turn = this.#turns.thinks(reasoning)
         if (turn !== undefined) delta.asides = [turn]
         delta.reasoning = reasoning
@@ -127,14 +130,15 @@ export class OpenAiReader {
 
   #call(call: unknown): ToolCallDelta {
     if (!isJson(call)) throw new Malformed('a call of tool_calls is not an object')
-    const { name, grown, kind } = calledIn(call)
+    const { name, grown: written, kind } = calledIn(call)
     const id = textIn(call, 'id') || undefined
     const known = this.#knownCall(countIn(call, 'index'), id, name)
-    if (known >= 0) return { index: known, ...(grown === undefined ? {} : { arguments: grown }) }
+    const grown = written === undefined ? {} : { arguments: this.#whole.of(`call ${known < 0 ? this.#calls.length : known}`, written) }
+    if (known >= 0) return { index: known, ...grown }
     if (this.#calls.length >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
     if (name === undefined) throw new Malformed('a tool call begins without a name')
     const index = this.#calls.push({ index: countIn(call, 'index'), id }) - 1
-    return { index, id: id ?? this.#newCallId(), name, ...kind, ...(grown === undefined ? {} : { arguments: grown }) }
+    return { index, id: id ?? this.#newCallId(), name, ...kind, ...grown }
   }
 
   /**

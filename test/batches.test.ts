@@ -94,6 +94,39 @@ test('a batch repeated with its key is the same batch', async () => {
   const twins = await Promise.all(Array.from({ length: 4 }, () => post(body, { 'idempotency-key': 'batch' })))
   expect(new Set(twins.map(({ batch }) => batch.id)).size).toBe(1)
   expect((await post({ model: 'fake', rows: rows(51) }, { 'idempotency-key': 'batch' })).status).toBe(422)
+  expect((await post(body, { 'idempotency-key': 'batch', 'x-holdfast-tier': 'cloud' })).status).toBe(422)
+})
+
+test('what the address says is part of what an idempotency key stands for', async () => {
+  const lines = rows(2)
+    .map((row) => JSON.stringify(row))
+    .join('\n')
+  const ask = async (model: string): Promise<number> =>
+    (
+      await world.request('POST', `/api/batches?model=${model}`, lines, {
+        'content-type': 'application/x-ndjson',
+        'idempotency-key': 'by-address',
+      })
+    ).status
+  expect([await ask('fake'), await ask('fake'), await ask('slow')]).toEqual([202, 202, 422])
+})
+
+test('a file of rows may begin with the mark of its byte order, and is refused when it is not UTF-8', async () => {
+  const line = JSON.stringify({ row_key: 'a', model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 2 })
+  const send = (body: Uint8Array): Promise<Response> =>
+    fetch(`${world.url}/api/batches`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': 'application/x-ndjson' },
+      body: Buffer.from(body),
+    })
+  expect((await send(Buffer.from(`\ufeff${line}\r\n`))).status).toBe(202)
+  const bytes = Buffer.from(line)
+  bytes[bytes.indexOf('x')] = 0xff
+  const refused = await send(bytes)
+  expect([refused.status, ((await refused.json()) as { error: unknown }).error]).toEqual([
+    400,
+    expect.objectContaining({ code: 'invalid_text', param: 'rows' }),
+  ])
 })
 
 test('a cancelled batch stops what waits and what runs, and keeps what was done', async () => {

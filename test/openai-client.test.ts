@@ -194,3 +194,16 @@ test("a caller's trace id is the job's, and its events carry it", async () => {
   expect(events.map((event) => event.type)).toEqual(['job.succeeded', 'job.accepted'])
   expect(events.every((event) => event.job === job)).toBe(true)
 })
+
+test.each([
+  ['ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', false],
+  ['00-00000000000000000000000000000000-b7ad6b7169203331-01', false],
+  ['00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01', false],
+  ['00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more', false],
+  ['01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more', true],
+  ['00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01', false],
+])('the traceparent %s is taken: %s', async (traceparent, taken) => {
+  const { response } = await client.chat.completions.create({ model: 'fake', messages }, { headers: { traceparent } }).withResponse()
+  const { trace_id } = await world.job(response.headers.get('x-holdfast-job') ?? '')
+  expect(trace_id === traceparent.slice(3, 35)).toBe(taken)
+})

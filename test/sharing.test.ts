@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { JobId } from '../coordinator/core/job.ts'
 import { PRIORITIES } from '../coordinator/core/line.ts'
@@ -163,6 +164,27 @@ test('positions foretell the order across teams and classes', () => {
   const served = serve(world, 30)
   for (const [index, id] of served.entries()) expect(Math.abs((foretold.get(id) ?? 0) - (index + 1)), id).toBeLessThanOrEqual(3)
   expect(foretold.get('urgent')).toBe(1)
+})
+
+test('no two jobs have the same position, and none is left out, whatever teams, classes and costs wait', () => {
+  const job = fc.record({
+    team: fc.constantFrom('x', 'y', 'z'),
+    priority: fc.constantFrom(...PRIORITIES),
+    cost: fc.constantFrom(100, 100, 100, 37, 1_000),
+  })
+  fc.assert(
+    fc.property(fc.array(job, { minLength: 1, maxLength: 40 }), fc.integer({ min: 0, max: 6 }), (jobs, ended) => {
+      const world = new SchedulerWorld()
+      world.setTeam('z', null, 3)
+      world.connect('a', { m: 1 })
+      world.enqueue('runs')
+      for (const [index, wish] of jobs.entries()) world.enqueue(`${index}`, wish)
+      serve(world, ended)
+      const positions = jobs.flatMap((_, index) => world.scheduler.waiting(world.nowMs, `${index}` as JobId)?.position ?? [])
+      expect(positions.toSorted((left, right) => left - right)).toEqual(positions.map((_, index) => index + 1))
+    }),
+    { numRuns: 300 },
+  )
 })
 
 test('a job that waited as long as its caller allows ends with an error of its own; one that runs does not', () => {

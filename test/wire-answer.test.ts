@@ -382,6 +382,58 @@ test('whatever an upstream says is an answer, nothing, or a failure, and never a
   )
 })
 
+test('characters that an upstream cuts in two come whole', () => {
+  const said = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).map((text) => `${text}😀`)
+  fc.assert(
+    fc.property(said, said, said, (text, thought, written) => {
+      const units = (whole: string): string[] => whole.split('')
+      const arguments_ = JSON.stringify({ a: written })
+      const chunks = [
+        ...units(thought).map((reasoning_content) => choice({ reasoning_content })),
+        ...units(text).map((content) => choice({ content })),
+        choice({ tool_calls: [{ index: 0, id: 'c', function: { name: 'f', arguments: '' } }] }),
+        ...units(arguments_).map((grown) => choice({ tool_calls: [{ index: 0, function: { arguments: grown } }] })),
+      ]
+      const block = (index: number, content_block: object, deltas: object[]): object[] => [
+        { type: 'content_block_start', index, content_block },
+        ...deltas.map((delta) => ({ type: 'content_block_delta', index, delta })),
+        { type: 'content_block_stop', index },
+      ]
+      const events = [
+        ...block(
+          0,
+          { type: 'thinking', thinking: '' },
+          units(thought).map((thinking) => ({ type: 'thinking_delta', thinking })),
+        ),
+        ...block(
+          1,
+          { type: 'text', text: '' },
+          units(text).map((unit) => ({ type: 'text_delta', text: unit })),
+        ),
+        ...block(
+          2,
+          { type: 'tool_use', id: 'c', name: 'f', input: {} },
+          units(arguments_).map((partial_json) => ({ type: 'input_json_delta', partial_json })),
+        ),
+      ]
+      const want = { text, reasoning: thought, tool_calls: [{ id: 'c', name: 'f', arguments: arguments_ }] }
+      for (const [reader, said] of [
+        [new OpenAiReader(), chunks],
+        [new AnthropicReader(), events],
+      ] as const) {
+        const answer = new Answer()
+        for (const event of said) {
+          const read = reader.readData(JSON.stringify(event))
+          if (read?.kind !== 'piece') continue
+          expect(JSON.stringify(read)).not.toMatch(/\\ud[89a-f]/)
+          answer.append(read.text, read.delta)
+        }
+        expect(answer.toJSON()).toEqual(want)
+      }
+    }),
+  )
+})
+
 test('blocks of thinking survive in one text and one signature', () => {
   const signature = fc.oneof(fc.base64String({ minLength: 4, maxLength: 12 }), fc.constant(''))
   const block: fc.Arbitrary<ThinkingBlock> = fc.oneof(

@@ -29,8 +29,8 @@ type ById = { Params: { id: string } }
 export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
   app.addContentTypeParser(
     ['application/x-ndjson', 'application/jsonl', 'application/x-jsonlines'],
-    { parseAs: 'string' },
-    (_request, body, done) => done(null, parseLines(String(body))),
+    { parseAs: 'buffer' },
+    (_request, body, done) => done(null, parseLines(body as Buffer)),
   )
 
   app.post('/api/batches', { bodyLimit: BATCH_BODY_BYTES }, async (request, reply) => {
@@ -116,9 +116,10 @@ function rowsOf(body: unknown): { rows: unknown[]; model: string | null } {
   return { rows: fields.rows, model: text(fields, 'model', 200) }
 }
 
-export function parseLines(body: string): unknown[] {
+/** As editors write them: with a mark of their byte order or without. */
+export function parseLines(body: Buffer): unknown[] {
   const rows: unknown[] = []
-  for (const [index, line] of body.split('\n').entries()) {
+  for (const [index, line] of textOf(body).split('\n').entries()) {
     if (line.trim() === '') continue
     let row: unknown
     try {
@@ -130,6 +131,14 @@ export function parseLines(body: string): unknown[] {
     rows.push(row)
   }
   return rows
+}
+
+function textOf(body: Buffer): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(body)
+  } catch {
+    throw badRequest('invalid_text', 'The rows are not UTF-8.', 'rows')
+  }
 }
 
 function readRow(value: unknown, index: number, model: string | null): Row {

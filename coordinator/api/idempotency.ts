@@ -77,8 +77,11 @@ export async function readEnded(parts: ApiParts, id: JobId): Promise<LiveJob> {
   return LiveJob.ended(record, (await readOutput(parts.db, id)) as Partial<Output> | null)
 }
 
-export function hashOf(request: FastifyRequest): Buffer {
-  return sha256(`${request.method} ${request.routeOptions.url ?? ''}\n${JSON.stringify(request.body)}`)
+/** Of all that says what is wanted: door, query, wishes and body. */
+export function hashOf({ method, routeOptions, query, headers, body }: FastifyRequest): Buffer {
+  const said = [...Object.entries(query as object), ...Object.entries(headers).filter(([name]) => name.startsWith('x-holdfast-'))]
+  const wishes = said.length === 0 ? '' : `${JSON.stringify(said.sort(([left], [right]) => (left < right ? -1 : 1)))}\n`
+  return sha256(`${method} ${routeOptions.url ?? ''}\n${wishes}${JSON.stringify(body)}`)
 }
 
 export function refuseOther(known: Buffer, given: Buffer): void {

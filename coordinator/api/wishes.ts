@@ -118,9 +118,12 @@ export function readIdempotencyKey(request: FastifyRequest): string | undefined 
   return key
 }
 
+/** Version 00 has no more members; a later one may. Version ff and identities of zeros are not valid. */
+const TRACEPARENT = /^(?:00(?!.{54})|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)/
+
 /** The caller's trace when it sent a valid one (W3C trace context), else a new one that sorts by time. */
 function traceIdOf(traceparent: string | string[] | undefined): string {
-  const hex = typeof traceparent === 'string' ? /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}/.exec(traceparent)?.[1] : undefined
-  if (hex === undefined || /^0+$/.test(hex)) return newId()
+  const hex = typeof traceparent === 'string' ? TRACEPARENT.exec(traceparent)?.[1] : undefined
+  if (hex === undefined) return newId()
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 }

@@ -128,8 +128,8 @@ export class Line<J extends LineJob<J>> {
   }
 
   /**
-   * The job's place, from 1: exact within its own flow, and across teams and classes what their tags foretell if nobody
-   * new comes. Costs one look per team with waiting jobs.
+   * The job's place, from 1, which no other has: exact within its own team, and across teams and classes what their tags
+   * foretell if nobody new comes and all cost what they cost on average. Costs one look per team with waiting jobs.
    */
   position(job: J): number {
     const { flow } = job
@@ -138,27 +138,29 @@ export class Line<J extends LineJob<J>> {
     let ahead = 0
     for (const other of account.flows) ahead += other.jobs.countBefore(job.order)
     const tag = account.tag + (ahead * meanCost(account)) / account.team.weight
-    let costAhead = ahead * meanCost(account)
+    const oldest = oldestOf(account)
     for (const other of this.#accounts[job.rank]?.values() ?? []) {
       if (other === account || other.waiting === 0 || other.team.full) continue
-      const count = servedBefore(tag, other.tag, meanCost(other) / other.team.weight, other.waiting)
-      ahead += count
-      costAhead += count * meanCost(other)
+      const queue = { from: other.tag, unit: meanCost(other) / other.team.weight, waiting: other.waiting }
+      ahead += servedBefore(tag, queue, oldestOf(other) < oldest)
     }
-    return 1 + ahead + this.#fromOtherClasses(job.rank, costAhead)
+    return 1 + ahead + this.#fromOtherClasses(job.rank, ahead)
   }
 
-  #fromOtherClasses(rank: number, costAhead: number): number {
-    const tag = (this.#classTags[rank] ?? 0) + costAhead / (CLASS_WEIGHTS[rank] ?? 1)
+  #fromOtherClasses(rank: number, aheadInClass: number): number {
+    const { from, unit } = this.#classQueue(rank)
+    const tag = from + aheadInClass * unit
     let ahead = 0
-    for (const [other, waiting] of this.#classWaiting.entries()) {
-      if (other === rank || waiting === 0) continue
-      const unit = (this.#classCosts[other] ?? 0) / waiting / (CLASS_WEIGHTS[other] ?? 1)
-      const otherTag = this.#classTags[other] ?? 0
-      // At equal tags the higher class goes first.
-      ahead += servedBefore(tag, otherTag, unit, waiting) + (other < rank && otherTag === tag ? 1 : 0)
-    }
+    // At equal tags the higher class goes first.
+    for (const [other, waiting] of this.#classWaiting.entries())
+      if (other !== rank && waiting > 0) ahead += servedBefore(tag, this.#classQueue(other), other < rank)
     return ahead
+  }
+
+  #classQueue(rank: number): Queue {
+    const waiting = this.#classWaiting[rank] ?? 0
+    const unit = waiting === 0 ? 0 : (this.#classCosts[rank] ?? 0) / waiting / (CLASS_WEIGHTS[rank] ?? 1)
+    return { from: this.#classTags[rank] ?? 0, unit, waiting }
   }
 
   #isBefore(a: Flow<J>, b: Flow<J>): boolean {
@@ -287,8 +289,24 @@ function meanCost<J extends LineJob<J>>(account: Account<J>): number {
   return account.waiting === 0 ? 0 : account.waitingCost / account.waiting
 }
 
-/** How many jobs of one that stands at `from` and pays `unit` for each are served before the tag is reached. */
-function servedBefore(tag: number, from: number, unit: number, waiting: number): number {
-  if (from >= tag) return 0
-  return unit <= 0 ? waiting : Math.min(waiting, Math.ceil((tag - from) / unit))
+function oldestOf<J extends LineJob<J>>(account: Account<J>): number {
+  let oldest = Number.POSITIVE_INFINITY
+  for (const flow of account.flows) oldest = Math.min(oldest, flow.jobs.first()?.order ?? oldest)
+  return oldest
 }
+
+/** So many wait that stand at `from` and go forward by `unit` with each that is served. */
+type Queue = { from: number; unit: number; waiting: number }
+
+/** How many of a queue are served before one that stands at `tag`; `isFirst`: before one that stands where they do, too. */
+function servedBefore(tag: number, { from, unit, waiting }: Queue, isFirst: boolean): number {
+  if (unit <= 0) return from < tag ? waiting : 0
+  const steps = (tag - from) / unit
+  const whole = Math.round(steps)
+  const isEqual = Math.abs(steps - whole) < STEP_ERROR
+  const count = isEqual ? whole + (isFirst ? 1 : 0) : Math.ceil(steps)
+  return Math.min(waiting, Math.max(0, count))
+}
+
+/** Sums of fractions that are equal by reason differ by less. */
+const STEP_ERROR = 1e-9

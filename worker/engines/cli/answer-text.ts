@@ -1,6 +1,7 @@
 import type { AnswerDelta } from '../../../proto/answer.ts'
 import type { GenerationRequest } from '../../../proto/request.ts'
 import { ThoughtTurns } from '../../../proto/thinking.ts'
+import { WholeCharacters } from '../../../proto/whole-characters.ts'
 import { TextAssembler } from '../text.ts'
 
 /**
@@ -16,6 +17,7 @@ export class AnswerText {
   #bytes = 0
   #reasoningBytes = 0
   readonly #turns = new ThoughtTurns()
+  readonly #whole = new WholeCharacters()
   #over = false
 
   constructor(request: GenerationRequest) {
@@ -45,7 +47,7 @@ export class AnswerText {
 
   /** What of the text may be shown now. */
   add(text: string): string {
-    const fits = this.#cut(text)
+    const fits = this.#cut(this.#whole.of('text', text))
     this.#text += fits
     const shown = this.#assembler.feed(Buffer.from(fits))
     this.#turns.speaks(shown)
@@ -53,7 +55,7 @@ export class AnswerText {
   }
 
   addReasoning(text: string): AnswerDelta {
-    const fits = this.#cut(text)
+    const fits = this.#cut(this.#whole.of('reasoning', text))
     this.#reasoningBytes += Buffer.byteLength(fits)
     const turn = this.#turns.thinks(fits)
     return { ...(turn && { asides: [turn] }), reasoning: fits }
