@@ -40,7 +40,7 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     httpPort: settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535),
     grpcPort: settings.integer('HOLDFAST_GRPC_PORT', 8081, 0, 65_535),
     dataDir: path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')),
-    databaseUrl: settings.optional('DATABASE_URL'),
+    databaseUrl: databaseUrl(settings),
     adminKey: settings.secret('HOLDFAST_ADMIN_KEY'),
     workerToken: settings.secret('HOLDFAST_WORKER_TOKEN'),
     masterKey: settings.secret('HOLDFAST_MASTER_KEY'),
@@ -55,6 +55,14 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
     logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
   }
+}
+
+function databaseUrl(settings: Settings): string | undefined {
+  const value = settings.optional('DATABASE_URL')
+  // Not shown: it holds a password.
+  if (value !== undefined && !/^postgres(ql)?:\/\//.test(value))
+    throw new SettingError('DATABASE_URL', 'must be an address like postgres://user:password@host:5432/database.')
+  return value
 }
 
 function redisUrl(settings: Settings): string | undefined {

@@ -1,4 +1,6 @@
-import { mkdirSync } from 'node:fs'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { openDataDir } from '../proto/data-dir.ts'
 import { pino } from 'pino'
 import { newId } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
@@ -99,7 +101,7 @@ async function startCoordinator(
   log: Log,
   closing: (() => Promise<void> | void)[],
 ): Promise<Coordinator> {
-  mkdirSync(config.dataDir, { recursive: true, mode: 0o700 })
+  openDataDir(config.dataDir)
   const { db, connection } = await openDatabase(config, log, closing)
   let reportLost: (why: string) => void = () => {}
   const lost = new Promise<string>((resolve) => {
@@ -495,8 +497,9 @@ async function listenForWorkers(
   closing: (() => Promise<void> | void)[],
 ): Promise<LinkServer> {
   const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end, token) => sessions.open(end, token)).catch(
-    (cause: unknown) => {
-      throw portFault(cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
+    async (cause: unknown) => {
+      // grpc-js does not say why, so it is asked again of whoever knows.
+      throw portFault((await bindError(config.host, config.grpcPort)) ?? cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
     },
   )
   closing.push(async () => {
@@ -506,9 +509,20 @@ async function listenForWorkers(
   return server
 }
 
+async function bindError(host: string, port: number): Promise<Error | undefined> {
+  const probe = createServer().listen(port, host)
+  try {
+    await once(probe, 'listening')
+  } catch (error) {
+    return error as Error
+  }
+  probe.close()
+  return undefined
+}
+
 function portFault(cause: unknown, setting: string, port: number): Fault {
   const said = cause instanceof Error ? cause.message : String(cause)
-  if (/EADDRINUSE|address already in use|No address added/i.test(said))
+  if (/EADDRINUSE|address already in use/i.test(said))
     return new Fault('port_taken', `Port ${port} is taken: another Holdfast may be running. Stop it, or set ${setting} to a free port.`, {
       cause,
     })

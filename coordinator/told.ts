@@ -96,8 +96,17 @@ export function offerOf(model: ToldModel): ModelOffer {
 export function holdOf({ code, message }: JobError, retryAtMs: number): Hold | undefined {
   const why = message.slice(0, 300)
   if (code === 'cli_not_authenticated' || code === 'upstream_not_authenticated') return { state: 'parked', untilMs: null, why }
-  return retryAtMs === 0 ? undefined : { state: 'over_quota', untilMs: time(retryAtMs), why }
+  return retryAtMs === 0 ? undefined : { state: 'over_quota', untilMs: retryTime(retryAtMs), why }
 }
+
+/** A limit that is over already would have the next attempt run into it at once, and one beyond any window was misread. */
+function retryTime(ms: number): number {
+  const nowMs = Date.now()
+  return Math.min(Math.max(ms, nowMs + RETRY_MIN_MS), nowMs + RETRY_MAX_MS)
+}
+
+const RETRY_MIN_MS = 1_000
+const RETRY_MAX_MS = 32 * 86_400_000
 
 /** A worker of protocol 1.1 does not say, and its engines had these. */
 function abilitiesOf({ engine, tier, abilities }: ToldModel): readonly string[] {

@@ -100,11 +100,13 @@ function conversation(chat: ChatMessage[]): { system: string; messages: Json[] }
   const system = systems.filter((text) => text !== '').join('\n\n')
   const messages: { role: string; content: Json[] }[] = []
   for (const message of chat) {
-    if (message.role === 'system') continue
+    const blocks = message.role === 'system' ? [] : blocksOf(message)
+    // A message that says nothing is refused by the dialect, and with it the whole conversation.
+    if (blocks.length === 0) continue
     const role = message.role === 'assistant' ? 'assistant' : 'user'
     const last = messages.at(-1)
-    if (last?.role === role) last.content.push(...blocksOf(message))
-    else messages.push({ role, content: blocksOf(message) })
+    if (last?.role === role) last.content.push(...blocks)
+    else messages.push({ role, content: blocks })
   }
   // There must be something to answer, and a system prompt alone is meant to be answered.
   if (messages.length === 0) return { system: '', messages: [{ role: 'user', content: system }] }
@@ -114,8 +116,7 @@ function conversation(chat: ChatMessage[]): { system: string; messages: Json[] }
 /** A lone text is written as one, which every server of the dialect reads. */
 function plain(blocks: Json[]): string | Json[] {
   const [only] = blocks
-  if (only === undefined) return ''
-  return blocks.length === 1 && only.type === 'text' ? String(only.text) : blocks
+  return blocks.length === 1 && only?.type === 'text' ? String(only.text) : blocks
 }
 
 function blocksOf(message: ChatMessage): Json[] {

@@ -83,7 +83,7 @@ export class OpenAiReader {
     if (chunk.error !== undefined && chunk.error !== null) return upstreamError(chunk.error)
     if (chunk.object === 'error') return upstreamError(chunk)
     const usage = objectIn(chunk, 'usage')
-    if (usage !== undefined) this.#usage = usageOf(usage)
+    if (usage !== undefined) this.#usage = usageOf(usage) ?? this.#usage
     const choice = (listIn(chunk, 'choices') ?? []).find((candidate) => isJson(candidate) && (candidate.index ?? 0) === 0)
     return isJson(choice) ? this.#choice(choice) : null
   }
@@ -197,10 +197,13 @@ function calledIn(call: Json): { name: string | undefined; grown: string | undef
   }
 }
 
-function usageOf(usage: Json): WireUsage {
+function usageOf(usage: Json): WireUsage | null {
+  const promptTokens = countIn(usage, 'prompt_tokens')
+  const completionTokens = countIn(usage, 'completion_tokens')
+  if (promptTokens === undefined && completionTokens === undefined) return null
   return {
-    promptTokens: countIn(usage, 'prompt_tokens') ?? 0,
-    completionTokens: countIn(usage, 'completion_tokens') ?? 0,
+    promptTokens: promptTokens ?? 0,
+    completionTokens: completionTokens ?? 0,
     cachedTokens: countIn(objectIn(usage, 'prompt_tokens_details') ?? {}, 'cached_tokens') ?? 0,
     reasoningTokens: countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null,
   }

@@ -25,7 +25,7 @@ export class Settings {
   integer(name: SettingName, fallback: number, least: number, most: number): number {
     const value = this.optional(name)
     if (value === undefined) return fallback
-    const number = Number(value)
+    const number = decimal(value)
     if (!Number.isInteger(number) || number < least || number > most)
       throw new SettingError(name, `must be a whole number from ${least} to ${most}, not "${value}".`)
     return number
@@ -35,7 +35,7 @@ export class Settings {
   seconds(name: SettingName, fallbackS: number, leastS: number, mostS: number): number {
     const value = this.optional(name)
     if (value === undefined) return fallbackS * 1000
-    const number = Number(value)
+    const number = decimal(value)
     if (!Number.isFinite(number) || number < leastS || number > mostS)
       throw new SettingError(name, `must be seconds from ${leastS} to ${mostS}, not "${value}".`)
     return Math.round(number * 1000)
@@ -56,6 +56,11 @@ export class Settings {
     if (!isSecret(value)) throw new SettingError(name, 'must be at least 16 characters, printable and without spaces.')
     return value
   }
+}
+
+/** A number as people write it, and nothing that only programs would take for one; NaN for anything else. */
+export function decimal(text: string): number {
+  return /^-?\d+(\.\d+)?$/.test(text.trim()) ? Number(text) : Number.NaN
 }
 
 /** What a file of one key or token holds. An empty one would let in whoever sends nothing. */

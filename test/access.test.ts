@@ -227,6 +227,17 @@ describe('what a key is narrowed to', () => {
     ])
     expect(await status('GET', '/api/jobs', undefined, limited.as)).toBe(200)
     expect(await status('POST', '/v1/chat/completions', job, free.as)).toBe(200)
+    const several = await teamKey({ limits: { requests_per_minute: 3 } })
+    const madeBy = async (as: Record<string, string>): Promise<number> =>
+      ((await send(world, 'GET', '/api/jobs?limit=200', undefined, as)) as { data: unknown[] }).data.length
+    const before = await madeBy(several.as)
+    const many = (n: number) => refused(world, 'POST', '/v1/chat/completions', { ...job, n }, several.as)
+    // All of them are counted, or none.
+    expect(await many(4)).toMatchObject({ status: 400, param: 'n' })
+    expect(await status('POST', '/v1/chat/completions', { ...job, n: 2 }, several.as)).toBe(200)
+    expect(await many(2)).toMatchObject({ status: 429, code: 'rate_limit_exceeded' })
+    expect(await status('POST', '/v1/chat/completions', job, several.as)).toBe(200)
+    expect(await madeBy(several.as)).toBe(before + 3)
   })
 })
 

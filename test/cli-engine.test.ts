@@ -3,7 +3,7 @@ import { hostname, tmpdir } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import type { GenerationRequest } from '../proto/request.ts'
-import { retryTimeOf } from '../worker/engines/cli/failures.ts'
+import { failureOf, retryTimeOf } from '../worker/engines/cli/failures.ts'
 import { type CliKind, openCliEngine } from '../worker/engines/cli.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { parseModels } from '../worker/models.ts'
@@ -196,6 +196,14 @@ test('the windows of a subscription become the quota: the tightest one', async (
 test('reasoning is kept apart from text', async () => {
   for (const kind of ['claude', 'codex', 'cursor'] as const)
     expect((await generate(open(kind), ask('hello')).done).reasoning).toBe('Let me think.')
+})
+
+test('a limit that is said to be over already, or to last for ages, is looked at again in a minute', () => {
+  const now = Date.UTC(2026, 10, 21)
+  const blame = { name: 'cl', login: 'Log in.' }
+  const retryAt = (retryAtMs: number) => failureOf({ message: 'usage limit', status: 429, retryAtMs }, blame, now).retryAtMs
+  expect([now - 2_000, now, 1e19, -5].map(retryAt)).toEqual([60_000, 60_000, 60_000, 60_000].map((ms) => now + ms))
+  expect(retryAt(now + 5_000)).toBe(now + 5_000)
 })
 
 test('times of limits are understood as the programs word them', () => {

@@ -89,6 +89,11 @@ describe('an engine that serves', () => {
     expect(failure.message).toMatch(/400\d tokens .* 2048/)
   })
 
+  test('refuses a bias of a token that it does not have', async () => {
+    const failure = await failureOf(complete(engine, PROMPT, { sampling: { logitBias: { 999_999: 5 } } }))
+    expect(failure).toMatchObject({ layer: 'ingress', code: 'unknown_token', message: expect.stringContaining('999999') })
+  })
+
   test('refuses a book without cutting it into tokens first', async () => {
     const startedAt = performance.now()
     const failure = await failureOf(complete(engine, chat('x'.repeat(5_000_000))))

@@ -121,6 +121,30 @@ test('what a model says instead of an answer is a refusal to every client, strea
   openAi.upstream.usual = {}
 })
 
+test("the official client's tool runner runs a tool and brings its result back, though no conversation is held here", async () => {
+  anthropic.upstream.usual = { text: ['Done.'] }
+  anthropic.upstream.plan({ text: [], toolCalls: [{ id: 'toolu_1', name: 'add', pieces: ['{"a":1}'] }] })
+  const asked: unknown[] = []
+  const add = {
+    ...{ name: 'add', description: 'adds', input_schema: { type: 'object' as const, properties: { a: { type: 'number' } } } },
+    run: (input: unknown) => {
+      asked.push(input)
+      return 'two'
+    },
+    parse: (input: unknown) => input,
+  }
+  const runner = asAnthropic.beta.messages.toolRunner({ model: anthropic.model, max_tokens: 50, messages, tools: [add] })
+  expect((await runner).content).toMatchObject([{ type: 'text', text: 'Done.' }])
+  expect(asked).toEqual([{ a: 1 }])
+  const sent = sentTo(anthropic)
+  expect(sent.messages).toMatchObject([
+    { role: 'user' },
+    { role: 'assistant', content: [{ type: 'tool_use', id: 'toolu_1' }] },
+    { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'toolu_1', content: 'two' }] },
+  ])
+  expect(sent).not.toHaveProperty('thread')
+})
+
 test('a refusal behind a text is the second part of its message', async () => {
   const { model } = openAi
   openAi.upstream.usual = { text: ['Well. '], refusal: ['No.'] }

@@ -116,6 +116,11 @@ test('a malformed or unknown setting stops the start and names itself', async ()
     ['worker', 'HOLDFAST_COORDINATOR', '127.0.0.1:99999'],
     ['worker', 'HOLDFAST_MODELS', 'x=fake:?slots=1&slots=2'],
     ['coordinator', 'REDIS_URL', 'nonsense'],
+    ['coordinator', 'DATABASE_URL', 'mysql://a:b@127.0.0.1/x'],
+    ['coordinator', 'HOLDFAST_HTTP_PORT', '0x50'],
+    ['coordinator', 'HOLDFAST_HOST', '192.0.2.1'],
+    ['coordinator', 'HOLDFAST_DATA_DIR', '/proc/nowhere'],
+    ['worker', 'HOLDFAST_DATA_DIR', '/etc/passwd/x'],
   ]
   for (const [command, name, value] of tries) {
     const running = world.start(name, [command], { HOLDFAST_DATA_DIR: path.join(world.dir, 'x'), [name]: value })

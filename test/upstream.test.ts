@@ -185,6 +185,23 @@ test.each([
   expect(usedUpUntil(new Headers(headers), NOW)).toBe(untilMs)
 })
 
+test.each([
+  [{ 'retry-after-ms': '1e300' }, NOW + 32 * 86_400_000],
+  [{ 'retry-after-ms': '2500' }, NOW + 2_500],
+  [{ 'retry-after': '9e12' }, NOW + 32 * 86_400_000],
+  [{ 'retry-after': '3' }, NOW + 3_000],
+  [{ 'retry-after': '0' }, 'untold'],
+  [{ 'retry-after': '-5' }, 'untold'],
+  [{ 'retry-after': new Date(NOW - 60_000).toUTCString() }, 'untold'],
+  [{ 'retry-after': 'soon' }, 'untold'],
+  [{ 'x-ratelimit-remaining-requests': '0', 'x-ratelimit-reset-requests': '0s' }, 'untold'],
+  [{ 'x-ratelimit-remaining-requests': '0', 'x-ratelimit-reset-requests': '6m0s' }, NOW + 360_000],
+  [{ 'anthropic-ratelimit-requests-remaining': '0', 'anthropic-ratelimit-requests-reset': new Date(NOW - 1_000).toISOString() }, 'untold'],
+])('a 429 with %j leaves its provider alone until %s', (headers, untilMs) => {
+  const cause = OpenAI.APIError.generate(429, { error: { message: 'slow down' } }, 'slow down', new Headers(headers))
+  expect(refusalOf(cause, NOW).hold).toMatchObject({ state: 'cooling_down', untilMs })
+})
+
 test('a redirect is told and not followed: a credential goes nowhere else', async () => {
   const asked: string[] = []
   const server = createServer((request, response) => {

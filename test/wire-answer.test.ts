@@ -382,17 +382,28 @@ test('whatever an upstream says is an answer, nothing, or a failure, and never a
   )
 })
 
+test('a usage that says nothing is none, and does not undo what was said before', () => {
+  for (const [usages, want] of [
+    [[{}], null],
+    [[{ prompt_tokens: 3, completion_tokens: 2 }, {}], { promptTokens: 3, completionTokens: 2 }],
+  ] as const) {
+    const read = openAi([choice({ content: 'x' }), choice({}, 'stop'), ...usages.map((usage) => ({ choices: [], usage }))])
+    if (want === null) expect(read.end?.usage).toBe(null)
+    else expect(read.end?.usage).toMatchObject(want)
+  }
+})
+
 test('characters that an upstream cuts in two come whole', () => {
   const said = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).map((text) => `${text}😀`)
   fc.assert(
     fc.property(said, said, said, (text, thought, written) => {
       const units = (whole: string): string[] => whole.split('')
-      const arguments_ = JSON.stringify({ a: written })
+      const asJson = JSON.stringify({ a: written })
       const chunks = [
         ...units(thought).map((reasoning_content) => choice({ reasoning_content })),
         ...units(text).map((content) => choice({ content })),
         choice({ tool_calls: [{ index: 0, id: 'c', function: { name: 'f', arguments: '' } }] }),
-        ...units(arguments_).map((grown) => choice({ tool_calls: [{ index: 0, function: { arguments: grown } }] })),
+        ...units(asJson).map((grown) => choice({ tool_calls: [{ index: 0, function: { arguments: grown } }] })),
       ]
       const block = (index: number, content_block: object, deltas: object[]): object[] => [
         { type: 'content_block_start', index, content_block },
@@ -413,10 +424,10 @@ test('characters that an upstream cuts in two come whole', () => {
         ...block(
           2,
           { type: 'tool_use', id: 'c', name: 'f', input: {} },
-          units(arguments_).map((partial_json) => ({ type: 'input_json_delta', partial_json })),
+          units(asJson).map((partial_json) => ({ type: 'input_json_delta', partial_json })),
         ),
       ]
-      const want = { text, reasoning: thought, tool_calls: [{ id: 'c', name: 'f', arguments: arguments_ }] }
+      const want = { text, reasoning: thought, tool_calls: [{ id: 'c', name: 'f', arguments: asJson }] }
       for (const [reader, said] of [
         [new OpenAiReader(), chunks],
         [new AnthropicReader(), events],

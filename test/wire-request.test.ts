@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { ABILITIES, type Ability, fitting, needsOf } from '../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES, anthropicBody } from '../proto/anthropic-wire-request.ts'
 import { OPEN_SERVER_ABILITIES, OPENAI_ABILITIES, openAiBody } from '../proto/openai-wire-request.ts'
-import type { GenerationRequest } from '../proto/request.ts'
+import type { ChatMessage, GenerationRequest } from '../proto/request.ts'
 
 const chat = (extra: Partial<GenerationRequest> = {}): GenerationRequest => ({
   prompt: { kind: 'chat', messages: [{ role: 'user', content: 'hi' }] },
@@ -172,6 +172,33 @@ describe('the body for an OpenAI upstream', () => {
 })
 
 describe('the body for an Anthropic upstream', () => {
+  test('leaves out messages that say nothing, which the dialect refuses', () => {
+    const messages: ChatMessage[] = [
+      { role: 'system', content: 'Be brief.' },
+      { role: 'user', content: 'hi' },
+      { role: 'assistant', content: '' },
+      { role: 'user', content: [{ kind: 'text', text: '' }] },
+      { role: 'user', content: 'again' },
+    ]
+    const { system, messages: sent } = anthropicBody(chat({ prompt: { kind: 'chat', messages } }), 'm', false)
+    expect([system, sent]).toEqual([
+      'Be brief.',
+      [
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'hi' },
+            { type: 'text', text: 'again' },
+          ],
+        },
+      ],
+    ])
+    const alone = messages.slice(0, 1).concat({ role: 'user', content: '' })
+    expect(anthropicBody(chat({ prompt: { kind: 'chat', messages: alone } }), 'm', false)).toMatchObject({
+      messages: [{ role: 'user', content: 'Be brief.' }],
+    })
+  })
+
   test('has system apart, neighbours joined, results as blocks of the user, and thinking given back', () => {
     const request = chat({
       prompt: {

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { validate as isUuid } from 'uuid'
+import { openDataDir } from '../proto/data-dir.ts'
 import { SettingError } from '../proto/settings.ts'
 import { writeWhole } from '../proto/whole-file.ts'
 
@@ -10,7 +11,7 @@ import { writeWhole } from '../proto/whole-file.ts'
  * address. Two processes with one identity would push each other out for ever, so the second one is refused.
  */
 export function claimIdentity(dataDir: string): string {
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  openDataDir(dataDir)
   const lock = path.join(dataDir, 'worker.pid')
   const holder = existsSync(lock) ? Number(readFileSync(lock, 'utf8')) : Number.NaN
   if (Number.isInteger(holder) && holder !== process.pid && isWorker(holder))

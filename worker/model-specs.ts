@@ -1,6 +1,6 @@
 import path from 'node:path'
 import { ABILITIES, type Ability } from '../proto/abilities.ts'
-import { SettingError } from '../proto/settings.ts'
+import { decimal, SettingError } from '../proto/settings.ts'
 import type { ToolWish } from './engines/cli/adapter.ts'
 import type { Description } from './engines/cli/described.ts'
 import { CLI_KINDS, type CliKind } from './engines/cli.ts'
@@ -170,7 +170,7 @@ function addIf(having: Ability[], ability: Ability, name: string, option: string
 }
 
 export function whole(name: string, option: string, value: string, least: number, most: number): number {
-  const number = Number(value)
+  const number = decimal(value)
   if (!Number.isInteger(number) || number < least || number > most || value.trim() === '')
     throw wrong(`gives "${name}" ${option}=${value}, which is not a whole number from ${least} to ${most}.`)
   return number
@@ -178,7 +178,7 @@ export function whole(name: string, option: string, value: string, least: number
 
 /** With a fraction to the millisecond. */
 export function seconds(name: string, option: string, value: string): number {
-  const number = Number(value)
+  const number = decimal(value)
   if (!/^\d+(\.\d{1,3})?$/.test(value) || number < 0.1 || number > 86_400)
     throw wrong(`gives "${name}" ${option}=${value}, which is no number of seconds from 0.1 to 86400.`)
   return number

@@ -84,10 +84,16 @@ export function anthropicError(fault: Fault, requestId: string): Record<string, 
   const { code, message, param, layer, retryable, providerStatus, job } = fault
   return {
     type: 'error',
-    error: { type: typeOf(fault.status), message, code, param, layer, retryable, provider_status: providerStatus, job },
+    error: {
+      ...{ type: typeOf(fault.status), message, code, param, layer, retryable, provider_status: providerStatus, job },
+      // By these the official client knows that it has to send the whole conversation.
+      ...(code === THREAD_NOT_FOUND ? { details: { error_code: code } } : {}),
+    },
     request_id: requestId,
   }
 }
+
+export const THREAD_NOT_FOUND = 'thread_not_found'
 
 function typeOf(status: number): string {
   const named = TYPES[status]

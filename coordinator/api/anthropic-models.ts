@@ -1,3 +1,4 @@
+import { decimal } from '../../proto/settings.ts'
 import { badRequest } from '../core/fault.ts'
 import { readQuery } from './paging.ts'
 
@@ -27,7 +28,7 @@ const PAGE_SIZE_MAX = 1_000
 
 function readPageSize(value: string | undefined): number {
   if (value === undefined) return PAGE_SIZE
-  const size = Number(value)
+  const size = decimal(value)
   if (!Number.isInteger(size) || size < 1 || size > PAGE_SIZE_MAX)
     throw badRequest('out_of_range', `limit must be a whole number from 1 to ${PAGE_SIZE_MAX}, not ${value.slice(0, 20)}.`, 'limit')
   return size

@@ -1,5 +1,6 @@
 import type { Effort, GenerationRequest, Reasoning, Sampling } from '../../proto/request.ts'
-import { badRequest } from '../core/fault.ts'
+import { badRequest, Fault } from '../core/fault.ts'
+import { THREAD_NOT_FOUND } from './anthropic-answer.ts'
 import { readConversation, readSystem } from './anthropic-messages.ts'
 import { readTooling } from './anthropic-tools.ts'
 import { type MemberSorts, Untranslated } from './anthropic-untranslated.ts'
@@ -13,9 +14,10 @@ import { checkSchema } from './schema-check.ts'
  * name; nothing is coerced.
  */
 export function parseMessagesRequest(body: unknown, beta?: string | string[]): ParsedRequest {
-  const fields = objectBody(body)
+  const { thread, ...fields } = objectBody(body)
+  refuseContinued(thread)
   const untranslated = new Untranslated()
-  const betas = readBetas(beta)
+  const betas = readBetas(beta).filter((name) => !THREADS.test(name))
   if (betas.length > 0) untranslated.keep()
   untranslated.sort(fields, '', MESSAGES)
   const parsed = parsedOf(fields, untranslated)
@@ -88,6 +90,22 @@ const PARAMETER_OF: NonNullable<ParsedRequest['parameterOf']> = {
   reasoning_max_tokens_below_1024: 'thinking.budget_tokens',
   parallel_tool_calls: 'tool_choice.disable_parallel_tool_use',
 }
+
+/**
+ * The official client's tool runner asks for a conversation that is held between requests. None is: the first request says
+ * all of it anyway, and from what a later one is told the client knows that it has to do so again.
+ */
+function refuseContinued(thread: unknown): void {
+  if (thread === undefined || thread === null || (isObject(thread) && thread.type === 'create')) return
+  if (isObject(thread) && thread.type === 'continue')
+    throw new Fault(THREAD_NOT_FOUND, 'No conversation is held here between requests: send the whole of it.', {
+      status: 404,
+      param: 'thread',
+    })
+  throw badRequest('out_of_range', 'thread.type must be create or continue.', 'thread.type')
+}
+
+const THREADS = /^message-threads-/
 
 /** A beta opens members of the body to a caller, and it is those that change the answer. */
 function readBetas(header: string | string[] | undefined): string[] {

@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
-import { Fault } from '../core/fault.ts'
+import { badRequest, Fault } from '../core/fault.ts'
 import { sha256 } from '../secrets.ts'
 import type { KeyKind, KeyRecord } from '../store/keys.ts'
 import type { Role } from '../store/users.ts'
@@ -82,15 +82,23 @@ export class Keyring {
     return found.caller
   }
 
-  /** Counts a request that makes work; throws a Fault with status 429 when the key has had its share of this minute. */
-  count(caller: Caller): void {
+  /** Counts what makes so many jobs; throws a Fault with status 429, and counts nothing, when that is beyond the key's share of this minute. */
+  count(caller: Caller, jobs = 1): void {
     const entry = this.#limited.get(caller.key)
     if (entry === undefined || entry.requestsPerMinute === null) return
     const { minute } = entry
     const nowMs = this.#now()
     if (nowMs >= minute.startMs + MINUTE_MS) Object.assign(minute, { startMs: nowMs, requests: 0 })
-    minute.requests += 1
-    if (minute.requests <= entry.requestsPerMinute) return
+    if (minute.requests + jobs <= entry.requestsPerMinute) {
+      minute.requests += jobs
+      return
+    }
+    if (jobs > entry.requestsPerMinute)
+      throw badRequest(
+        'out_of_range',
+        `n makes ${jobs} jobs, and the key "${caller.name}" may ask for ${entry.requestsPerMinute} a minute.`,
+        'n',
+      )
     const retryAfterS = Math.max(1, Math.ceil((minute.startMs + MINUTE_MS - nowMs) / 1000))
     throw new Fault('rate_limit_exceeded', `The key "${caller.name}" may ask ${entry.requestsPerMinute} times a minute.`, {
       status: 429,

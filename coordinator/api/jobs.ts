@@ -1,3 +1,4 @@
+import { decimal } from '../../proto/settings.ts'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
@@ -162,7 +163,7 @@ async function readSubmission(parts: ApiParts, request: FastifyRequest): Promise
 
 function readWait(value: string | undefined): number {
   if (value === undefined) return 0
-  const seconds = value.trim() === '' ? Number.NaN : Number(value)
+  const seconds = decimal(value)
   if (!(seconds >= 0 && seconds <= WAIT_S_MAX))
     throw badRequest('out_of_range', `wait_s must be seconds from 0 to ${WAIT_S_MAX}.`, 'wait_s')
   return seconds * 1000

@@ -5,7 +5,7 @@ import type { LiveJob } from '../engine/live-job.ts'
 import type { ApiParts } from './health.ts'
 import type { ParsedRequest } from './openai-request.ts'
 import { isSettled } from './sse.ts'
-import { ended, faultOf, refuseWhenFull, stopping, type Submission, submit } from './submit.ts'
+import { admit, ended, faultOf, stopping, type Submission, submit } from './submit.ts'
 import { readIdempotencyKey } from './wishes.ts'
 
 type Lives = readonly [LiveJob, ...LiveJob[]]
@@ -94,12 +94,13 @@ async function submitAll(
   }
   if (readIdempotencyKey(request) !== undefined)
     throw badRequest('unsupported_parameter', 'n above 1 is as many jobs, and an idempotency-key names one. Leave out one of the two.', 'n')
-  refuseWhenFull(parts, choices)
-  const first = await submit(parts, request, { ...submission, parsed: choiceOf(submission.parsed, 0) })
+  // All of them or none.
+  admit(parts, request, choices)
+  const first = await submit(parts, request, { ...submission, isAdmitted: true, parsed: choiceOf(submission.parsed, 0) })
   const accepted = [first]
   try {
     for (let index = 1; index < choices; index++)
-      accepted.push(await submit(parts, request, { ...submission, parsed: choiceOf(submission.parsed, index) }))
+      accepted.push(await submit(parts, request, { ...submission, isAdmitted: true, parsed: choiceOf(submission.parsed, index) }))
   } catch (error) {
     for (const { live } of accepted) parts.dispatcher.cancel(live.record.id, 'coordinator')
     throw error

@@ -1,3 +1,4 @@
+import { decimal } from '../../proto/settings.ts'
 import type { ChatMessage, Content, ContentPart } from '../../proto/request.ts'
 import { badRequest, notFound } from '../core/fault.ts'
 import type { Body } from './body.ts'
@@ -29,7 +30,7 @@ function placeBehind(items: Body[], after: string): number {
 }
 
 function readItemLimit(value: string | undefined): number {
-  const limit = value === undefined ? 20 : Number(value)
+  const limit = value === undefined ? 20 : decimal(value)
   if (!Number.isInteger(limit) || limit < 1 || limit > ITEMS_MAX)
     throw badRequest('out_of_range', `limit must be a whole number from 1 to ${ITEMS_MAX}.`, 'limit')
   return limit

@@ -1,3 +1,4 @@
+import { decimal } from '../../proto/settings.ts'
 import { validate as isUuid } from 'uuid'
 import { badRequest } from '../core/fault.ts'
 import { isStorable } from './well-formed.ts'
@@ -18,7 +19,7 @@ export function readQuery<K extends string>(query: unknown, allowed: readonly K[
 
 export function readLimit(value: string | undefined): number {
   if (value === undefined) return 50
-  const limit = Number(value)
+  const limit = decimal(value)
   if (!Number.isInteger(limit) || limit < 1 || limit > 200)
     throw badRequest('out_of_range', `limit must be a whole number from 1 to 200, not ${value.slice(0, 20)}.`, 'limit')
   return limit

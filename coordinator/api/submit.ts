@@ -18,7 +18,14 @@ import { isSettled } from './sse.ts'
 import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
 import type { ParsedRequest } from './openai-request.ts'
 
-export type Submission = { type: JobRecord['type']; parsed: ParsedRequest; detached: boolean; callbackUrl?: string }
+export type Submission = {
+  type: JobRecord['type']
+  parsed: ParsedRequest
+  detached: boolean
+  callbackUrl?: string
+  /** One of several, that were counted together. */
+  isAdmitted?: true
+}
 
 /**
  * Makes a job of a request, or finds the one that the same idempotency key made before. `stored` resolves once it is
@@ -42,9 +49,7 @@ function accept(
   wishes: Wishes,
   idempotency?: { key: string; hash: Buffer },
 ): { live: LiveJob; stored: Promise<void> } {
-  refuseWhenFull(parts, 1)
-  requireScope(request.caller, 'inference')
-  parts.keyring.count(request.caller)
+  if (submission.isAdmitted !== true) admit(parts, request, 1)
   const { callbackUrl } = submission
   const job = newJob(parts, request, submission, wishes)
   job.along = {
@@ -54,6 +59,13 @@ function accept(
   const accepted = parts.dispatcher.accept(job)
   accepted.live.callers += 1
   return accepted
+}
+
+/** Throws unless the caller may have so many jobs made now. */
+export function admit(parts: ApiParts, request: FastifyRequest, jobs: number): void {
+  refuseWhenFull(parts, jobs)
+  requireScope(request.caller, 'inference')
+  parts.keyring.count(request.caller, jobs)
 }
 
 /** Also for the rows of a batch, which are stored another way. */

@@ -4,6 +4,7 @@ import type { Priority, Tier } from '../core/job.ts'
 import { PRIORITIES } from '../core/line.ts'
 import { TIERS } from '../core/tiers.ts'
 import { newId } from '../ids.ts'
+import { decimal } from '../../proto/settings.ts'
 import type { ApiParts } from './health.ts'
 
 /** What a caller wishes of Holdfast rather than of the model: the x-holdfast headers, checked. */
@@ -101,7 +102,7 @@ const READERS: Record<string, (wishes: Wishes, value: string, parts: ApiParts) =
 }
 
 function milliseconds(name: string, value: string): number {
-  const seconds = value.trim() === '' ? Number.NaN : Number(value)
+  const seconds = decimal(value)
   if (!(seconds >= 0.001 && seconds <= SECONDS_MAX))
     throw badRequest('invalid_header', `${name} must be seconds from 0.001 to ${SECONDS_MAX}, not "${value.slice(0, 40)}".`, name)
   return Math.round(seconds * 1000)

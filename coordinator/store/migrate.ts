@@ -11,6 +11,12 @@ export async function migrate(db: Db): Promise<number[]> {
     .filter((name) => /^\d{4}_\w+\.sql$/.test(name))
     .sort()
   return db.transaction(async (query) => {
+    const [{ server_encoding: encoding } = {}] = await query('show server_encoding')
+    if (encoding !== 'UTF8')
+      throw new Fault(
+        'database_encoding',
+        `The database holds its texts as ${String(encoding)}, which has no room for all of them: make one with encoding 'UTF8'.`,
+      )
     await query('select pg_advisory_xact_lock($1)', [MIGRATION_LOCK])
     await query(`create table if not exists holdfast_migrations (
       number integer primary key, name text not null, applied_at timestamptz not null default now())`)

@@ -87,6 +87,7 @@ export class CloudTier {
       stream: stream || (isTimed(provider, offered) && canStream(generation)),
       seedGiven,
       abort: new AbortController(),
+      isSent: false,
       pieces: 0,
       beganMs: performance.now(),
     }
@@ -98,7 +99,8 @@ export class CloudTier {
     const call = this.#calls.get(keyOf(job, attempt))
     if (call === undefined || call.abort.signal.aborted) return
     // A caller who hangs up before the end has spent what was made by then.
-    this.#bill(id, call)
+    if (call.isSent) this.#bill(id, call)
+    else call.pay(0)
     call.abort.abort()
   }
 
@@ -120,7 +122,10 @@ export class CloudTier {
     let isAnswered = false
     try {
       const { stream, seedGiven, generation } = call
-      const response = await provider.upstream.ask(generation, offered, { stream, seedGiven, signal: call.abort.signal })
+      const response = await provider.upstream.ask(generation, offered, {
+        ...{ stream, seedGiven, signal: call.abort.signal },
+        onSent: () => (call.isSent = true),
+      })
       isAnswered = true
       this.#noteLimits(id, response.headers)
       const outcome = await this.#read(id, provider.upstream.reader(), response, call)
@@ -326,6 +331,8 @@ type Call = {
   stream: boolean
   seedGiven: boolean
   abort: AbortController
+  /** Before that nothing is paid for it. */
+  isSent: boolean
   pieces: number
   beganMs: number
 }

@@ -112,15 +112,21 @@ function tooMuch(
   }
 }
 
-/** By `Retry-After`, in seconds or as a date, or by the vendors' own headers; null when nothing is said. */
+/** Null when nothing is said, or that it could be asked again already, which it could not. */
 function retryAt(headers: Headers | undefined, nowMs: number): number | null {
+  const atMs = toldTime(headers, nowMs)
+  return atMs === null || atMs < nowMs + BACKOFF_MIN_MS ? null : Math.min(atMs, nowMs + LATEST_MS)
+}
+
+/** By `Retry-After`, in seconds or as a date, or by the vendors' own headers. */
+function toldTime(headers: Headers | undefined, nowMs: number): number | null {
   const value = headers?.get('retry-after-ms') ?? null
   if (value !== null && Number(value) > 0) return nowMs + Number(value)
   const after = headers?.get('retry-after') ?? null
   if (after !== null) {
     const seconds = Number(after)
-    const atMs = Number.isFinite(seconds) && after.trim() !== '' ? nowMs + Math.max(0, seconds) * 1000 : Date.parse(after)
-    if (Number.isFinite(atMs)) return Math.min(Math.max(atMs, nowMs + BACKOFF_MIN_MS), nowMs + LATEST_MS)
+    const atMs = Number.isFinite(seconds) && after.trim() !== '' ? nowMs + seconds * 1000 : Date.parse(after)
+    if (Number.isFinite(atMs)) return atMs
   }
   return usedUpUntil(headers, nowMs)
 }

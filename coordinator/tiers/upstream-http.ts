@@ -6,6 +6,7 @@ import { Agent, type Dispatcher, EnvHttpProxyAgent, request } from 'undici'
  * answer is no fault. Redirects are not followed: a credential goes to the address that it was set for and nowhere else.
  */
 export async function upstreamFetch(url: string | URL | Request, init: CallInit = {}): Promise<Response> {
+  init.onSent?.()
   const answer = await request(url as string | URL, {
     method: init.method ?? 'GET',
     // Nothing here unpacks an answer.
@@ -21,8 +22,11 @@ export async function upstreamFetch(url: string | URL | Request, init: CallInit 
   throw new Error(`it redirects to ${String(location).slice(0, 200)}: set that as its base URL`)
 }
 
-/** `call` ends the request as `signal` does; the packages would tie that to one of their own, which costs more than the call. */
-export type CallInit = RequestInit & { call?: AbortSignal }
+/**
+ * `call` ends the request as `signal` does; the packages would tie that to one of their own, which costs more than the call.
+ * `onSent` hears when it goes out.
+ */
+export type CallInit = RequestInit & { call?: AbortSignal; onSent?: () => void }
 
 /** What the packages, and the tier after them, need of a `Response`. */
 export class UpstreamAnswer {

@@ -21,7 +21,7 @@ export interface Upstream {
 }
 
 type UpstreamModel = { upstream: string; abilities: readonly string[] | null }
-type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal }
+type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal; onSent?: () => void }
 
 export type UpstreamReader = {
   readonly end: WireEnd | null
@@ -65,7 +65,7 @@ class OpenAiUpstream implements Upstream {
     return this.#opened
   }
 
-  async ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal }: AskOptions): Promise<UpstreamAnswer> {
+  async ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal, onSent }: AskOptions): Promise<UpstreamAnswer> {
     const client = await this.#client()
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
@@ -73,7 +73,7 @@ class OpenAiUpstream implements Upstream {
     // One whose abilities were not told has them all.
     const wished = model.abilities === null ? request : fitting(request, model.abilities)
     const body = openAiBody(wished, model.upstream, streams, { seedGiven, extended, maxTokensName: this.#maxTokensName })
-    return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: endedBy(signal) }))
+    return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: callInit(signal, onSent) }))
   }
 
   reader(): UpstreamReader {
@@ -115,12 +115,12 @@ class AnthropicUpstream implements Upstream {
     return this.#opened
   }
 
-  async ask(request: GenerationRequest, model: UpstreamModel, { stream, signal }: AskOptions): Promise<UpstreamAnswer> {
+  async ask(request: GenerationRequest, model: UpstreamModel, { stream, signal, onSent }: AskOptions): Promise<UpstreamAnswer> {
     const client = await this.#client()
     const body = anthropicBody(request, model.upstream, stream)
     const { betas = [] } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
     const headers = betas.length === 0 ? {} : { headers: { 'anthropic-beta': betas.join(',') } }
-    return answerTo(client.post('/v1/messages', { body, stream, ...headers, fetchOptions: endedBy(signal) }))
+    return answerTo(client.post('/v1/messages', { body, stream, ...headers, fetchOptions: callInit(signal, onSent) }))
   }
 
   reader(): UpstreamReader {
@@ -140,8 +140,8 @@ class AnthropicUpstream implements Upstream {
 }
 
 /** Their types know no such member; what they do not know they hand on. */
-function endedBy(call: AbortSignal): object {
-  return { call } satisfies CallInit
+function callInit(call: AbortSignal, onSent: AskOptions['onSent']): object {
+  return { call, ...(onSent === undefined ? {} : { onSent }) } satisfies CallInit
 }
 
 /** What `upstreamFetch` made, as the packages hand it on. */

@@ -135,6 +135,7 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
       bytesOf: (token) => bytes[token] ?? NO_BYTES,
       markOf: (token) => marks.get(token),
       endsGeneration: (token) => model.isEogToken(token as Token),
+      size: bytes.length,
     },
     traits,
     read: promptReader(model, template),

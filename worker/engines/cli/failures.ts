@@ -18,7 +18,8 @@ export function failureOf(trouble: Trouble, { name, login }: Blame, nowMs: numbe
     case 'auth':
       return { ...provider, code: 'cli_not_authenticated', message: `${name} is not logged in: ${said}. ${login}`, retryable: true }
     case 'limit': {
-      const retryAtMs = trouble.retryAtMs ?? retryTimeOf(message, nowMs) ?? nowMs + UNKNOWN_LIMIT_MS
+      const told = trouble.retryAtMs
+      const retryAtMs = told !== undefined && isRetryTime(told, nowMs) ? told : (retryTimeOf(message, nowMs) ?? nowMs + UNKNOWN_LIMIT_MS)
       return { ...provider, code: 'rate_limited', message: `${name} has used up its limit: ${said}`, retryable: true, retryAtMs }
     }
     case 'too_long':
@@ -68,7 +69,12 @@ const TOO_LONG = /prompt is too long|context[ _]length|maximum context|context w
  */
 export function retryTimeOf(message: string, nowMs: number): number | undefined {
   const times = [epochOf(message), durationOf(message, nowMs), clockOf(message, nowMs)]
-  return times.find((timeMs) => timeMs !== undefined && timeMs > nowMs && timeMs < nowMs + RETRY_WITHIN_MS)
+  return times.find((timeMs) => timeMs !== undefined && isRetryTime(timeMs, nowMs))
+}
+
+/** What is over already, or lies beyond any window, tells nothing. */
+export function isRetryTime(timeMs: number, nowMs: number): boolean {
+  return timeMs > nowMs && timeMs < nowMs + RETRY_WITHIN_MS
 }
 
 // The longest window that any of them has is a month; what lies beyond was misread.

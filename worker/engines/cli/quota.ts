@@ -1,5 +1,6 @@
 import type { EngineState } from '../engine.ts'
 import type { QuotaWindow } from './adapter.ts'
+import { isRetryTime } from './failures.ts'
 
 /**
  * What is known of a program's limits. Programs tell one window or another, now and then; the last word about each
@@ -29,7 +30,7 @@ export class Quota {
     let limitedUntilMs: number | null = null
     let remainingRatio: number | null = null
     for (const { usedUp, resetsAtMs, remainingRatio: remains } of this.#windows.values()) {
-      if (usedUp && resetsAtMs !== undefined) limitedUntilMs = Math.max(limitedUntilMs ?? 0, resetsAtMs)
+      if (usedUp && resetsAtMs !== undefined && isRetryTime(resetsAtMs, nowMs)) limitedUntilMs = Math.max(limitedUntilMs ?? 0, resetsAtMs)
       const left = usedUp ? 0 : remains === undefined ? undefined : Math.min(1, Math.max(0, remains))
       if (left !== undefined) remainingRatio = Math.min(remainingRatio ?? 1, left)
     }

@@ -13,6 +13,8 @@ export interface Vocabulary {
   /** Bytes of a token that has none as text but is a mark of how the model writes calls and reasoning. */
   markOf(token: number): Uint8Array | undefined
   endsGeneration(token: number): boolean
+  /** How many tokens there are, numbered from 0. */
+  readonly size: number
 }
 
 /** How one answer is read, held and judged. What is absent costs nothing. */

@@ -22,6 +22,8 @@ export function takeIn(message: Extract<ToProcess, { kind: 'start' }>, model: Re
   const { request } = message
   const { contextTokens, maxTokenBytes } = model.facts
   if (request.prompt.kind === 'embed' || request.prompt.kind === 'rank') return notGenerating(request.prompt.kind)
+  const unknown = Object.keys(request.sampling.logitBias ?? {}).find((token) => Number(token) >= model.vocabulary.size)
+  if (unknown !== undefined) return unknownToken(unknown, model.vocabulary.size)
   const fewest = Math.ceil(promptBytes(request) / maxTokenBytes)
   // Cutting a book into tokens takes seconds in which nobody's next token would come.
   if (fewest >= contextTokens) return tooLong(`at least ${fewest}`, contextTokens)
@@ -44,6 +46,11 @@ function generationOrFailure(
     const message = `the answer cannot be held to its schema or tools: ${(error as Error).message}`
     return { layer: 'model', code: 'grammar_failed', message, retryable: false }
   }
+}
+
+function unknownToken(token: string, size: number): GenerationFailure {
+  const message = `logit_bias names token ${token}, and the model's tokens end at ${size - 1}: leave it out`
+  return { layer: 'ingress', code: 'unknown_token', message, retryable: false }
 }
 
 function notGenerating(kind: 'embed' | 'rank'): GenerationFailure {

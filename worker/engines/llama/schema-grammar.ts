@@ -21,6 +21,8 @@ export class GrammarWriter {
   readonly #rules = new Map<string, string>()
   /** Rules of schemas that are named by references, by where they are. */
   readonly #references = new Map<string, string>()
+  /** References that are being followed, with nothing of JSON between them and here. */
+  #entered = new Set<string>()
   /** Rules of bounded integers, by what they match. */
   readonly #integers = new Map<string, string>()
   #root: JsonSchema = true
@@ -29,6 +31,7 @@ export class GrammarWriter {
   value(schema: JsonSchema): string {
     this.#root = schema
     this.#references.clear()
+    this.#entered.clear()
     return this.#any(schema, 0)
   }
 
@@ -86,8 +89,9 @@ export class GrammarWriter {
     const { type } = schema
     if (Array.isArray(type)) return this.rule(alternatives(type.map((one) => this.#typed({ ...schema, type: one as string }, depth))))
     if (type === 'object' || (type === undefined && ('properties' in schema || 'additionalProperties' in schema)))
-      return this.#object(schema, depth)
-    if (type === 'array' || (type === undefined && ('items' in schema || 'prefixItems' in schema))) return this.#array(schema, depth)
+      return this.#within(() => this.#object(schema, depth))
+    if (type === 'array' || (type === undefined && ('items' in schema || 'prefixItems' in schema)))
+      return this.#within(() => this.#array(schema, depth))
     if (type === 'string') return this.#string(schema)
     if (type === 'integer') return this.#integer(schema)
     if (type === 'number' || type === 'boolean' || type === 'null') return this.#named(type)
@@ -179,14 +183,27 @@ export class GrammarWriter {
     return rule
   }
 
+  /** Whatever is in brackets may refer to what is around them. */
+  #within(make: () => string): string {
+    const around = this.#entered
+    this.#entered = new Set()
+    const rule = make()
+    this.#entered = around
+    return rule
+  }
+
   #reference(pointer: string, depth: number): string {
+    if (this.#entered.has(pointer))
+      throw new UnsupportedSchema('$ref', `leads to itself (${pointer.slice(0, 100)}), which nothing can match: let it lead somewhere`)
     const known = this.#references.get(pointer)
     if (known !== undefined) return known
     const name = `ref${this.#rules.size}`
     this.#references.set(pointer, name)
+    this.#entered.add(pointer)
     // A place for it first: the schema may refer to itself.
     this.#add(name, '')
     this.#rules.set(name, this.#any(this.#target(pointer), depth + 1))
+    this.#entered.delete(pointer)
     return name
   }
 

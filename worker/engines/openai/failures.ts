@@ -66,7 +66,7 @@ function redacted({ key }: Upstream, message: string): string {
 /** Seconds or a date; what is not told is tried again soon. */
 function retryTime(retryAfter: string | undefined, nowMs: number): number {
   const seconds = Number(retryAfter)
-  if (retryAfter !== undefined && seconds >= 0) return nowMs + Math.min(seconds, RETRY_WITHIN_S) * 1000
+  if (retryAfter !== undefined && seconds >= 0) return nowMs + Math.max(RETRY_UNTOLD_MS, Math.min(seconds, RETRY_WITHIN_S) * 1000)
   const date = Date.parse(retryAfter ?? '')
   return date > nowMs && date < nowMs + RETRY_WITHIN_S * 1000 ? date : nowMs + RETRY_UNTOLD_MS
 }
