@@ -110,6 +110,18 @@ test('a parked job shows what was delivered, its stream too, and after a release
   expect(after.finished).toMatchObject({ status: 'succeeded' })
 })
 
+test('the last event of a stream tells what of the answer is no text', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:')
+  const tools = [{ type: 'function', function: { name: 'add', parameters: { type: 'object' } } }]
+  const { job } = await submit(world, 'call:add', { tools, tool_choice: 'required' })
+  await world.get(`/api/jobs/${job.id}?wait_s=30`)
+  const { output } = (await world.job(job.id)) as unknown as { output: { tool_calls: unknown[] } }
+  expect(output.tool_calls).toHaveLength(1)
+  expect((await readJobStream(world, job.id)).finished).toMatchObject({ finish_reason: 'tool_calls', tool_calls: output.tool_calls })
+})
+
 test('text that was lost with everybody who knew it is never joined to another', async () => {
   await using world = await World.open()
   await world.coordinator()

@@ -88,7 +88,10 @@ export class JobStream implements Follower {
     this.#live.unfollow(this)
     const { record } = this.#live
     const error = record.status === 'succeeded' ? null : nativeError(faultOf(record)).error
-    this.#event('finished', { status: record.status, finish_reason: record.finishReason, usage: usageView(record), error })
+    // Whoever came back late has missed nothing of what is no text.
+    const { reasoning, refusal, tool_calls } = this.#live.answer.toJSON()
+    const beside = { reasoning, refusal, tool_calls }
+    this.#event('finished', { status: record.status, finish_reason: record.finishReason, usage: usageView(record), error, ...beside })
     this.#sink.end('')
   }
 
