@@ -1,6 +1,6 @@
 import { Socket } from 'node:net'
 import { type BackendFactory, createPostgresBackend, createRedisBackend, type IQueueBackend, withBackend } from 'bullmq'
-import type { DbOptions } from '../store/db.ts'
+import { BorrowedClient, type DbOptions } from '../store/db.ts'
 
 /**
  * Wakes parts at a time of theirs, by BullMQ on PostgreSQL or Redis. A wake-up names a row and the version it was made
@@ -170,7 +170,7 @@ function connect(backend: TimersBackend, fire: (wake: Wake) => Promise<void>): B
     'url' in connection ? { connectionString: connection.url } : { host: connection.socketDir, user: 'holdfast', database: 'holdfast' }
   const { stream, hangUp } = trackedSockets()
   const options = { schema: 'bullmq', migrate: true, max: 2, application_name: 'holdfast-timers', connectionTimeoutMillis: 5_000 }
-  return { ...make(createPostgresBackend, { ...server, ...options, stream }, fire), hangUp }
+  return { ...make(createPostgresBackend, { ...server, ...options, stream, Client: BorrowedClient }, fire), hangUp }
 }
 
 function trackedSockets(): { stream: () => Socket; hangUp: () => Promise<void> } {

@@ -183,6 +183,17 @@ export class Db {
   }
 }
 
+/**
+ * For whoever keeps a pool of their own and does not listen while a connection is lent out: one that breaks between two
+ * statements of its borrower would end the process. Whatever is asked of it next fails, and says so.
+ */
+export class BorrowedClient extends pg.Client {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config)
+    this.on('error', () => {})
+  }
+}
+
 export type Session = {
   /** A name makes it a prepared statement of this connection. */
   run(name: string | undefined, text: string, values: unknown[]): Promise<Rows>

@@ -177,6 +177,8 @@ export class EmbeddedPostgres {
 
   async #haveDatabase(): Promise<void> {
     const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres' })
+    // A statement that breaks with its connection says so itself.
+    client.on('error', () => {})
     await client.connect()
     const { rows } = await client.query(`select from pg_database where datname = 'holdfast'`)
     if (rows.length === 0) await client.query('create database holdfast')

@@ -112,7 +112,8 @@ export class SimulatedHost {
       version: '0',
       log: { info: () => {}, warn: () => {} },
       models: () => slots.models(),
-      host: () => ({}),
+      // As protobuf hands it over: what is not said is there, and empty.
+      host: () => ({ platform: '', cpuModel: '', gpus: [] }),
       onDrain: () => {},
       onConnected: () => {},
       giveUp: () => undefined,
