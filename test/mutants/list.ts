@@ -186,7 +186,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a batch is dropped when the connection breaks under it',
     file: 'coordinator/store/writer.ts',
-    find: 'if (!isUnavailable(error) || this.#closed) throw error',
+    find: 'if (!mayPass(error) || this.#closed) throw error',
     replace: 'if (attempt >= 0) throw error',
     tests: ['writer'],
   },
