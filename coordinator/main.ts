@@ -36,7 +36,7 @@ import { Db, type DbOptions, isUnavailable } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
-import { Lease } from './store/lease.ts'
+import { Lease, type Loss } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
 import { readSpending } from './store/spending.ts'
@@ -58,9 +58,11 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
   try {
     const coordinator = await startThroughDeaths(config, version, log, closing)
     process.send?.('ready')
-    const why = await Promise.race([asked, coordinator.lost])
-    log.info(`Stopping: ${why}.`)
+    const loss = await Promise.race([asked.then((why) => ({ why, mayComeBack: false })), coordinator.lost])
+    log.info(`Stopping: ${loss.why}.`)
     await coordinator.drain()
+    // Whoever watches over this process is to start it again.
+    if (loss.mayComeBack) throw new Fault('lease_lost', `Stopped, because ${loss.why}. Started again it takes new work.`)
   } finally {
     for (const close of closing.toReversed()) await close()
     log.info('Stopped.')
@@ -93,7 +95,7 @@ const START_ATTEMPTS_MAX = 5
 
 type Log = pino.Logger
 type AddEvent = (type: EventType, actor: string, details: Record<string, unknown>) => void
-type Coordinator = { drain(): Promise<void>; lost: Promise<string> }
+type Coordinator = { drain(): Promise<void>; lost: Promise<Loss> }
 
 async function startCoordinator(
   config: CoordinatorConfig,
@@ -103,8 +105,8 @@ async function startCoordinator(
 ): Promise<Coordinator> {
   openDataDir(config.dataDir)
   const { db, connection } = await openDatabase(config, log, closing)
-  let reportLost: (why: string) => void = () => {}
-  const lost = new Promise<string>((resolve) => {
+  let reportLost: (loss: Loss) => void = () => {}
+  const lost = new Promise<Loss>((resolve) => {
     reportLost = resolve
   })
   const coordinatorId = newId()

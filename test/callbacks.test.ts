@@ -171,16 +171,36 @@ test('two coordinators on one database deliver each message once', async () => {
   await other.close()
 })
 
-test('no more than sixteen tries are at work at once', async () => {
-  receiver.hold()
+test('no more than sixteen tries are at work at once, and four for one receiver', async () => {
+  const others = await Promise.all(Array.from({ length: 4 }, () => Receiver.open()))
+  const all = [receiver, ...others]
+  for (const one of all) one.hold()
   const callbacks = started()
-  const jobs = await Promise.all(Array.from({ length: 40 }, () => owed({})))
+  const jobs = await Promise.all(Array.from({ length: 40 }, (_, index) => owed({ host: all[index % 5]?.host ?? '' })))
   for (const job of jobs) callbacks.jobEnded(job)
-  await until(() => receiver.heard.length === 16)
+  const heard = (): number[] => all.map((one) => one.heard.length)
+  await until(() => heard().reduce((sum, one) => sum + one) === 16)
+  expect(Math.max(...heard())).toBe(4)
   // Every one that may be claimed has been, and no other.
   expect(await db.query(`select 1 from callbacks where attempts > 0`)).toHaveLength(16)
-  receiver.release()
+  for (const one of all) one.release()
   for (const job of jobs) await reaches(job, 'delivered')
+  await Promise.all(others.map((one) => one.close()))
+})
+
+test('a receiver that does not answer holds back nobody else', async () => {
+  const other = await Receiver.open()
+  receiver.hold()
+  const callbacks = started()
+  const silent = await Promise.all(Array.from({ length: 600 }, () => owed({})))
+  for (const job of silent) callbacks.jobEnded(job)
+  await until(() => receiver.heard.length === 4)
+  const job = await owed({ host: other.host })
+  callbacks.jobEnded(job)
+  await reaches(job, 'delivered')
+  expect(other.heard).toHaveLength(1)
+  receiver.release()
+  await other.close()
 })
 
 test('a team without a secret gets no unsigned message but a clear failure', async () => {
@@ -260,7 +280,15 @@ function openTimers(): Promise<Timers> {
 }
 
 /** A job and the callback it owes, as the writer leaves them; ended as `succeeded` unless told otherwise. */
-async function owed({ status = 'succeeded', team = 'signing' }: { status?: string; team?: string }): Promise<string> {
+async function owed({
+  status = 'succeeded',
+  team = 'signing',
+  host = receiver.host,
+}: {
+  status?: string
+  team?: string
+  host?: string
+}): Promise<string> {
   const job = newId()
   const trace = randomUUID()
   await db.query(
@@ -276,7 +304,7 @@ async function owed({ status = 'succeeded', team = 'signing' }: { status?: strin
     newId(),
     job,
     team,
-    `http://${receiver.host}/token-in-the-path`,
+    `http://${host}/token-in-the-path`,
     trace,
   ])
   return job

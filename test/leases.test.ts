@@ -1,12 +1,13 @@
 import path from 'node:path'
 import pg from 'pg'
 import { expect, test } from 'vitest'
+import { postgresOf } from './bench/measure.ts'
 import { type Running, World } from './support/world.ts'
 
 /** Two coordinators with data directories of their own over one PostgreSQL, which a third process brings. */
-async function twoOverOne(): Promise<{ first: World; second: World; url: string; close: () => Promise<void> }> {
+async function twoOverOne(): Promise<{ first: World; second: World; url: string; close: () => Promise<void>; postgres: () => number[] }> {
   const host = await World.open()
-  await host.coordinator()
+  const { pid } = await host.coordinator()
   const socket = path.join(host.dir, 'coordinator', 'postgres')
   const client = new pg.Client({ host: socket, user: 'holdfast', database: 'holdfast' })
   await client.connect()
@@ -16,7 +17,7 @@ async function twoOverOne(): Promise<{ first: World; second: World; url: string;
   const close = async (): Promise<void> => {
     for (const world of [first, second, host]) await world.close()
   }
-  return { first, second, url: `postgres://holdfast@/shared?host=${encodeURIComponent(socket)}`, close }
+  return { first, second, url: `postgres://holdfast@/shared?host=${encodeURIComponent(socket)}`, close, postgres: () => postgresOf(pid) }
 }
 
 const QUICK = { HOLDFAST_DEAD_AFTER_S: '2', HOLDFAST_HEARTBEAT_S: '0.5' }
@@ -54,6 +55,53 @@ test('a coordinator that slept through its lease changes nothing that was adopte
     await sleeper.exited
     expect(sleeper.output).toContain('lease ran out')
     expect((await second.job(id)).status).toBe('cancelled')
+  } finally {
+    await close()
+  }
+})
+
+test('a PostgreSQL that was frozen for longer than the lease costs no coordinator its place', async () => {
+  const { first, second, url, close, postgres } = await twoOverOne()
+  try {
+    const both = [await first.coordinator({ DATABASE_URL: url, ...QUICK }), await second.coordinator({ DATABASE_URL: url, ...QUICK })]
+    const frozen = postgres()
+    for (const pid of frozen) process.kill(pid, 'SIGSTOP')
+    await new Promise((resolve) => setTimeout(resolve, 6_000))
+    for (const pid of frozen) process.kill(pid, 'SIGCONT')
+    // Longer than whoever would have been given up needs to find that out.
+    await new Promise((resolve) => setTimeout(resolve, 4_000))
+    for (const world of [first, second]) await world.until('it is ready', async () => (await fetch(`${world.url}/readyz`)).ok)
+    expect(both.map(({ ended }) => ended)).toEqual([null, null])
+    expect(await first.events('&type=coordinator.lost')).toEqual([])
+  } finally {
+    await close()
+  }
+})
+
+test('what is asked of a job at a coordinator that does not run it is answered truly, and a parked one is acted on once', async () => {
+  const { first, second, url, close } = await twoOverOne()
+  try {
+    await first.coordinator({ DATABASE_URL: url })
+    await second.coordinator({ DATABASE_URL: url })
+    const both = `127.0.0.1:${first.grpcPort},127.0.0.1:${second.grpcPort}`
+    await first.worker('a', 'fake=fake:?slots=2&rate=20&crash_on=POISON', { HOLDFAST_COORDINATOR: both })
+    const body = { model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 60 }
+    const key = { 'idempotency-key': 'one' }
+    const { id } = (await (await first.request('POST', '/api/jobs', body, key)).json()) as { id: string }
+    const again = await second.request('POST', '/api/jobs', body, key)
+    expect([again.status, ((await again.json()) as { id: string }).id]).toEqual([202, id])
+    const cancelled = await second.request('POST', `/api/jobs/${id}/cancel`)
+    expect([cancelled.status, ((await cancelled.json()) as { error: unknown }).error]).toEqual([
+      409,
+      expect.objectContaining({ code: 'job_elsewhere', retryable: true }),
+    ])
+    expect(await second.get(`/api/jobs/${id}?wait_s=30`)).toMatchObject({ status: 'succeeded' })
+    const parked = await submit(first, 'POISON', 5)
+    await first.until('it is parked', async () => (await first.job(parked)).status === 'parked')
+    await second.until('everybody can see it', async () => (await second.job(parked)).status === 'parked')
+    const answers = await Promise.all([first, second].map((world) => world.request('POST', `/api/jobs/${parked}/release`)))
+    expect(answers.map(({ status }) => status).toSorted()).toEqual([200, 409])
+    expect(await first.events(`&job=${parked}&type=job.released`)).toHaveLength(1)
   } finally {
     await close()
   }

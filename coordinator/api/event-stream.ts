@@ -68,7 +68,6 @@ export class EventStream {
   async #catchUp(): Promise<void> {
     if (this.#over || this.#catchingUp || this.#last === null) return
     this.#catchingUp = true
-    this.#told.clear()
     try {
       await this.#readPages()
     } catch (error) {
@@ -87,6 +86,7 @@ export class EventStream {
         if (this.#over) return
         read += page.length
         for (const { id } of page) this.#told.add(id)
+        this.#forgetOldest()
         this.#tell(page)
         // There it comes back with its last id, like after any other break.
         if (read >= CATCH_UP_MAX) return this.#sink.end('')
@@ -95,6 +95,14 @@ export class EventStream {
       }
     } while (this.#meanwhile === null)
     this.#tell(this.#meanwhile.filter(({ id }) => !this.#told.has(id)))
+  }
+
+  /** Those come no more as new. */
+  #forgetOldest(): void {
+    for (const id of this.#told) {
+      if (this.#told.size <= TOLD_MAX) return
+      this.#told.delete(id)
+    }
   }
 
   #tell(events: readonly StoredEvent[]): void {
@@ -141,6 +149,7 @@ const PAGE = 500
 /** Read from PostgreSQL for one connection before it is ended and comes back. */
 const CATCH_UP_MAX = 10_000
 const MEANWHILE_MAX = 1_000
+const TOLD_MAX = 20_000
 
 /** An id that sorts before this event and after nearly all that came before it. */
 function beforeThis({ id }: StoredEvent): string {

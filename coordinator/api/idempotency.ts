@@ -65,19 +65,24 @@ async function findKnown(parts: ApiParts, request: FastifyRequest, { key, hash }
 export async function readEnded(parts: ApiParts, id: JobId): Promise<LiveJob> {
   const record = await findJob(parts.db, id)
   if (record === undefined) throw new Fault('not_found', `There is no job ${id} any more.`, { status: 404 })
-  if (record.status === 'queued' || record.status === 'running')
-    throw new Fault('job_elsewhere', 'The job is being run by another coordinator; ask that one, or again when the job has ended.', {
-      status: 409,
-      layer: 'routing',
-      retryable: true,
-      retryAfterS: 5,
-      job: id,
-    })
+  if (record.status === 'queued' || record.status === 'running') throw jobElsewhere(id)
   if (record.status === 'parked') return LiveJob.parked(record, (await readProgress(parts.db, [id])).get(id))
   return LiveJob.ended(record, (await readOutput(parts.db, id)) as Partial<Output> | null)
 }
 
 /** Of all that says what is wanted: door, query, wishes and body. */
+export const JOB_ELSEWHERE = 'job_elsewhere'
+
+export function jobElsewhere(id: JobId): Fault {
+  return new Fault(JOB_ELSEWHERE, 'The job is being run by another coordinator; ask that one, or again when the job has ended.', {
+    status: 409,
+    layer: 'routing',
+    retryable: true,
+    retryAfterS: 5,
+    job: id,
+  })
+}
+
 export function hashOf({ method, routeOptions, query, headers, body }: FastifyRequest): Buffer {
   const said = [...Object.entries(query as object), ...Object.entries(headers).filter(([name]) => name.startsWith('x-holdfast-'))]
   const wishes = said.length === 0 ? '' : `${JSON.stringify(said.sort(([left], [right]) => (left < right ? -1 : 1)))}\n`

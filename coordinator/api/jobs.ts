@@ -1,4 +1,5 @@
 import { decimal } from '../../proto/settings.ts'
+import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
@@ -8,17 +9,18 @@ import { notCancellable } from '../engine/new-job.ts'
 import { checkCallbackUrl } from '../engine/outbound.ts'
 import { newId } from '../ids.ts'
 import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
-import { findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
+import { claimParked, findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
 import { type Caller, requireOperator, scopeOf, seesAllTeams, teamSeen } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
-import { readEnded } from './idempotency.ts'
+import { JOB_ELSEWHERE, jobElsewhere, readEnded } from './idempotency.ts'
 import { JobStream, readPlace } from './job-stream.ts'
 import { readDecision } from './decisions.ts'
 import { jobView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { page, readCursor, readEnough, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
 import { haveWebhookSecret } from './teams.ts'
+import { isSettled } from './sse.ts'
 import { ended, type Submission, submit } from './submit.ts'
 
 type ById = { Params: { id: string } }
@@ -46,13 +48,10 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.post('/api/jobs', async (request, reply) => {
-    const { live, stored } = await submit(parts, request, await readSubmission(parts, request))
-    await stored
-    const { record } = live
-    const view = jobView(record, live.endedAttempts, parts.dispatcher.waiting(record.id))
+    const { id, view } = await submitted(parts, request)
     return reply
       .code(202)
-      .headers({ location: `/api/jobs/${record.id}`, 'x-holdfast-job': record.id })
+      .headers({ location: `/api/jobs/${id}`, 'x-holdfast-job': id })
       .send(view)
   })
 
@@ -60,9 +59,10 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['wait_s'])
     const id = jobId(request.params.id)
     const waitMs = readWait(query.wait_s)
-    await getRecord(parts, request.caller, id)
+    const record = await getRecord(parts, request.caller, id)
     const live = parts.dispatcher.find(id)
     if (live !== undefined && waitMs > 0) await ended(parts, live, waitMs)
+    else if (!isSettled(record.status) && waitMs > 0) await endedElsewhere(parts, id, waitMs, request.raw)
     return readJob(parts, request.caller, id)
   })
 
@@ -101,25 +101,51 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   })
 }
 
+/** Of a job that another coordinator runs only the row is seen here. */
+async function endedElsewhere(parts: ApiParts, id: JobId, waitMs: number, caller: IncomingMessage): Promise<void> {
+  const endMs = performance.now() + waitMs
+  while (performance.now() < endMs && !caller.destroyed) {
+    await new Promise((resolve) => setTimeout(resolve, Math.min(LOOK_EVERY_MS, endMs - performance.now())))
+    const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
+    if (record === undefined || isSettled(record.status)) return
+  }
+}
+
+const LOOK_EVERY_MS = 1_000
+
 async function cancelParked(parts: ApiParts, request: FastifyRequest, id: JobId): Promise<void> {
   // Released meanwhile.
   if (parts.dispatcher.cancel(id, request.caller.actor)) return
   await parkedIsStored(parts, id)
   const record = await getRecord(parts, request.caller, id)
+  if (record.status === 'queued' || record.status === 'running') throw jobElsewhere(id)
   if (record.status !== 'parked') throw notCancellable(record)
   const progress = (await readProgress(parts.db, [id])).get(id)
-  const hasCallback = await oweAgain(parts.db, id, newId())
+  const hasCallback = await claim(parts, record)
   parts.dispatcher.cancelParked(record, progress, request.caller.actor, hasCallback)
 }
 
 async function release(parts: ApiParts, request: FastifyRequest, id: JobId): Promise<void> {
   await parkedIsStored(parts, id)
   const record = await getRecord(parts, request.caller, id)
-  if (record.status !== 'parked')
-    throw new Fault('job_not_parked', `The job is ${record.status}; only a parked one can be released.`, { status: 409, job: id })
+  if (record.status !== 'parked') throw notParked(record)
   const progress = (await readProgress(parts.db, [id])).get(id)
-  const hasCallback = await oweAgain(parts.db, id, newId())
+  const hasCallback = await claim(parts, record)
   parts.dispatcher.release(record, progress, request.caller.actor, hasCallback)
+}
+
+/** Throws when somebody else was a moment earlier, at another coordinator. Answers whether its caller is to be told of the next end. */
+async function claim(parts: ApiParts, record: JobRecord): Promise<boolean> {
+  const hasCallback = await parts.db.transaction(async (query) =>
+    (await claimParked(query, record)) ? oweAgain(query, record.id, newId()) : undefined,
+  )
+  if (hasCallback === undefined) throw notParked({ ...record, status: 'queued' })
+  record.version += 1
+  return hasCallback
+}
+
+function notParked({ id, status }: JobRecord): Fault {
+  return new Fault('job_not_parked', `The job is ${status}; only a parked one can be released.`, { status: 409, job: id })
 }
 
 /** One that was parked a moment ago is on its way to its row, and is taken up from there. */
@@ -139,6 +165,21 @@ async function inTurn(id: JobId, act: () => Promise<void>): Promise<void> {
     await turn
   } finally {
     if (turns.get(id) === turn) turns.delete(id)
+  }
+}
+
+async function submitted(parts: ApiParts, request: FastifyRequest): Promise<{ id: JobId; view: Record<string, unknown> }> {
+  const submission = await readSubmission(parts, request)
+  try {
+    const { live, stored } = await submit(parts, request, submission)
+    await stored
+    const { record } = live
+    return { id: record.id, view: jobView(record, live.endedAttempts, parts.dispatcher.waiting(record.id)) }
+  } catch (fault) {
+    // Its idempotency key is of a job that another coordinator runs, which is all there is to be said.
+    if (!(fault instanceof Fault) || fault.code !== JOB_ELSEWHERE) throw fault
+    const id = fault.job as JobId
+    return { id, view: await readJob(parts, request.caller, id) }
   }
 }
 

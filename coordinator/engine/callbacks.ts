@@ -4,6 +4,7 @@ import {
   type CallbackTry,
   type DueCallback,
   type Failure,
+  findCallback,
   findDue,
   findWebhookSecret,
   makeDueWhereJobsEnded,
@@ -29,6 +30,9 @@ export class Callbacks {
   /** In the line or at work here; a sweep meets them again. */
   readonly #known = new Set<string>()
   readonly #working = new Set<Promise<void>>()
+  /** How many are at work for each receiver, and how many in the line. */
+  readonly #workingFor = new Map<string, number>()
+  readonly #waitingFor = new Map<string, number>()
   #marking = false
   #stopped = false
 
@@ -37,7 +41,10 @@ export class Callbacks {
   }
 
   start(): void {
-    this.#parts.timers.handle(KIND, async (id, version) => this.#offer({ id, version }))
+    this.#parts.timers.handle(KIND, async (id, version) => {
+      const due = await findCallback(this.#parts.db, id, version)
+      if (due !== undefined) this.#offer(due)
+    })
     this.#parts.timers.sweep(KIND, SWEEP_MS, () => this.#sweep())
   }
 
@@ -69,25 +76,34 @@ export class Callbacks {
 
   async #sweep(): Promise<void> {
     await makeDueWhereJobsEnded(this.#parts.db)
-    for (const due of await findDue(this.#parts.db, LINE_MAX)) this.#offer(due)
+    for (const due of await findDue(this.#parts.db, LINE_MAX, LINE_OF_ONE_MAX)) this.#offer(due)
   }
 
   #offer(due: DueCallback): void {
     const name = `${due.id}-${due.version}`
+    const receiver = receiverOf(due)
     if (this.#stopped || this.#known.has(name) || this.#line.length >= LINE_MAX) return
+    // What one receiver has too many of is left to the sweep.
+    if ((this.#waitingFor.get(receiver) ?? 0) >= LINE_OF_ONE_MAX) return
     this.#known.add(name)
     this.#line.push(due)
+    count(this.#waitingFor, receiver, 1)
     this.#startNext()
   }
 
   #startNext(): void {
     while (this.#working.size < PARALLEL_MAX && !this.#stopped) {
-      const due = this.#line.shift()
+      const place = this.#line.findIndex((waiting) => (this.#workingFor.get(receiverOf(waiting)) ?? 0) < PARALLEL_OF_ONE_MAX)
+      const [due] = place < 0 ? [] : this.#line.splice(place, 1)
       if (due === undefined) return
+      const receiver = receiverOf(due)
+      count(this.#waitingFor, receiver, -1)
+      count(this.#workingFor, receiver, 1)
       const work = this.#deliver(due)
         .catch((error: unknown) => this.#tell(error))
         .finally(() => {
           this.#working.delete(work)
+          count(this.#workingFor, receiver, -1)
           this.#known.delete(`${due.id}-${due.version}`)
           this.#startNext()
         })
@@ -168,6 +184,17 @@ export type CallbackParts = {
   retryAfterMs?: readonly number[]
 }
 
+/** One that does not answer must not hold back the others: they are told apart by their hosts. */
+function receiverOf({ url }: DueCallback): string {
+  return URL.parse(url)?.host ?? ''
+}
+
+function count(counts: Map<string, number>, name: string, by: 1 | -1): void {
+  const now = (counts.get(name) ?? 0) + by
+  if (now === 0) counts.delete(name)
+  else counts.set(name, now)
+}
+
 type JobView = { status: string; finished_at?: string | null }
 
 const KIND = 'callback'
@@ -179,7 +206,9 @@ const POST_TIMEOUT_MS = 15_000
 const CLAIM_MS = 60_000
 const STOP_MS = 2_000
 const PARALLEL_MAX = 16
+const PARALLEL_OF_ONE_MAX = 4
 const LINE_MAX = 5_000
+const LINE_OF_ONE_MAX = 500
 const CLOCKS_DIFFER_MS = 20
 const JITTER = 0.1
 const [SECOND, MINUTE, HOUR] = [1_000, 60_000, 3_600_000]

@@ -1,4 +1,4 @@
-import type { Db } from './db.ts'
+import type { Db, Query } from './db.ts'
 import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNull } from './rows.ts'
 
 /**
@@ -12,7 +12,8 @@ import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNul
  * of two coordinators only one has it.
  */
 
-export type DueCallback = { id: string; version: number }
+/** `url`: where it goes, which who is to take turns needs to know. */
+export type DueCallback = { id: string; version: number; url: string }
 
 /** One try, held by whoever took it until its claim runs out. */
 export type CallbackTry = { id: string; job: string; team: string; url: string; traceId: string; attempts: number }
@@ -39,15 +40,23 @@ export async function makeDueWhereJobsEnded(db: Db, jobs: string[] | null = null
       where state = 'waiting' and ($1::uuid[] is null or job = any($1))
         and exists (select from jobs
                      where jobs.id = callbacks.job and jobs.status in ('succeeded', 'failed', 'cancelled', 'parked'))
-      returning id, attempts`,
+      returning id, attempts, url`,
     [jobs],
   )
   return rows.map(dueCallback)
 }
 
-/** A released job ends once more, and its caller is told again, by a message of its own. False when nobody asked to be told. */
-export async function oweAgain(db: Db, job: string, id: string): Promise<boolean> {
-  const rows = await db.query(
+/**
+ * A parked job that somebody acts on ends once more, and its caller is told of that by a message of its own; what was still
+ * to be told of the parking is not told any more. False when nobody asked to be told.
+ */
+export async function oweAgain(query: Query, job: string, id: string): Promise<boolean> {
+  await query(
+    `update callbacks set state = 'failed', due_at = null, last_error = 'The job was released or cancelled before this was told.'
+      where job = $1 and state in ('waiting', 'pending')`,
+    [job],
+  )
+  const rows = await query(
     `insert into callbacks (id, job, team, url, trace_id)
      select $2, job, team, url, trace_id from callbacks where job = $1 order by id limit 1 returning id`,
     [job, id],
@@ -61,15 +70,29 @@ export async function waitingCallbacks(db: Db, jobs: string[]): Promise<Set<stri
   return new Set(rows.map((row) => text(row.job)))
 }
 
-export async function findDue(db: Db, limit: number): Promise<DueCallback[]> {
-  const rows = await db.query(`select id, attempts from callbacks where state = 'pending' and due_at <= now() order by due_at limit $1`, [
-    limit,
-  ])
+/** The longest due of every receiver before the next of any. */
+export async function findDue(db: Db, limit: number, ofOneReceiver: number): Promise<DueCallback[]> {
+  const rows = await db.query(
+    `select id, attempts, url from (
+       select id, attempts, url, due_at, row_number() over (partition by url order by due_at) as place
+         from callbacks where state = 'pending' and due_at <= now()) as due
+      where place <= $2 order by place, due_at limit $1`,
+    [limit, ofOneReceiver],
+  )
   return rows.map(dueCallback)
 }
 
+/** Undefined when it is not as it was any more. */
+export async function findCallback(db: Db, id: string, version: number): Promise<DueCallback | undefined> {
+  const row = await db.maybeOne(`select id, attempts, url from callbacks where id = $1 and attempts = $2 and state = 'pending'`, [
+    id,
+    version,
+  ])
+  return row === undefined ? undefined : dueCallback(row)
+}
+
 /** Undefined when another has taken it or it is not due. A taker that dies leaves it due again when the claim ends. */
-export async function takeDue(db: Db, due: DueCallback, claimMs: number): Promise<CallbackTry | undefined> {
+export async function takeDue(db: Db, due: Pick<DueCallback, 'id' | 'version'>, claimMs: number): Promise<CallbackTry | undefined> {
   const row = await db.maybeOne(
     `update callbacks set attempts = attempts + 1, due_at = now() + $3 * interval '1 ms'
       where id = $1 and state = 'pending' and attempts = $2 and due_at <= now()
@@ -147,5 +170,5 @@ export async function findWebhookSecret(db: Db, team: string): Promise<Buffer | 
 }
 
 function dueCallback(row: Record<string, unknown>): DueCallback {
-  return { id: text(row.id), version: number(row.attempts) }
+  return { id: text(row.id), version: number(row.attempts), url: text(row.url) }
 }

@@ -2,11 +2,20 @@ import type { AttemptRecord, JobError, JobId, JobRecord, JobStatus, Priority, Wo
 import type { Db, Query } from './db.ts'
 import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNull } from './rows.ts'
 
-/** Reads of jobs; all writes of them go through the writer. */
+/** Reads of jobs; all writes of them go through the writer, but for claims. */
 
 export async function findJob(db: Db, id: JobId): Promise<JobRecord | undefined> {
   const row = await db.maybeOne('select * from jobs where id = $1', [id])
   return row === undefined ? undefined : parseJob(row)
+}
+
+/** One of all who ask at once, at whatever coordinator, may act on a parked job as it is now. */
+export async function claimParked(query: Query, { id, version }: JobRecord): Promise<boolean> {
+  const rows = await query(`update jobs set version = version + 1 where id = $1 and version = $2 and status = 'parked' returning id`, [
+    id,
+    version,
+  ])
+  return rows.length === 1
 }
 
 export type JobFilter = { status: JobStatus | null; model: string | null; team: string | null; before: string | null; limit: number }

@@ -13,17 +13,20 @@ export class Lease {
   readonly #db: Db
   readonly #installation: string
   readonly #leaseMs: number
-  readonly #onLost: (why: string) => void
+  readonly #onLost: (loss: Loss) => void
   readonly #onProblem: (message: string) => void
   #session: Session | undefined
   #timer: NodeJS.Timeout | undefined
   #closed = false
   #reacquiring = false
+  /** Of this process's clock. */
+  #renewedMs = 0
+  #patientUntilMs = 0
 
   constructor(
     db: Db,
     names: { coordinator: string; installation: string; leaseMs: number },
-    listeners: { onLost: (why: string) => void; onProblem: (message: string) => void },
+    listeners: { onLost: (loss: Loss) => void; onProblem: (message: string) => void },
   ) {
     this.#db = db
     this.id = names.coordinator
@@ -70,14 +73,18 @@ export class Lease {
         this.#leaseMs,
       ])
     })
+    this.#renewedMs = performance.now()
     this.#timer = setInterval(() => void this.#renew(), this.#leaseMs / 3)
   }
 
   /**
    * Deletes the rows of coordinators that did not renew; their jobs may be adopted from then on. After a restart of
-   * PostgreSQL nobody could renew for a while, so nobody is given up until one lease time has passed.
+   * PostgreSQL, and when this process could not renew in time itself, nobody could for a while: then nobody is given up
+   * until one lease time has passed.
    */
   async expireOthers(): Promise<string[]> {
+    const nowMs = performance.now()
+    if (nowMs < this.#patientUntilMs || this.#isLate(nowMs)) return []
     const rows = await this.#db.query(
       `delete from coordinators where lease_until < now() and id <> $1
           and pg_postmaster_start_time() < now() - $2 * interval '1 ms' returning id`,
@@ -96,13 +103,21 @@ export class Lease {
     await this.#session?.end().catch(() => {})
   }
 
+  #isLate(nowMs: number): boolean {
+    return nowMs - this.#renewedMs > this.#leaseMs * LATE_SHARE
+  }
+
   async #renew(): Promise<void> {
     try {
       const rows = await this.#db.query(`update coordinators set lease_until = now() + $2 * interval '1 ms' where id = $1 returning id`, [
         this.id,
         this.#leaseMs,
       ])
-      if (rows.length === 0 && !this.#closed) this.#onLost('its lease ran out and another coordinator took over its jobs')
+      const nowMs = performance.now()
+      if (this.#isLate(nowMs)) this.#patientUntilMs = nowMs + this.#leaseMs
+      this.#renewedMs = nowMs
+      if (rows.length === 0 && !this.#closed)
+        this.#onLost({ why: 'its lease ran out and another coordinator took over its jobs', mayComeBack: true })
     } catch (error) {
       // PostgreSQL is away, and so is everybody's lease; the next renewal is due in a moment.
       if (!(error instanceof Fault) && !isUnavailable(error)) this.#onProblem(`The lease could not be renewed: ${String(error)}`)
@@ -127,7 +142,7 @@ export class Lease {
         return
       } catch (error) {
         if (error instanceof Fault && error.code === 'already_running') {
-          this.#onLost('another coordinator was started from its data directory')
+          this.#onLost({ why: 'another coordinator was started from its data directory', mayComeBack: false })
           return
         }
         // Still down: the next try waits for it.
@@ -137,5 +152,10 @@ export class Lease {
   }
 }
 
+/** Started anew it is another coordinator, unless its place is taken. */
+export type Loss = { why: string; mayComeBack: boolean }
+
 const LOCK_SPACE = 48_651
+// Renewals are a third apart.
+const LATE_SHARE = 0.6
 const LOCK_ATTEMPTS_MAX = 20

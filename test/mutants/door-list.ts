@@ -3,6 +3,14 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'two coordinators act on one parked job',
+    file: 'coordinator/store/jobs.ts',
+    find: "where id = $1 and version = $2 and status = 'parked' returning id`",
+    replace: "where id = $1 and version >= $2 and status = 'parked' returning id`",
+    tests: ['leases'],
+    only: 'acted on once',
+  },
+  {
     bug: 'who asks at once for the same parked job is served at once',
     file: 'coordinator/api/jobs.ts',
     find: 'const turn = before.then(act, act)',
