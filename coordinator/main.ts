@@ -130,7 +130,8 @@ async function startCoordinator(
 
   const outbound = new Outbound(config.allowedCidrs)
   const masterKey = await MasterKey.open(config.masterKey, config.dataDir, db)
-  const { vault } = masterKey
+  const { vault, warning } = masterKey
+  if (warning !== null) log.warn(warning)
 
   const scheduler = new Scheduler(rulesFrom(config))
   let metrics: Metrics | undefined
@@ -345,6 +346,7 @@ async function startCoordinator(
     stored: () => writer.drained(),
     reloadKeys,
     reload,
+    seal: (query, secret) => masterKey.seal(query, secret),
     rotateMasterKey: (given) => masterKey.rotate(db, given),
     fleet: {
       drain: (worker) => sessions.drain(worker),

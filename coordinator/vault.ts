@@ -42,6 +42,11 @@ export class Vault {
     })
   }
 
+  /** What every envelope of this master key begins with. */
+  get mark(): Buffer {
+    return Buffer.concat([Buffer.of(VERSION), this.#master.id])
+  }
+
   /** From here on this is the master key. */
   adopt(masterKey: string): void {
     this.#master = masterKeyOf(masterKey)
@@ -67,6 +72,7 @@ type MasterKey = { key: Buffer; id: Buffer }
 const VERSION_WITHOUT_ENVELOPE = 1
 const VERSION = 2
 const ID_BYTES = 4
+export const MARK_BYTES = 1 + ID_BYTES
 const KEY_BYTES = 32
 const NONCE_BYTES = 12
 const TAG_BYTES = 16

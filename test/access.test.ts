@@ -310,6 +310,21 @@ test('secrets and keys are shown once at most, and stand in no list, event, erro
   expect(rows.some((row) => Object.values(row).some((value) => Buffer.isBuffer(value) && value.includes(hidden)))).toBe(false)
 })
 
+test('no secret that is written while the master key is changed is lost, and none that no header holds is taken', async () => {
+  const rotate = () => world.request('POST', '/api/credentials/rotate_master_key', {})
+  const writes = (round: number) =>
+    Array.from({ length: 12 }, (_, index) => world.request('POST', '/api/credentials', { name: `while-${round}-${index}`, secret: 'x' }))
+  for (let round = 0; round < 3; round++) {
+    const [rotated, ...written] = await Promise.all([rotate(), ...writes(round)])
+    expect(rotated?.status).toBe(200)
+    for (const { status } of written) expect([201, 503]).toContain(status)
+  }
+  // It opens every one of them.
+  expect((await rotate()).status).toBe(200)
+  for (const secret of ['line\nbreak', 'typo’graphic', '   '])
+    expect(await refused(world, 'POST', '/api/credentials', { name: 'odd', secret })).toMatchObject({ status: 400, param: 'secret' })
+})
+
 test('an alias is followed, also through another, and never in a circle', async () => {
   const set = (name: string, target: string) => send(world, 'PUT', `/api/models/aliases/${name}`, { target })
   await set('second', 'other')

@@ -112,3 +112,28 @@ test('a key that stands in a setting is told once, for the person who has to put
   expect((await MasterKey.open(key ?? '', folder, secrets.db)).vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
   expect(existsSync(path.join(folder, 'master.key'))).toBe(false)
 })
+
+test('a key that stands in a setting is not lost with the answer that tells it, nor with a second rotation that breaks off', async () => {
+  const secrets = new Secrets([])
+  const master = await MasterKey.open('from-a-setting', folder, secrets.db)
+  secrets.rows = [master.vault.seal('a')]
+  const { key } = await master.rotate(secrets.db, null)
+  secrets.fails = true
+  await expect(master.rotate(secrets.db, null)).rejects.toThrow(/gone/)
+  secrets.fails = false
+  const told = await MasterKey.open('from-a-setting', folder, secrets.db)
+  expect(told.vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
+  expect(told.warning).toContain('master.key.next')
+  const set = await MasterKey.open(key ?? '', folder, secrets.db)
+  expect(set.warning).toBe(null)
+  expect(existsSync(path.join(folder, 'master.key.next'))).toBe(false)
+})
+
+test('two rotations at once take turns', async () => {
+  const secrets = new Secrets([])
+  const master = await MasterKey.open(undefined, folder, secrets.db)
+  secrets.rows = [master.vault.seal('a')]
+  await Promise.all([master.rotate(secrets.db, null), master.rotate(secrets.db, null)])
+  const { vault } = await MasterKey.open(undefined, folder, secrets.db)
+  expect([master.vault, vault].map((one) => one.open(secrets.rows[0] ?? Buffer.alloc(0)))).toEqual(['a', 'a'])
+})

@@ -176,6 +176,15 @@ test('a caller that leaves takes all its n jobs along', async () => {
   })
 })
 
+test.each(['https://169.254.169.254/latest', 'https://localhost:6443/x', 'https://[::ffff:10.0.0.1]/a', 'https://user:pw@example.com/a'])(
+  'an image at %s, which a server inside would fetch, is refused',
+  async (url) => {
+    const content = [{ type: 'image_url', image_url: { url } }]
+    const response = await world.request('POST', '/v1/chat/completions', { model: 'fake', messages: [{ role: 'user', content }] })
+    expect(response.status).toBe(400)
+  },
+)
+
 test('images are taken by a model that can see', async () => {
   const url = 'data:image/png;base64,iVBORw0KGgo='
   const content = [

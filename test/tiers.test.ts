@@ -216,6 +216,19 @@ test('a cloud that refuses the request of a trial is there', () => {
   expect([...world.scheduler.providers][0]?.hold).toBeNull()
 })
 
+test('a wait that its caller limits goes on through calls that are turned away', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('1', { patience: ANY_TIER, maxWaitMs: 2_500 })
+  for (let round = 0; round < 5 && world.live.has('1' as JobId); round++) {
+    world.fail('1', BUSY, { state: 'cooling_down', untilMs: world.nowMs + 1_000, why: '429' })
+    world.pass(1_000)
+  }
+  world.pass(1_000)
+  expect(world.outcomes.get('1' as JobId)).toEqual(['job-failed'])
+  expect(world.startedOn('cloud').length).toBeLessThanOrEqual(3)
+})
+
 test('a poison prompt does not keep others from the only cloud, and is parked after three tries between which they were served', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { maxParallel: 1 })

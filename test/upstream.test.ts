@@ -7,7 +7,9 @@ import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
 import { Answer } from '../proto/answer.ts'
 import { OpenAiReader } from '../proto/openai-wire-answer.ts'
 import { openUpstream } from '../coordinator/tiers/upstream.ts'
+import { vectorsOf } from '../coordinator/tiers/embeddings.ts'
 import { refusalOf, usedUpUntil } from '../coordinator/tiers/upstream-errors.ts'
+import { redacted } from '../proto/redaction.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import type { WireFailure } from '../proto/wire.ts'
@@ -200,6 +202,55 @@ test.each([
 ])('a 429 with %j leaves its provider alone until %s', (headers, untilMs) => {
   const cause = OpenAI.APIError.generate(429, { error: { message: 'slow down' } }, 'slow down', new Headers(headers))
   expect(refusalOf(cause, NOW).hold).toMatchObject({ state: 'cooling_down', untilMs })
+})
+
+test('a secret that a bound on lengths has cut is not shown either', () => {
+  const secret = 'sk-cloud-secret-1'
+  expect(redacted(`a ${secret} b ${secret.slice(0, 14)}`, secret, '[secret]')).toBe('a [secret] b [secret]')
+  expect(redacted(`${secret}${secret}x`, secret, '[secret]')).toBe('[secret][secret]x')
+  expect(redacted('sk-cloud is a word', secret, '[secret]')).toBe('sk-cloud is a word')
+  expect(redacted('key abc and ab', 'abc', '[secret]')).toBe('key [secret] and ab')
+})
+
+test.each([
+  [
+    [
+      [1, 2],
+      [3, 4],
+    ],
+    undefined,
+    true,
+  ],
+  [
+    [
+      [1e300, 1],
+      [3, 4],
+    ],
+    undefined,
+    false,
+  ],
+  [['AAA=', 'AAAA'], undefined, false],
+  [[[1, 2], [3]], undefined, false],
+  [
+    [
+      [1, 2, 3],
+      [1, 2, 3],
+    ],
+    2,
+    false,
+  ],
+  [
+    [
+      [1, 2],
+      [3, 4],
+    ],
+    2,
+    true,
+  ],
+])('vectors %j of %s dimensions are taken: %s', (embeddings, dimensions, taken) => {
+  const prompt = { kind: 'embed' as const, inputs: ['a', 'b'], ...(dimensions === undefined ? {} : { dimensions }) }
+  const data = embeddings.map((embedding, index) => ({ index, embedding }))
+  expect(vectorsOf({ data }, prompt) !== null).toBe(taken)
 })
 
 test('a redirect is told and not followed: a credential goes nowhere else', async () => {

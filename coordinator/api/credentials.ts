@@ -13,7 +13,7 @@ import {
 } from '../store/credentials.ts'
 import { recorded } from '../store/events.ts'
 import { requireAdmin } from './auth.ts'
-import { boolean, fieldsOf, named, required, text } from './body.ts'
+import { type Body, boolean, fieldsOf, named, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
@@ -34,10 +34,10 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
     requireAdmin(request.caller)
     const fields = fieldsOf(request.body, ['name', 'secret'])
     const name = named(required(text(fields, 'name', 64), 'name'))
-    const sealed = parts.vault.seal(required(text(fields, 'secret', SECRET_MAX), 'secret'))
+    const secret = secretOf(fields)
     const made = await recorded(
       parts.db,
-      (query) => saveCredential(query, { id: newId(), name, sealed }),
+      async (query) => saveCredential(query, { id: newId(), name, sealed: await parts.seal(query, secret) }),
       ({ id }) => parts.newEvent('credential.created', request.caller.actor, { credential: id, name }),
     )
     if (made === undefined) throw nameTaken(name)
@@ -103,14 +103,13 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
     const known = await getCredential(parts, request)
     const { id, name } = known
     const fields = fieldsOf(request.body, ['secret', 'if_changed'])
-    const secret = required(text(fields, 'secret', SECRET_MAX), 'secret')
+    const secret = secretOf(fields)
     // Without this the same secret counts as a new one: whoever paid a bill wants the provider to be tried again.
     if (boolean(fields, 'if_changed') === true && known.revokedMs === null && parts.vault.open(known.sealed) === secret)
       return credentialView(known)
-    const sealed = parts.vault.seal(secret)
     const rotated = await recorded(
       parts.db,
-      (query) => rotateCredential(query, id, sealed),
+      async (query) => rotateCredential(query, id, await parts.seal(query, secret)),
       () => parts.newEvent('credential.rotated', request.caller.actor, { credential: id, name }),
     )
     await parts.registry.load()
@@ -127,6 +126,14 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
     await parts.registry.load()
     return credentialView(await getCredential(parts, request))
   })
+}
+
+/** It goes into a header. */
+function secretOf(fields: Body): string {
+  const secret = required(text(fields, 'secret', SECRET_MAX), 'secret').trim()
+  if (!/^[\x21-\x7e][\x20-\x7e]*$/.test(secret))
+    throw badRequest('invalid_type', 'secret must be printable ASCII characters in one line, as a header takes them.', 'secret')
+  return secret
 }
 
 const SECRET_MAX = 16_384

@@ -7,7 +7,7 @@ import type { Scheduler } from '../core/scheduler.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
 import type { Metrics } from '../metrics.ts'
-import type { Db } from '../store/db.ts'
+import type { Db, Query } from '../store/db.ts'
 import type { EventFeed } from '../engine/event-feed.ts'
 import type { Purses } from '../engine/purses.ts'
 import type { Registry } from '../engine/registry.ts'
@@ -30,6 +30,8 @@ export type ApiParts = {
   keyring: Keyring
   metrics: Metrics
   vault: Vault
+  /** A secret as it is stored, in the transaction that stores it. */
+  seal(query: Query, secret: string): Promise<Buffer>
   outbound: Outbound
   /** Idempotency keys whose jobs are being stored right now. */
   pendingKeys: PendingKeys

@@ -15,12 +15,12 @@ type ByName = { Params: { name: string } }
 export function registerModels(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/models', async (request) => {
     const query = readQuery(request.query, ['limit', 'cursor'])
-    return pageOfAll(namesOf(parts), query, String, (name) => modelView(parts, name))
+    return pageOfAll(namesSeen(parts, request.caller), query, String, (name) => modelView(parts, name))
   })
 
   app.get<{ Params: { id: string } }>('/api/models/:id', async (request) => {
     const { id } = request.params
-    if (!namesOf(parts).has(id)) throw notFound(`There is no model ${id.slice(0, 100)}.`)
+    if (!namesSeen(parts, request.caller).includes(id)) throw notFound(`There is no model ${id.slice(0, 100)}.`)
     return modelView(parts, id)
   })
 
@@ -66,14 +66,19 @@ function namesOf(parts: ApiParts): Set<string> {
   return new Set([...allOffers(parts.scheduler.providers).map(({ name }) => name), ...parts.registry.aliases.keys()])
 }
 
+function namesSeen(parts: ApiParts, { models }: Caller): string[] {
+  return [...namesOf(parts)].filter((name) => models === null || isAllowed(parts, models, name))
+}
+
+function isAllowed(parts: ApiParts, models: readonly string[], name: string): boolean {
+  return models.includes(name) || models.includes(parts.registry.resolveModel(name))
+}
+
 /** Every name under which the caller can get an answer, in order: an alias may lead to what nobody has offered yet. */
 export function namesFor(parts: ApiParts, { models }: Caller): string[] {
   const offered = new Set([...allOffers(parts.scheduler.providers).map(({ name }) => name), AUTO])
   return [...namesOf(parts)]
-    .filter((name) => {
-      const target = parts.registry.resolveModel(name)
-      return offered.has(target) && (models === null || models.includes(name) || models.includes(target))
-    })
+    .filter((name) => offered.has(parts.registry.resolveModel(name)) && (models === null || isAllowed(parts, models, name)))
     .sort()
 }
 

@@ -75,6 +75,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
     throw badRequest('unsupported_parameter', 'n above 1 is not possible here: one job gives one answer. Send as many of them.', 'n')
   const { caller } = request
   const placed = place(parts, caller, parsed, wishes)
+  if (placed.needs.includes('images')) refusePrivateImages(parts, parsed.generation.prompt)
   const bytes = promptBytes(parsed.generation.prompt)
   refuseWhenTooLong(bytes, placed.offers)
   const seed = parsed.seed ?? randomInt(2 ** 32)
@@ -140,6 +141,14 @@ export function unknownModel(parts: ApiParts, caller: Caller, model: string): Fa
     layer: 'routing',
     param: 'model',
   })
+}
+
+/** A model server inside the network fetches what it is told to. */
+function refusePrivateImages(parts: ApiParts, prompt: GenerationRequest['prompt']): void {
+  if (prompt.kind !== 'chat') return
+  for (const { content } of prompt.messages)
+    for (const part of typeof content === 'string' ? [] : content)
+      if (part.kind === 'image' && !part.url.startsWith('data:')) parts.outbound.checkPublic(new URL(part.url))
 }
 
 function promptBytes(prompt: GenerationRequest['prompt']): number {

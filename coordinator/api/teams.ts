@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { EventRecord } from '../core/event.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
+import type { Query } from '../store/db.ts'
 import { recorded } from '../store/events.ts'
 import {
   archiveTeam,
@@ -45,8 +46,12 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     const fields = fieldsOf(request.body, ['name', ...RULES])
     const name = named(required(text(fields, 'name', 64), 'name'))
     const secret = newWebhookSecret()
-    const made = { id: newId(), name, ...(await readRules(parts, fields, null)), webhookSecret: parts.vault.seal(secret) }
-    const team = await recorded(parts.db, (query) => saveTeam(query, made), changed(request, 'team.created', rulesView))
+    const made = { id: newId(), name, ...(await readRules(parts, fields, null)) }
+    const team = await recorded(
+      parts.db,
+      async (query) => saveTeam(query, { ...made, webhookSecret: await parts.seal(query, secret) }),
+      changed(request, 'team.created', rulesView),
+    )
     if (team === undefined) throw new Fault('name_taken', `There is a team "${name}" already, or was one.`, { status: 409, param: 'name' })
     await parts.reload()
     return reply.code(201).send({ ...teamView(team), webhook_secret: secret })
@@ -75,9 +80,9 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/api/teams/:id/rotate_webhook_secret', async (request) => {
     const team = await getTeam(parts, request)
     const secret = newWebhookSecret()
-    const sealed = parts.vault.seal(secret)
     const rotated = () => ({ webhook_secret: 'rotated' })
-    await recorded(parts.db, (query) => setWebhookSecret(query, team.id, sealed), changed(request, 'team.changed', rotated))
+    const set = async (query: Query) => setWebhookSecret(query, team.id, await parts.seal(query, secret))
+    await recorded(parts.db, set, changed(request, 'team.changed', rotated))
     return { ...teamView(team), webhook_secret: secret }
   })
 }
@@ -85,10 +90,9 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
 /** Callbacks are signed from the first on: a team that has no secret yet gets one, which a rotation replaces and shows. */
 export async function haveWebhookSecret(parts: ApiParts, { team, actor }: Caller): Promise<void> {
   if ((await findTeam(parts.db, team))?.hasWebhookSecret === true) return
-  const sealed = parts.vault.seal(newWebhookSecret())
   await recorded(
     parts.db,
-    (query) => giveWebhookSecret(query, team, sealed),
+    async (query) => giveWebhookSecret(query, team, await parts.seal(query, newWebhookSecret())),
     () => parts.newEvent('team.changed', actor, { team, webhook_secret: 'made' }),
   )
 }

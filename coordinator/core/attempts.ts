@@ -67,7 +67,7 @@ export class Attempts {
       }
       this.#board.endAttempt(job, 'refused', null)
       if (input.purses !== undefined) job.purses = input.purses
-      this.#requeue(job, `worker refused: ${input.reason}`, 0)
+      this.#requeue(job, `worker refused: ${input.reason}`, 0, job.lastWaitMs)
     }
     this.#board.fillWorker(input.worker)
   }
@@ -119,7 +119,7 @@ export class Attempts {
   /** The provider could not take it: that is no failure of the job, which waits until somebody can. */
   #giveBack(job: ScheduledJob, error: JobError): void {
     this.#board.endAttempt(job, 'failed', error)
-    if (this.#startsAnew(job, job.startsOver, INTERRUPTED)) this.#requeue(job, error.code, 0)
+    if (this.#startsAnew(job, job.startsOver, INTERRUPTED)) this.#requeue(job, error.code, 0, job.lastWaitMs)
   }
 
   /**
@@ -139,10 +139,11 @@ export class Attempts {
     return true
   }
 
-  #requeue(job: ScheduledJob, why: string, delayMs: number): void {
+  /** `waitedMs`: in the wait that goes on, because it was turned away. */
+  #requeue(job: ScheduledJob, why: string, delayMs: number, waitedMs = 0): void {
     this.#board.emit({ kind: 'job-requeued', job: job.id, why, strikes: job.strikes, failures: job.failures })
     this.#board.lineOf(job.model).adjust(job, job.team, -job.cost)
-    this.#board.waits.begin(this.#board.nowMs, job)
+    this.#board.waits.begin(this.#board.nowMs, job, waitedMs)
     if (delayMs > 0) {
       job.phase = 'delayed'
       job.notBeforeMs = this.#board.nowMs + delayMs

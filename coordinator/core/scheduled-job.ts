@@ -29,6 +29,9 @@ export type ScheduledJob = {
   /** How long it waited before this wait, and when this one began. */
   waitedMs: number
   waitingSinceMs: number
+  /** The wait that its caller limits: it goes on through calls that were turned away. */
+  waitBeganMs: number
+  lastWaitMs: number
   /** How the tiers stand to it, as of the last time it joined the line; and when that changes by waiting. */
   tiers: string
   opening: WaitLimit | null
@@ -103,6 +106,8 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     waitLimit: null,
     waitedMs,
     waitingSinceMs: 0,
+    waitBeganMs: 0,
+    lastWaitMs: 0,
     tiers: '',
     opening: null,
     sha256: null,

@@ -16,6 +16,7 @@ export class Waits {
   begin(nowMs: number, job: ScheduledJob, alreadyMs = 0): void {
     this.count += 1
     job.waitingSinceMs = nowMs
+    job.waitBeganMs = nowMs - alreadyMs
     if (job.maxWaitMs === null) return
     job.waitLimit = { job, atMs: nowMs + job.maxWaitMs - alreadyMs, heapIndex: -1 }
     this.#limits.add(job.waitLimit)
@@ -24,6 +25,7 @@ export class Waits {
   end(nowMs: number, job: ScheduledJob): void {
     this.count -= 1
     job.waitedMs += nowMs - job.waitingSinceMs
+    job.lastWaitMs = nowMs - job.waitBeganMs
     if (job.opening !== null) this.#openings.remove(job.opening)
     job.opening = null
     if (job.waitLimit !== null) this.#limits.remove(job.waitLimit)

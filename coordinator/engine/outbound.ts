@@ -48,6 +48,14 @@ export class Outbound {
     if (isIP(host) !== 0 && !this.#mayReach(host)) throw refused(host)
   }
 
+  /** Of an address that somebody else will fetch: nothing is looked up here. */
+  checkPublic(url: URL): void {
+    if (url.username !== '' || url.password !== '')
+      throw badRequest('invalid_url', `The address at ${url.host} must hold no user name and no password.`)
+    if (/(^|\.)localhost\.?$/.test(url.hostname) && !this.#mayReach('127.0.0.1')) throw refused(url.hostname)
+    this.checkAddress(url)
+  }
+
   #resolve(host: string, options: dns.LookupOptions, answer: Parameters<LookupFunction>[2]): void {
     dns.lookup(host, { ...options, all: true }, (error, found) => {
       if (error !== null) return answer(error, '', 0)

@@ -93,9 +93,26 @@ export async function anySealed(db: Db): Promise<Buffer | undefined> {
   return row === undefined ? undefined : (row.sealed as Buffer)
 }
 
+/**
+ * How the envelopes that there are begin, so many bytes of each kind. Until the transaction ends no other may change them
+ * all, so that what is sealed in it is sealed like the others.
+ */
+export async function marksOfEnvelopes(query: Query, bytes: number): Promise<Buffer[]> {
+  await query('select pg_advisory_xact_lock_shared($1)', [ENVELOPES_LOCK])
+  const rows = await query(
+    `select distinct substr(sealed, 1, $1) as mark
+       from (select sealed from credentials union all select webhook_secret from teams where webhook_secret is not null) as all_of_them`,
+    [bytes],
+  )
+  return rows.map((row) => row.mark as Buffer)
+}
+
+const ENVELOPES_LOCK = 48_652
+
 /** Every sealed secret, with the means to write it back sealed anew: for a new master key. All of them or none. */
 export async function resealAll(db: Db, reseal: (sealed: Buffer) => Buffer): Promise<number> {
   return db.transaction(async (query) => {
+    await query('select pg_advisory_xact_lock($1)', [ENVELOPES_LOCK])
     const credentials = await query('select id, sealed from credentials for update')
     for (const { id, sealed } of credentials)
       await query('update credentials set sealed = $2 where id = $1', [id, reseal(sealed as Buffer)])

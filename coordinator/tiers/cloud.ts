@@ -9,6 +9,7 @@ import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { vectorsOf } from './embeddings.ts'
 import { costOf, estimatedCost, isFree, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
+import { redacted } from '../../proto/redaction.ts'
 import { BrokenOff, failure, type Refusal, refusalOf, refusalWithin, usedUpUntil } from './upstream-errors.ts'
 import type { UpstreamAnswer } from './upstream-http.ts'
 
@@ -173,7 +174,7 @@ export class CloudTier {
     const refusal = refusalOf(cause, this.#parts.now())
     const error = withoutSecret(refusal.error, provider)
     if (refusal.hold === undefined) return { ...refusal, error }
-    return { ...refusal, error, hold: { ...refusal.hold, why: redacted(refusal.hold.why, provider) } }
+    return { ...refusal, error, hold: { ...refusal.hold, why: harmless(refusal.hold.why, provider) } }
   }
 
   #note(provider: Provider, { badCredential, error }: Refusal): void {
@@ -400,12 +401,12 @@ function isTimed({ access }: Provider, { firstTokenTimeoutMs = null, nextTokenTi
   return access.isTimed || firstTokenTimeoutMs !== null || nextTokenTimeoutMs !== null
 }
 
-function redacted(text: string, { access: { secret } }: Provider): string {
-  return secret === null || secret === '' ? text : text.replaceAll(secret, '[secret]')
+function harmless(text: string, { access: { secret } }: Provider): string {
+  return redacted(text, secret ?? '', '[secret]')
 }
 
 function withoutSecret(error: JobError, provider: Provider): JobError {
-  return { ...error, message: redacted(error.message, provider) }
+  return { ...error, message: harmless(error.message, provider) }
 }
 
 function parsed(request: string): GenerationRequest {

@@ -16,22 +16,36 @@ export function vectorsOf(body: unknown, prompt: Prompt): { text: string; prompt
   for (const [position, row] of rows.entries()) {
     if (!isJson(row)) return null
     const index = typeof row.index === 'number' ? row.index : position
-    values[index] = prompt.kind === 'rank' ? row.relevance_score : encoded(row.embedding)
+    values[index] = prompt.kind === 'rank' ? row.relevance_score : bytesOf(row.embedding)
   }
-  const valid = prompt.kind === 'rank' ? isScore : isText
-  return values.length === count && values.every(valid) ? { text: JSON.stringify(values), promptTokens } : null
+  if (values.length !== count) return null
+  if (prompt.kind === 'rank') return values.every(isScore) ? { text: JSON.stringify(values), promptTokens } : null
+  const dimensions = prompt.kind === 'embed' ? prompt.dimensions : undefined
+  return areVectors(values, dimensions) ? { text: JSON.stringify(values.map((bytes) => bytes.toString('base64'))), promptTokens } : null
 }
 
-function encoded(vector: unknown): string | null {
-  if (typeof vector === 'string') return vector
+function bytesOf(vector: unknown): Buffer | null {
+  if (typeof vector === 'string') return Buffer.from(vector, 'base64')
   if (!Array.isArray(vector) || !vector.every(isScore)) return null
-  return Buffer.from(Float32Array.from(vector as number[]).buffer).toString('base64')
+  return Buffer.from(Float32Array.from(vector as number[]).buffer)
 }
+
+/** All of one length, the one that was asked for if one was, and of numbers that a float32 holds. */
+function areVectors(values: unknown[], dimensions: number | undefined): values is Buffer[] {
+  const [first] = values
+  const length = dimensions === undefined ? (Buffer.isBuffer(first) ? first.length : 0) : dimensions * FLOAT_BYTES
+  return values.every(
+    (bytes) => Buffer.isBuffer(bytes) && bytes.length === length && length > 0 && length % FLOAT_BYTES === 0 && areFinite(bytes),
+  )
+}
+
+function areFinite(bytes: Buffer): boolean {
+  for (let at = 0; at < bytes.length; at += FLOAT_BYTES) if (!Number.isFinite(bytes.readFloatLE(at))) return false
+  return true
+}
+
+const FLOAT_BYTES = 4
 
 function isScore(value: unknown): boolean {
-  return typeof value === 'number'
-}
-
-function isText(value: unknown): boolean {
-  return typeof value === 'string' && value !== ''
+  return typeof value === 'number' && Number.isFinite(value)
 }

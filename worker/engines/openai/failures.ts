@@ -1,4 +1,5 @@
 import { isAboutKey, isTooLong } from '../../../proto/refusals.ts'
+import { redacted } from '../../../proto/redaction.ts'
 import { isJson, upstreamError, type WireFailure } from '../../../proto/wire.ts'
 import type { GenerationFailure } from '../engine.ts'
 import { parsed, reasonOf, type Upstream } from './server.ts'
@@ -15,7 +16,7 @@ export function failureOfCall({ baseUrl }: Upstream, error: unknown, connected: 
 export function failureOfWire(upstream: Upstream, { code, message, retryable, providerStatus }: WireFailure): GenerationFailure {
   const layer = providerStatus !== undefined && isCallersFault(providerStatus) ? 'ingress' : 'provider'
   const known = providerStatus === undefined ? {} : { providerStatus }
-  return { layer, code, message: redacted(upstream, message), retryable, ...known }
+  return { layer, code, message: harmless(upstream, message), retryable, ...known }
 }
 
 /** The server refused the request before any answer. */
@@ -26,7 +27,7 @@ export function failureOfStatus(
   retryAfter: string | undefined,
   nowMs: number,
 ): GenerationFailure {
-  const message = redacted(upstream, `${upstream.baseUrl} answers with status ${status}: ${saidIn(body)}`)
+  const message = harmless(upstream, `${upstream.baseUrl} answers with status ${status}: ${saidIn(body)}`)
   const provider = { layer: 'provider', message, providerStatus: status } as const
   // The engine goes down until it is let in again: the job is given back, and nobody is blamed.
   if (status === 401 || (status === 403 && isAboutKey(message)))
@@ -59,8 +60,8 @@ function saidIn(body: string): string {
 const TEXT_LENGTH_MAX = 1_000
 
 /** Some servers repeat the key that they refuse. */
-function redacted({ key }: Upstream, message: string): string {
-  return key === undefined ? message : message.replaceAll(key, '[key]')
+function harmless({ key }: Upstream, message: string): string {
+  return redacted(message, key ?? '', '[key]')
 }
 
 /** Seconds or a date; what is not told is tried again soon. */
