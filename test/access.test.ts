@@ -126,6 +126,19 @@ describe('roles', () => {
     }
   })
 
+  test('who is in several teams sees the work of all of them, and who is in none sees nothing and makes nothing', async () => {
+    const jobs = []
+    for (const team of ['red', 'blue']) jobs.push(await enqueue(world, 'fake', (await newKey({ kind: 'team', team })).as))
+    const both = await person('member', { teams: ['red', 'blue'] })
+    for (const id of jobs) expect(await status('GET', `/api/jobs/${id}`, undefined, both.as)).toBe(200)
+    const listed = await send(world, 'GET', '/api/jobs?team=blue&limit=1', undefined, both.as)
+    expect(listed).toMatchObject({ scope: { teams: ['red', 'blue'] }, data: [{ id: jobs[1] }] })
+    const nobody = await person('member', { teams: [] })
+    expect(await send(world, 'GET', '/api/jobs', undefined, nobody.as)).toMatchObject({ scope: { teams: [] }, data: [] })
+    expect(await status('GET', `/api/jobs/${jobs[0]}`, undefined, nobody.as)).toBe(404)
+    expect(await status('POST', '/v1/chat/completions', job, nobody.as)).toBe(403)
+  })
+
   test('an admin changes everything but owners', async () => {
     const [admin, owner] = [await person('admin'), await person('owner')]
     expect(await status('POST', '/api/teams', { name: 'by-admin' }, admin.as)).toBe(201)

@@ -105,7 +105,7 @@ test('a reader whose socket is full misses nothing: it catches up from PostgreSQ
   let hear: (events: unknown[]) => void = () => {}
   const stream = new EventStream(
     { db, feed, stillAllowed: () => true, log: { error: () => {} } },
-    { severity: null, type: null, team: null },
+    { severity: null, type: null, teams: null },
     response as unknown as ServerResponse,
   )
   stream.open(null, {})
@@ -116,6 +116,16 @@ test('a reader whose socket is full misses nothing: it catches up from PostgreSQ
   response.emit('drain')
   await world.until('it has caught up', () => idsIn(written).length === 1_200)
   hear(stored.slice(-3))
+  expect(idsIn(written)).toEqual(stored.map(({ id }) => id))
+  // Full again, and while it catches up for the second time, what the first time has told comes as new.
+  stored.push(...Array.from({ length: 5 }, () => record()))
+  full = true
+  hear(stored.slice(-5, -4))
+  hear(stored.slice(-4))
+  full = false
+  response.emit('drain')
+  hear(stored.slice(1_190, 1_200))
+  await world.until('it has caught up again', () => idsIn(written).length >= 1_205)
   expect(idsIn(written)).toEqual(stored.map(({ id }) => id))
   response.emit('close')
 })

@@ -367,7 +367,7 @@ test('a connection that breaks under the writer costs nothing but time', async (
     await stored
   }
   const stored = new Set(
-    (await listJobs(db, { status: null, model: 'writer-test', team: null, before: null, limit: 1_000 })).map((one) => one.id),
+    (await listJobs(db, { status: null, model: 'writer-test', teams: null, before: null, limit: 1_000 })).map((one) => one.id),
   )
   expect(records.every((one) => stored.has(one.id))).toBe(true)
   await writer.close()

@@ -11,7 +11,10 @@ import type { Role } from '../store/users.ts'
 export type Caller = {
   key: string
   name: string
+  /** Whose jobs it makes. */
   team: string
+  /** Whose work it sees. */
+  teams: readonly string[]
   role: Role
   actor: string
   admin: boolean
@@ -159,10 +162,12 @@ const MINUTE_MS = 60_000
 
 function callerOf({ id, name, kind, team, owner, scopes, models, tiers }: KeyRecord): Caller {
   const role = kind === 'bootstrap' ? 'owner' : (owner?.role ?? 'member')
+  const teams = team === null ? (owner?.teams ?? ['default']) : [team]
   return {
     key: id,
     name,
-    team: team ?? owner?.teams[0] ?? 'default',
+    team: teams[0] ?? 'default',
+    teams,
     role,
     actor: `key:${name}`,
     admin: role === 'owner' || role === 'admin',
@@ -188,14 +193,18 @@ export function seesAllTeams(caller: Caller): boolean {
   return caller.admin || caller.role === 'operator'
 }
 
-/** The team whose rows a list may show; null: those of all. */
-export function teamSeen(caller: Caller): string | null {
-  return seesAllTeams(caller) ? null : caller.team
+/** The teams whose rows a list may show; null: all. */
+export function teamsSeen(caller: Caller): readonly string[] | null {
+  return seesAllTeams(caller) ? null : caller.teams
+}
+
+export function seesTeam(caller: Caller, team: string): boolean {
+  return seesAllTeams(caller) || caller.teams.includes(team)
 }
 
 /** What a list says of whose rows it could hold. */
-export function scopeOf(caller: Caller): { teams: 'all' | string[] } {
-  return { teams: seesAllTeams(caller) ? 'all' : [caller.team] }
+export function scopeOf(caller: Caller): { teams: 'all' | readonly string[] } {
+  return { teams: teamsSeen(caller) ?? 'all' }
 }
 
 /** Throws a Fault with status 403 unless the key has the scope and its holder's role allows it. */
@@ -204,6 +213,8 @@ export function requireScope(caller: Caller, scope: Scope): void {
     throw new Fault('missing_scope', `The key "${caller.name}" has the scopes ${caller.scopes.join(', ')}; this needs ${scope}.`, {
       status: 403,
     })
+  if (scope === 'inference' && caller.teams.length === 0 && !seesAllTeams(caller))
+    throw new Fault('forbidden', `The holder of the key "${caller.name}" is in no team, and every job is of one.`, { status: 403 })
   if (scope === 'inference' && caller.role === 'viewer')
     throw new Fault('forbidden', `The key "${caller.name}" belongs to a viewer, who sees jobs and makes none.`, { status: 403 })
 }

@@ -13,7 +13,7 @@ import {
   type ResultRow,
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
-import { type Caller, scopeOf, seesAllTeams, teamSeen } from './auth.ts'
+import { type Caller, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, cancelRows, inRow, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -54,7 +54,7 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['limit', 'cursor'])
     const limit = readLimit(query.limit)
     const batches = await listBatches(parts.db, {
-      team: teamSeen(request.caller),
+      teams: teamsSeen(request.caller),
       openAi: null,
       before: readCursor(query.cursor),
       limit: limit + 1,
@@ -97,7 +97,7 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
 /** What another team's is is not there. */
 export async function getBatch(parts: ApiParts, caller: Caller, id: string): Promise<BatchRecord> {
   const batch = isUuid(id) ? await findBatch(parts.db, id) : undefined
-  if (batch === undefined || (!seesAllTeams(caller) && batch.team !== caller.team)) throw notFound(`There is no batch ${id.slice(0, 100)}.`)
+  if (batch === undefined || !seesTeam(caller, batch.team)) throw notFound(`There is no batch ${id.slice(0, 100)}.`)
   return batch
 }
 

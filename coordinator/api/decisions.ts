@@ -16,7 +16,7 @@ export async function readDecision(parts: ApiParts, record: JobRecord): Promise<
     type: null,
     traceId: record.traceId,
     job: record.id,
-    team: null,
+    teams: null,
     before: null,
     limit: EVENTS_MAX,
   })

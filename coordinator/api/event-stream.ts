@@ -62,7 +62,7 @@ export class EventStream {
     const follow = this.#follow
     if (follow.severity !== null && follow.severity !== severity) return false
     if (follow.type !== null && follow.type !== type) return false
-    return follow.team === null || follow.team === team
+    return follow.teams === null || (team !== null && follow.teams.includes(team))
   }
 
   async #catchUp(): Promise<void> {

@@ -4,7 +4,7 @@ import type { Severity } from '../core/event.ts'
 import type { JobId } from '../core/job.ts'
 import { listEvents } from '../store/events.ts'
 import { findJob } from '../store/jobs.ts'
-import { scopeOf, teamSeen } from './auth.ts'
+import { scopeOf, teamsSeen } from './auth.ts'
 import { EventStream, readLastEventId } from './event-stream.ts'
 import { eventView } from './event-view.ts'
 import type { ApiParts } from './health.ts'
@@ -19,7 +19,7 @@ export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
       type: query.type ?? null,
       job: uuidOf('job', query.job),
       traceId: uuidOf('trace_id', query.trace_id),
-      team: teamSeen(request.caller),
+      teams: teamsSeen(request.caller),
       before: readCursor(query.cursor),
       limit: limit + 1,
     }
@@ -30,7 +30,11 @@ export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/events/stream', async (request, reply) => {
     const query = readQuery(request.query, ['severity', 'type'])
     const after = readLastEventId(request.headers['last-event-id'])
-    const follow = { severity: readOneOf('severity', query.severity, SEVERITIES), type: query.type ?? null, team: teamSeen(request.caller) }
+    const follow = {
+      severity: readOneOf('severity', query.severity, SEVERITIES),
+      type: query.type ?? null,
+      teams: teamsSeen(request.caller),
+    }
     const stillAllowed = (): boolean => parts.keyring.admits(request.caller.key)
     reply.hijack()
     new EventStream({ db: parts.db, feed: parts.feed, stillAllowed, log: parts.log }, follow, reply.raw).open(after, {

@@ -10,7 +10,7 @@ import { checkCallbackUrl } from '../engine/outbound.ts'
 import { newId } from '../ids.ts'
 import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
 import { claimParked, findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
-import { type Caller, requireOperator, scopeOf, seesAllTeams, teamSeen } from './auth.ts'
+import { type Caller, requireOperator, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { JOB_ELSEWHERE, jobElsewhere, readEnded } from './idempotency.ts'
@@ -30,10 +30,10 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['limit', 'cursor', 'status', 'model', 'team'])
     const limit = readLimit(query.limit)
     const status = readOneOf('status', query.status, STATUSES)
-    const seen = teamSeen(request.caller)
     // Of another team there is nothing to be seen, and the scope says so.
-    if (seen !== null && query.team !== undefined && query.team !== seen) return page([], limit, String, scopeOf(request.caller))
-    const filter = { status, model: query.model ?? null, team: seen ?? query.team ?? null }
+    if (query.team !== undefined && !seesTeam(request.caller, query.team)) return page([], limit, String, scopeOf(request.caller))
+    const teams = query.team === undefined ? teamsSeen(request.caller) : [query.team]
+    const filter = { status, model: query.model ?? null, teams }
     // What was accepted in the same moment belongs to the list, although it is not on disk yet.
     await parts.dispatcher.settled()
     // Memory is newer than the rows that were asked for, and what it says otherwise of is left out.
@@ -227,7 +227,7 @@ function noSuchJob(id: string): Error {
 /** Memory first: it is newer than PostgreSQL while a job lives. What is another team's is not there. */
 async function getRecord(parts: ApiParts, caller: Caller, id: JobId): Promise<JobRecord> {
   const record = parts.dispatcher.find(id)?.record ?? (await findJob(parts.db, id))
-  if (record === undefined || (!seesAllTeams(caller) && record.team !== caller.team)) throw noSuchJob(id)
+  if (record === undefined || !seesTeam(caller, record.team)) throw noSuchJob(id)
   return record
 }
 

@@ -9,7 +9,7 @@ import { sha256 } from '../secrets.ts'
 import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults, type ResultRow } from '../store/batches.ts'
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
-import { type Caller, seesAllTeams, teamSeen } from './auth.ts'
+import { type Caller, seesTeam, teamsSeen } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, inRow, isDuplicate, type Row } from './batch-intake.ts'
 import { cancelBatch, getBatch, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
@@ -55,7 +55,7 @@ export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): vo
     const query = readQuery(request.query, ['limit', 'after'])
     const limit = readLimit(query.limit ?? '20')
     const before = query.after === undefined ? null : uuidOf(query.after, 'batch_')
-    const batches = await listBatches(parts.db, { team: teamSeen(request.caller), openAi: true, before, limit: limit + 1 })
+    const batches = await listBatches(parts.db, { teams: teamsSeen(request.caller), openAi: true, before, limit: limit + 1 })
     const counts = await countRows(
       parts.db,
       batches.map((batch) => batch.id),
@@ -99,7 +99,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     if (query.purpose !== undefined && query.purpose !== 'batch') return list([], false)
     const limit = readLimit(query.limit)
     const after = query.after === undefined ? null : uuidOf(query.after, 'file-')
-    const files = await listFiles(parts.db, { team: teamSeen(request.caller), after, order, limit: limit + 1 })
+    const files = await listFiles(parts.db, { teams: teamsSeen(request.caller), after, order, limit: limit + 1 })
     return list(files.slice(0, limit).map(fileView), files.length > limit)
   })
 
@@ -219,7 +219,7 @@ function outputLine({ record, output }: ResultRow): Record<string, unknown> {
 
 async function getFile(parts: ApiParts, caller: Caller, id: string): Promise<FileRecord> {
   const file = await findFile(parts.db, uuidOf(id, 'file-'))
-  if (file === undefined || (!seesAllTeams(caller) && file.team !== caller.team)) throw notFound(`There is no file ${id.slice(0, 100)}.`)
+  if (file === undefined || !seesTeam(caller, file.team)) throw notFound(`There is no file ${id.slice(0, 100)}.`)
   return file
 }
 

@@ -7,7 +7,7 @@ import { notCancellable } from '../engine/new-job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
 import { recorded } from '../store/events.ts'
 import { findJob, forgetPayload, readOutput, readRequest } from '../store/jobs.ts'
-import { seesAllTeams } from './auth.ts'
+import { seesTeam } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded } from './idempotency.ts'
 import { Choices } from './openai-choices.ts'
@@ -171,7 +171,7 @@ async function findResponse(parts: ApiParts, request: FastifyRequest, id: string
   const job = uuid as JobId
   const living = parts.dispatcher.find(job)
   const record = living?.record ?? (await findJob(parts.db, job))
-  if (record === undefined || (!seesAllTeams(request.caller) && record.team !== request.caller.team)) return undefined
+  if (record === undefined || !seesTeam(request.caller, record.team)) return undefined
   const stored = await readRequest(parts.db, job)
   const whole = stored === undefined ? undefined : (JSON.parse(stored) as GenerationRequest)
   if (whole?.response?.store !== true) return undefined

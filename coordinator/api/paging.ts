@@ -103,7 +103,7 @@ export function newestFirst(createdMs: number, name: string): string {
 }
 
 /** Whose rows a list could show: an empty one that is empty by its scope says so. */
-export type Scope = { teams: 'all' | string[] }
+export type Scope = { teams: 'all' | readonly string[] }
 
 const EVERYTHING: Scope = { teams: 'all' }
 

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { listKeys } from '../store/keys.ts'
-import { type Caller, seesAllTeams } from './auth.ts'
+import { type Caller, scopeOf, seesAllTeams } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { pageOfAll, readQuery, rfc3339 } from './paging.ts'
 
@@ -22,15 +22,13 @@ export function registerQuotas(app: FastifyInstance, parts: ApiParts): void {
     const all = seesAllTeams(caller)
     const quotas = [...providerQuotas(parts), ...policyQuotas(parts), ...teamQuotas(parts), ...(await keyQuotas(parts))]
     const seen = quotas.filter((quota) => all || isOwn(quota, caller))
-    return pageOfAll(seen, query, (quota) => `${quota.kind} ${quota.name} ${quota.id} ${quota.limit}`, quotaView, {
-      teams: all ? 'all' : [caller.team],
-    })
+    return pageOfAll(seen, query, (quota) => `${quota.kind} ${quota.name} ${quota.id} ${quota.limit}`, quotaView, scopeOf(caller))
   })
 }
 
 /** Providers and policies are everybody's. */
-function isOwn({ kind, id, name }: Quota, { key, team }: Caller): boolean {
-  return kind === 'provider' || kind === 'policy' || (kind === 'team' ? name === team : id === key)
+function isOwn({ kind, id, name }: Quota, { key, teams }: Caller): boolean {
+  return kind === 'provider' || kind === 'policy' || (kind === 'team' ? teams.includes(name) : id === key)
 }
 
 function providerQuotas(parts: ApiParts): Quota[] {

@@ -60,16 +60,16 @@ export async function findBatch(db: Db, id: string): Promise<BatchRecord | undef
   return row === undefined ? undefined : parseBatch(row)
 }
 
-/** Newest first; `team` null: of all teams. */
+/** Newest first; `teams` null: of all. */
 export async function listBatches(
   db: Db,
-  filter: { team: string | null; openAi: boolean | null; before: string | null; limit: number },
+  filter: { teams: readonly string[] | null; openAi: boolean | null; before: string | null; limit: number },
 ): Promise<BatchRecord[]> {
   const rows = await db.query(
     `select * from batches
-      where ($1::uuid is null or id < $1) and ($2::text is null or team = $2) and ($3::boolean is null or (endpoint is not null) = $3)
+      where ($1::uuid is null or id < $1) and ($2::text[] is null or team = any($2)) and ($3::boolean is null or (endpoint is not null) = $3)
       order by id desc limit $4`,
-    [filter.before, filter.team, filter.openAi, filter.limit],
+    [filter.before, filter.teams, filter.openAi, filter.limit],
   )
   return rows.map(parseBatch)
 }

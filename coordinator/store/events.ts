@@ -36,7 +36,7 @@ export type EventFilter = {
   traceId: string | null
   job: string | null
   /** Null: of all teams, and what belongs to none. */
-  team: string | null
+  teams: readonly string[] | null
   before: string | null
   limit: number
 }
@@ -48,9 +48,9 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
   const rows = await db.query(
     `select * from events
       where ($1::uuid is null or id < $1) and ($2::text is null or severity = $2) and ($3::text is null or type = $3)
-        and ($4::uuid is null or trace_id = $4) and ($5::uuid is null or job = $5) and ($7::text is null or team = $7)
+        and ($4::uuid is null or trace_id = $4) and ($5::uuid is null or job = $5) and ($7::text[] is null or team = any($7))
       order by id desc limit $6`,
-    [filter.before, filter.severity, filter.type, filter.traceId, filter.job, filter.limit, filter.team],
+    [filter.before, filter.severity, filter.type, filter.traceId, filter.job, filter.limit, filter.teams],
   )
   return rows.map(parseEvent)
 }
@@ -59,9 +59,9 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
 export async function eventsAfter(db: Db, after: string, filter: EventFollow, limit: number): Promise<StoredEvent[]> {
   const rows = await db.query(
     `select * from events
-      where id > $1 and ($2::text is null or severity = $2) and ($3::text is null or type = $3) and ($4::text is null or team = $4)
+      where id > $1 and ($2::text is null or severity = $2) and ($3::text is null or type = $3) and ($4::text[] is null or team = any($4))
       order by id limit $5`,
-    [after, filter.severity, filter.type, filter.team, limit],
+    [after, filter.severity, filter.type, filter.teams, limit],
   )
   return rows.map(parseEvent)
 }
@@ -76,7 +76,7 @@ export async function eventsBesideOthers(db: Db, coordinator: string, sinceMs: n
 }
 
 /** Which events somebody follows; null: all. */
-export type EventFollow = Pick<EventFilter, 'severity' | 'type' | 'team'>
+export type EventFollow = Pick<EventFilter, 'severity' | 'type' | 'teams'>
 
 export function severityOf(event: EventRecord): StoredEvent {
   return { ...event, severity: EVENT_SEVERITY[event.type] }

@@ -37,16 +37,16 @@ export async function readFileContent(db: Db, id: string): Promise<Buffer | unde
   return row === undefined ? undefined : (row.content as Buffer)
 }
 
-/** By age, behind the one that is named; `team` null: of all teams. */
+/** By age, behind the one that is named; `teams` null: of all. */
 export async function listFiles(
   db: Db,
-  { team, after, order, limit }: { team: string | null; after: string | null; order: 'asc' | 'desc'; limit: number },
+  { teams, after, order, limit }: { teams: readonly string[] | null; after: string | null; order: 'asc' | 'desc'; limit: number },
 ): Promise<FileRecord[]> {
   const rows = await db.query(
     `select ${FACTS} from files
-     where ($1::uuid is null or id ${order === 'asc' ? '>' : '<'} $1) and ($2::text is null or team = $2)
+     where ($1::uuid is null or id ${order === 'asc' ? '>' : '<'} $1) and ($2::text[] is null or team = any($2))
      order by id ${order} limit $3`,
-    [after, team, limit],
+    [after, teams, limit],
   )
   return rows.map(parseFile)
 }

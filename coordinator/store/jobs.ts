@@ -18,16 +18,22 @@ export async function claimParked(query: Query, { id, version }: JobRecord): Pro
   return rows.length === 1
 }
 
-export type JobFilter = { status: JobStatus | null; model: string | null; team: string | null; before: string | null; limit: number }
+export type JobFilter = {
+  status: JobStatus | null
+  model: string | null
+  teams: readonly string[] | null
+  before: string | null
+  limit: number
+}
 
 /** Newest first; `before` is the id the page starts behind. */
 export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> {
   const rows = await db.query(
     `select * from jobs
       where ($1::uuid is null or id < $1) and ($2::text is null or status = $2) and ($3::text is null or model = $3 or served_model = $3)
-        and ($5::text is null or team = $5)
+        and ($5::text[] is null or team = any($5))
       order by id desc limit $4`,
-    [filter.before, filter.status, filter.model, filter.limit, filter.team],
+    [filter.before, filter.status, filter.model, filter.limit, filter.teams],
   )
   return rows.map(parseJob)
 }

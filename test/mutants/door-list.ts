@@ -3,6 +3,22 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'what a reader of events was told is forgotten when it catches up again',
+    file: 'coordinator/api/event-stream.ts',
+    find: '    this.#catchingUp = true\n',
+    replace: '    this.#catchingUp = true\n    this.#told.clear()\n',
+    tests: ['event-stream'],
+    only: 'socket is full',
+  },
+  {
+    bug: 'a secret is sealed beside a change of the master key',
+    file: 'coordinator/store/credentials.ts',
+    find: "await query('select pg_advisory_xact_lock_shared($1)', [ENVELOPES_LOCK])",
+    replace: '',
+    tests: ['access'],
+    only: 'while the master key is changed',
+  },
+  {
     bug: 'two coordinators act on one parked job',
     file: 'coordinator/store/jobs.ts',
     find: "where id = $1 and version = $2 and status = 'parked' returning id`",
