@@ -216,6 +216,21 @@ test('a cloud that refuses the request of a trial is there', () => {
   expect([...world.scheduler.providers][0]?.hold).toBeNull()
 })
 
+test('an answer that was begun waits for its model file, and not for a tier that opens to others', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  cloud(world)
+  world.enqueue('1', { patience: { gpu: 0, cli: 'never', cloud: 5_000 }, restartable: false })
+  world.progress('1', 3)
+  world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
+  world.pass(2_000)
+  expect(world.scheduler.waiting(world.nowMs, '1' as JobId)).toMatchObject({
+    reason: 'no_provider_for_model',
+    untilMs: null,
+    detail: expect.stringContaining('same model file'),
+  })
+})
+
 test('a wait that its caller limits goes on through calls that are turned away', () => {
   const world = new SchedulerWorld()
   cloud(world)

@@ -68,8 +68,18 @@ function whyWaits(nowMs: number, key: RouteKey, payer: Payer, team: TeamState, f
   }
   const spent = spentPurse(key, payer, fleet)
   if (spent !== null) return { reason: 'over_quota', untilMs: fleet.spentUntil(spent), detail: `the spend limit of ${spent} is reached` }
-  if (opensMs !== null) return { reason: 'tier_not_open_yet', untilMs: opensMs, detail: null }
-  return { reason: 'no_provider_for_model', untilMs: null, detail: null }
+  if (opensMs !== null && opensToSomebody(key, fleet)) return { reason: 'tier_not_open_yet', untilMs: opensMs, detail: null }
+  return { reason: 'no_provider_for_model', untilMs: null, detail: whyNobody(key) }
+}
+
+/** An answer that was begun goes on with the model file that it began with, whatever else opens. */
+function opensToSomebody(key: RouteKey, fleet: Fleet): boolean {
+  return key.sha256 === null || eligiblePlaces({ ...key, tiers: 'ooo' }, fleet).length > 0
+}
+
+function whyNobody({ provider, sha256 }: RouteKey): string | null {
+  if (provider !== null) return `it is pinned to ${provider}, which is not there`
+  return sha256 === null ? null : 'what was said of its answer can only be gone on from with the same model file'
 }
 
 /** What an estimate is made of; null while no answer of the model was seen, or nobody serves it. A team at its limit has `atMost` slots. */
