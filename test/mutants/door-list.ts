@@ -165,7 +165,7 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'doors: a team hears the events of others',
     file: 'coordinator/api/event-stream.ts',
-    find: 'follow.team === null || follow.team === team',
+    find: 'follow.teams === null || (team !== null && follow.teams.includes(team))',
     replace: 'true',
     tests: ['event-stream'],
   },

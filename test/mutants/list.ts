@@ -284,7 +284,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: "another team's response can be gone on with",
     file: 'coordinator/api/openai-responses.ts',
-    find: '(!seesAllTeams(request.caller) && record.team !== request.caller.team)',
+    find: '!seesTeam(request.caller, record.team)',
     replace: 'false',
     tests: ['openai-responses'],
     only: "another team's response",
@@ -444,8 +444,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a team reads the jobs of another',
     file: 'coordinator/api/jobs.ts',
-    find: '(!seesAllTeams(caller) && record.team !== caller.team)',
-    replace: '(!seesAllTeams(caller) && record.team === "")',
+    find: '!seesTeam(caller, record.team)',
+    replace: '!seesTeam(caller, caller.team)',
     tests: ['teams'],
   },
   {

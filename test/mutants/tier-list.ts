@@ -244,8 +244,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'master key: a rotation that was broken off loses every secret',
     file: 'coordinator/master-key.ts',
-    find: 'if (isInForce) renameSync(next(file), file)',
-    replace: 'if (!isInForce) renameSync(next(file), file)',
+    find: 'if (inForce !== undefined && !isSetting) {',
+    replace: 'if (inForce === undefined && !isSetting) {',
     tests: ['master-key'],
   },
 ]

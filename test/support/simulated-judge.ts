@@ -222,7 +222,10 @@ export class SimulatedJudge {
     job.ranMs += nowMs - job.startedMs
     job.worker = null
     job.phase = 'waiting'
-    job.sinceMs = nowMs
+    // One that was turned away has not run: its wait goes on.
+    const isTurnedAway =
+      effect.status === 'refused' || (input.kind === 'attempt-failed' && input.job === job.id && input.hold !== undefined)
+    job.sinceMs = isTurnedAway ? nowMs - (job.startedMs - job.sinceMs) : nowMs
     job.team.running -= 1
     this.waiting.add(job)
   }
