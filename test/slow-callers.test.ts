@@ -24,7 +24,7 @@ let tell: (text: string) => void = () => {}
 const told = new Promise<string>((resolve) => {
   tell = resolve
 })
-const caller = { scopes: null, role: 'member' }
+const caller = { scopes: null, role: 'member', team: 'default', teams: ['default'] }
 const app = buildServer({
   version: '0.0.0',
   keyring: { identify: () => caller },
