@@ -242,8 +242,13 @@ export async function viewJob(parts: ApiParts, id: JobId): Promise<Record<string
   const live = parts.dispatcher.find(id)
   const record = live?.record ?? (await findJob(parts.db, id))
   if (record === undefined) return undefined
-  const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
-  return jobView(record, attempts, parts.dispatcher.waiting(id), await outputOf(parts, record, live))
+  for (;;) {
+    const { version } = record
+    const attempts = (await attemptsOf(parts, [record])).get(id) ?? []
+    const output = await outputOf(parts, record, live)
+    // What a live job went through while PostgreSQL was asked is not in what it answered.
+    if (record.version === version) return jobView(record, attempts, parts.dispatcher.waiting(id), output)
+  }
 }
 
 /** Of a parked job it is what was delivered so far: a release goes on from there. */
@@ -261,13 +266,14 @@ async function attemptsOf(parts: ApiParts, records: JobRecord[]): Promise<Map<Jo
     const known = byJob.get(attempt.job) ?? []
     if (!known.some((other) => other.number === attempt.number)) byJob.set(attempt.job, [...known, attempt])
   }
-  const unstored = records.flatMap((record) => parts.dispatcher.find(record.id)?.endedAttempts ?? [])
+  // They may be stored, and forgotten here, while PostgreSQL is asked.
+  const lives = records.map((record) => parts.dispatcher.find(record.id))
   for (const attempt of await readAttempts(
     parts.db,
     records.map((record) => record.id),
   ))
     add(attempt)
-  for (const attempt of unstored) add(attempt)
+  for (const live of lives) for (const attempt of live?.endedAttempts ?? []) add(attempt)
   return byJob
 }
 
