@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { Webhook } from 'standardwebhooks'
 import { expect, test } from 'vitest'
 import { readJobStream } from './support/job-stream.ts'
+import { addCloud, send } from './support/cloud.ts'
 import { chatStream } from './support/stream.ts'
 import { type JobView, World } from './support/world.ts'
 
@@ -108,6 +109,26 @@ test('a parked job shows what was delivered, its stream too, and after a release
   const after = await readJobStream(world, job.id, rest.last)
   expect(text + after.text).toBe(want)
   expect(after.finished).toMatchObject({ status: 'succeeded' })
+})
+
+test('a job that is looked at again and again is told whole at every look: with all its attempts, and with its output once it has ended', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  for (const usual of [{ cutAfter: 0 }, {}, { cutAfter: 0 }, {}]) {
+    const { model, upstream } = await addCloud(world)
+    upstream.usual = usual
+    const { id } = (await send(world, 'POST', '/api/jobs', { model, messages: [{ role: 'user', content: 'x' }] })) as { id: string }
+    let ended = false
+    const look = async (): Promise<void> => {
+      while (!ended) {
+        const { status, attempts, output } = await world.job(id)
+        if (status === 'parked') expect(attempts).toHaveLength(3)
+        if (status === 'succeeded') expect([attempts.length, output?.text === '']).toEqual([1, false])
+        ended ||= status === 'parked' || status === 'succeeded'
+      }
+    }
+    await Promise.all(Array.from({ length: 8 }, look))
+  }
 })
 
 test('the last event of a stream tells what of the answer is no text', async () => {
