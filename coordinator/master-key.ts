@@ -53,6 +53,7 @@ export class MasterKey {
   /** `key` is told only when a setting holds the old one: then a person has to put the new one there. Two at once take turns. */
   rotate(db: Db, given: string | null): Promise<{ secrets: number; key: string | null }> {
     const turn = this.#turn.then(() => this.#rotate(db, given))
+    // How it went is told to whoever asked for it; the next goes on from what is then.
     this.#turn = turn.catch(() => undefined)
     return turn
   }

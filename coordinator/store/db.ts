@@ -84,7 +84,7 @@ export class Db {
       if (this.#wasSilent) this.#hangUp()
     } catch (error) {
       // Whatever it says: it cannot be asked, not on this connection.
-      void this.#watcher?.end().catch(() => {})
+      void this.#watcher?.end()
       this.#watcher = undefined
       this.#wasSilent ||= /timeout/i.test(String(error))
       this.markDown(true)
@@ -164,7 +164,8 @@ export class Db {
       },
       end: () => {
         this.#forget(client)
-        return client.end()
+        // A connection that cannot be said goodbye to is gone all the same.
+        return client.end().catch(() => {})
       },
     }
   }
@@ -178,7 +179,7 @@ export class Db {
     clearTimeout(this.#watching)
     this.#watching = undefined
     // One that waits for an answer would wait for ever.
-    void this.#watcher?.end().catch(() => {})
+    void this.#watcher?.end()
     await this.#pool.end()
   }
 }

@@ -45,7 +45,7 @@ export class Lease {
       const [row] = await session
         .run(undefined, 'select pg_try_advisory_lock($1, hashtext($2)) as mine', [LOCK_SPACE, this.#installation])
         .catch(async (error: unknown) => {
-          await session.end().catch(() => {})
+          await session.end()
           throw error
         })
       if (row?.mine === true) {
@@ -100,7 +100,7 @@ export class Lease {
     await this.#db.query('delete from coordinators where id = $1', [this.id]).catch(() => {
       // Without PostgreSQL the lease runs out by itself.
     })
-    await this.#session?.end().catch(() => {})
+    await this.#session?.end()
   }
 
   #isLate(nowMs: number): boolean {

@@ -201,7 +201,7 @@ class Lane {
   async close(): Promise<void> {
     await this.drained()
     this.#closed = true
-    await this.#session?.end().catch(() => {})
+    await this.#session?.end()
   }
 
   /** Nobody waits for these rows: they go with the next that somebody waits for, by themselves in a moment, or when they are many. */
@@ -275,7 +275,7 @@ class Lane {
         else this.#db.markRefused(this, (error as Error).message)
         const broken = this.#session
         this.#session = undefined
-        await broken?.end().catch(() => {})
+        await broken?.end()
         await new Promise((resolve) => setTimeout(resolve, Math.min(1_000, 20 * 2 ** Math.min(attempt, 6))))
       }
     }
@@ -288,7 +288,7 @@ class Lane {
     this.#day = day
     const yesterdays = this.#session
     this.#session = undefined
-    await yesterdays?.end().catch(() => {})
+    await yesterdays?.end()
   }
 
   async #connect(): Promise<Session> {
