@@ -545,5 +545,6 @@ function stopRequested(): Promise<string> {
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal))
     process.on('disconnect', () => resolve('its parent process is gone'))
+    if (process.send !== undefined && !process.connected) resolve('its parent process is gone')
   })
 }

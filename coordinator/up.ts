@@ -15,8 +15,16 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
   const children = new Map<string, ChildProcess>()
   let stopping = false
   const stop = (): void => {
+    if (stopping) return
     stopping = true
     for (const child of children.values()) child.kill('SIGTERM')
+    // A frozen process hears no wish.
+    setTimeout(() => {
+      for (const [name, child] of children) {
+        console.log(`The ${name} does not stop: it is ended.`)
+        child.kill('SIGKILL')
+      }
+    }, config.drainTimeoutMs + STOP_LATE_MS).unref()
   }
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, stop)
   const watch = stopWithNpm(env, stop)
@@ -64,6 +72,8 @@ function stopWithNpm(env: NodeJS.ProcessEnv, stop: () => void): NodeJS.Timeout |
 }
 
 const PARENT_LOOK_MS = 250
+// Beyond the drain the coordinator waits for its last rows, and PostgreSQL for its own.
+const STOP_LATE_MS = 15_000
 
 /** Where a door bound to this address can be knocked at from the same host. */
 function reachable(host: string): string {

@@ -67,3 +67,23 @@ test('only the first end counts', () => {
   attempt.finish(END)
   expect(attempt.takeEnd()).toHaveProperty('failed')
 })
+
+test('no piece is larger than a message holds, whatever the tokens released', () => {
+  const attempt = new Attempt('job', 1, 'm', 0)
+  for (let token = 0; token < 100; token++)
+    attempt.add([token], 'x'.repeat(100_000), { kind: 'thought', text: 'y'.repeat(100_000) } as never)
+  let text = ''
+  let deltas = 0
+  for (let chunk = attempt.takeChunk(); chunk !== undefined; chunk = attempt.takeChunk()) {
+    expect((chunk.text ?? '').length + (chunk.delta ?? '').length).toBeLessThan(2 * 1024 * 1024)
+    text += chunk.text ?? ''
+    deltas += (JSON.parse(chunk.delta ?? '[]') as unknown[]).length
+  }
+  expect([text.length, deltas]).toEqual([10_000_000, 100])
+})
+
+test('an answer that no message could hold fails, and says what to do', () => {
+  const attempt = new Attempt('job', 1, 'm', 0)
+  attempt.finish({ ...END, text: 'x'.repeat(50 * 1024 * 1024) })
+  expect(attempt.takeEnd()).toMatchObject({ failed: { code: 'answer_too_large', retryable: false } })
+})

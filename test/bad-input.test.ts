@@ -1,13 +1,16 @@
-import { connect } from 'node:net'
+import { readdirSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { chatStream } from './support/stream.ts'
-import { ADMIN_KEY, World } from './support/world.ts'
+import { ADMIN_KEY, type Running, World } from './support/world.ts'
 
 let world: World
+let coordinator: Running
+const sockets: Socket[] = []
 
 beforeAll(async () => {
   world = await World.open()
-  await world.coordinator()
+  coordinator = await world.coordinator()
   await world.worker('a', 'fake=fake:?slots=4&rate=2000 tiny=builtin:tiny?slots=2&context=512')
 })
 afterAll(() => world.close())
@@ -224,6 +227,27 @@ test('a header bomb and a line that is not HTTP get a sentence and a closed door
   const noise = await raw('\u0000\u0001 what is this\r\n\r\n')
   expect(noise).toMatch(/^HTTP\/1\.1 400 /)
   expect((await fetch(`${world.url}/healthz`)).status).toBe(200)
+})
+
+test('who was refused before there was a request is hung up on, even when it never hangs up', async () => {
+  const held = (): number => readdirSync(`/proc/${coordinator.pid}/fd`).length
+  const before = held()
+  const ends = Array.from({ length: 30 }, () => {
+    const socket = connect({ port: world.httpPort, host: '127.0.0.1', allowHalfOpen: true }, () => socket.write('what is this\r\n\r\n'))
+    sockets.push(socket)
+    return new Promise<void>((resolve) => socket.on('end', resolve).on('error', resolve).resume())
+  })
+  await Promise.all(ends)
+  await world.until('their connections are closed', () => held() < before + 15)
+  for (const socket of sockets.splice(0)) socket.destroy()
+})
+
+test('what is sent to no door is not read, and YAML only as far as it is quick to read', async () => {
+  const yaml = { 'content-type': 'application/yaml' }
+  const nowhere = await fetch(`${world.url}/nope`, { method: 'POST', headers: yaml, body: 'name: [' })
+  expect([nowhere.status, ((await nowhere.json()) as { error: { code: string } }).error.code]).toEqual([404, 'not_found'])
+  const large = await world.request('POST', '/api/policies', '- a\n'.repeat(20_000), yaml)
+  expect([large.status, ((await large.json()) as { error: { code: string } }).error.code]).toEqual([413, 'body_too_large'])
 })
 
 test('a client that never reads is cut off and its job cancelled', async () => {

@@ -286,3 +286,14 @@ test('bad files and batches of the dialect are refused by name', async () => {
     param: 'purpose',
   })
 })
+
+test('intakes that take long leave connections to everybody else', async () => {
+  const db = world.database()
+  let finish = (): void => {}
+  const finished = new Promise<void>((resolve) => (finish = resolve))
+  const long = Array.from({ length: 12 }, () => db.longTransaction(() => finished))
+  expect(await db.query('select 1 as one')).toEqual([{ one: 1 }])
+  finish()
+  await Promise.all(long)
+  await db.close()
+})

@@ -1,5 +1,5 @@
 import dns from 'node:dns'
-import { createServer, type RequestListener, type Server } from 'node:http'
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import { afterEach, expect, test, vi } from 'vitest'
 import { checkCallbackUrl, Outbound, parseCidrs } from '../coordinator/engine/outbound.ts'
 
@@ -163,6 +163,14 @@ test('a flood for an answer is cut off', async () => {
   expect(await new Outbound(LOCAL).post(`http://127.0.0.1:${port}/`, {}, '', 60_000)).toEqual({ status: 200 })
   expect(sent).toBeLessThan(32 * 1024 * 1024)
 })
+
+test('a receiver that changes to another protocol has answered', async () => {
+  const port = await listen(() => {})
+  servers[0]?.removeAllListeners('request').on('request', (request: IncomingMessage) => {
+    request.socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: odd\r\n\r\n')
+  })
+  expect(await new Outbound(LOCAL).post(`http://127.0.0.1:${port}/`, {}, 'x', 1_000)).toEqual({ status: 101 })
+}, 5_000)
 
 test('a refused connection is told without the address behind the name or the path', async () => {
   const port = await listen(() => {})

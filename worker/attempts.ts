@@ -72,6 +72,8 @@ export class Attempt {
   }
 
   finish(end: GenerationEnd): void {
+    const delta = end.delta === undefined ? '' : JSON.stringify([end.delta])
+    if (isTooLarge(end.text, delta)) return this.fail(TOO_LARGE)
     this.#end ??= {
       finished: {
         job: this.job,
@@ -84,7 +86,7 @@ export class Attempt {
         cachedTokens: end.cachedTokens,
         firstTokenMs: this.#firstTokenMs,
         totalMs: performance.now() - this.#beganMs,
-        delta: end.delta === undefined ? '' : JSON.stringify([end.delta]),
+        delta,
         stopSequence: end.stopSequence ?? '',
         reasoningTokens: end.reasoningTokens ?? 0,
       },
@@ -116,7 +118,7 @@ export class Attempt {
   /** What was not sent yet, marked as sent; without tokens it says how far the prompt is. */
   takeChunk(): ChunkMessage | undefined {
     const from = this.#sent
-    const to = Math.min(this.#tokenIds.length, from + CHUNK_TOKENS_MAX)
+    const { to, deltas } = this.#piece(from)
     const promptProcessed = this.#promptProcessed
     if (from >= to && promptProcessed === 0) return undefined
     this.#sent = to
@@ -130,15 +132,26 @@ export class Attempt {
       promptTokens: this.#promptTokens,
       cachedTokens: this.#cachedTokens,
       promptProcessed,
-      delta: this.#deltasOf(from, to),
+      delta: deltas.length === 0 ? '' : `[${deltas.join()}]`,
     }
   }
 
-  #deltasOf(from: number, to: number): string {
-    if (this.#deltas.size === 0) return ''
-    const released: AnswerDelta[] = []
-    for (let place = from; place < to; place++) released.push(...(this.#deltas.get(place) ?? []))
-    return released.length === 0 ? '' : JSON.stringify(released)
+  /** Tokens from there on that a message holds, with what they released besides text. */
+  #piece(from: number): { to: number; deltas: string[] } {
+    const most = Math.min(this.#tokenIds.length, from + CHUNK_TOKENS_MAX)
+    const deltas: string[] = []
+    let size = 0
+    let to = from
+    for (; to < most && size < CHUNK_CHARS_MAX; to++) {
+      size += this.#texts[to]?.length ?? 0
+      if (this.#deltas.size === 0) continue
+      for (const delta of this.#deltas.get(to) ?? []) {
+        const json = JSON.stringify(delta)
+        deltas.push(json)
+        size += json.length
+      }
+    }
+    return { to, deltas }
   }
 
   /** The end, once everything before it was sent. */
@@ -155,3 +168,18 @@ export function attemptKey(job: string, number: number): string {
 
 // Far below the message limit, and a coordinator that is behind gets its output in digestible pieces.
 const CHUNK_TOKENS_MAX = 4_096
+const CHUNK_CHARS_MAX = 1024 * 1024
+// What comes in one piece, such as the vectors of two thousand texts, has to fit in a message of 64 MiB (proto/link.ts).
+const PIECE_BYTES_MAX = 48 * 1024 * 1024
+
+function isTooLarge(text: string, delta: string): boolean {
+  if (text.length + delta.length < PIECE_BYTES_MAX / 3) return false
+  return Buffer.byteLength(text) + Buffer.byteLength(delta) > PIECE_BYTES_MAX
+}
+
+const TOO_LARGE: GenerationFailure = {
+  layer: 'model',
+  code: 'answer_too_large',
+  message: `The answer is larger than the ${PIECE_BYTES_MAX / 1024 / 1024} MiB that a worker can send in one piece: ask for less at once.`,
+  retryable: false,
+}

@@ -284,13 +284,21 @@ export class CoordinatorLink {
     const chunks: ChunkMessage[] = []
     const finished: FinishedMessage[] = []
     const failed: FailedMessage[] = []
+    let size = 0
     for (const attempt of this.#dirty) {
+      // A message has a largest size; what does not fit leaves in the next.
+      if (size > OUTPUT_CHARS_MAX) break
       // Of what nobody wants only the end is news: it says that the slot is free.
       if (attempt.unwanted) attempt.skipToEnd()
       const chunk = attempt.takeChunk()
       if (chunk !== undefined) chunks.push(chunk)
-      const last = attempt.takeEnd()
-      if (last !== undefined && 'finished' in last) finished.push(last.finished)
+      size += chunk === undefined ? 0 : sizeOf(chunk)
+      // Two large pieces would not go into one message.
+      const last = size > OUTPUT_CHARS_MAX ? undefined : attempt.takeEnd()
+      if (last !== undefined && 'finished' in last) {
+        finished.push(last.finished)
+        size += sizeOf(last.finished)
+      }
       if (last !== undefined && 'failed' in last) failed.push(last.failed)
       if (attempt.unwanted && last !== undefined) this.#forget(attempt.key)
       else if (!attempt.hasMore) this.#dirty.delete(attempt)
@@ -324,6 +332,10 @@ export class CoordinatorLink {
   }
 }
 
+function sizeOf({ text = '', delta = '' }: { text?: string; delta?: string }): number {
+  return text.length + delta.length
+}
+
 /** Closing the channel throws away what is not sent yet; that the coordinator ends its side too says that it has it all. */
 function farewell(end: WorkerEnd): Promise<void> {
   return new Promise((resolve) => {
@@ -352,6 +364,8 @@ export type WorkerFacts = {
   giveUp(key: string): Attempt | undefined
 }
 
+// A message holds 64 MiB (proto/link.ts) and a piece at most 48 (worker/attempts.ts): even in three bytes a character this fits.
+const OUTPUT_CHARS_MAX = 4 * 1024 * 1024
 // With receipts every 32 messages (coordinator/link.ts) the window never closes on a coordinator that keeps up.
 const OUTPUTS_ON_THE_WAY = 256
 // A coordinator that is frozen or cut off must not hold up the end.

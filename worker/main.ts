@@ -33,10 +33,13 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     for (const link of links) link.report()
     tellWhenReady()
   }
+  let opened = false
+  // To hash a large model takes minutes. What is being opened ends with this process.
+  const stopped = stopRequest(() => (opened ? drain() : process.exit(0)))
   for (const spec of config.models) slots.add(await openModel(spec, config.dataDir, log, changed))
+  opened = true
   host.start()
 
-  const stopped = stopRequest(() => drain())
   const facts = {
     id,
     name: config.name,
@@ -107,6 +110,8 @@ function stopRequest(drain: () => Promise<void>): { request: () => void; done: P
     drain().then(resolve, reject)
   }
   for (const signal of ['SIGTERM', 'SIGINT', 'disconnect'] as const) process.on(signal, request)
+  // The one that started this one may have died before anybody listened.
+  if (process.send !== undefined && !process.connected) request()
   return { request, done }
 }
 

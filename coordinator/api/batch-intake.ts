@@ -91,7 +91,7 @@ async function lineUp(parts: ApiParts, id: string, rows: NewRow[], actor: string
   }
   const accepted = (await findBatch(parts.db, id)) as BatchRecord
   // Whoever cancelled it meanwhile could only stop the rows that were taken up by then.
-  if (accepted.cancelledMs !== null) cancelRows(parts, id, actor)
+  if (accepted.cancelledMs !== null) await cancelRows(parts, id, actor)
   return accepted
 }
 
@@ -133,10 +133,16 @@ function inDoubt(id: string): Fault {
 const ASK_AGAIN_MS = 300
 const IN_DOUBT_MS = 10_000
 
-export function cancelRows(parts: ApiParts, batch: string, actor: string): void {
-  for (const { record } of [...parts.dispatcher.liveJobs])
-    if (record.batch === batch && !isFinal(record.status)) parts.dispatcher.cancel(record.id, actor)
+/** Some at a time: a hundred thousand in one turn would keep everybody waiting for seconds. */
+export async function cancelRows(parts: ApiParts, batch: string, actor: string): Promise<void> {
+  const rows = [...parts.dispatcher.liveJobs].filter(({ record }) => record.batch === batch)
+  for (const [place, { record }] of rows.entries()) {
+    if (place % CANCELS_A_TURN === CANCELS_A_TURN - 1) await nextTurn()
+    if (!isFinal(record.status)) parts.dispatcher.cancel(record.id, actor)
+  }
 }
+
+const CANCELS_A_TURN = 200
 
 type Claim = { idempotency: { key: string; hash: Buffer } }
 

@@ -90,7 +90,7 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
   )
   if (marked === undefined && batch.cancelledMs === null)
     throw new Fault('batch_is_final', 'The batch is completed already and cannot be cancelled.', { status: 409 })
-  cancelRows(parts, batch.id, request.caller.actor)
+  await cancelRows(parts, batch.id, request.caller.actor)
   await parts.stored()
 }
 

@@ -56,7 +56,9 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     if (hasNoBody(request)) delete request.headers['content-type']
     reply.header('x-request-id', request.id)
     if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
-    if (!OPEN.has(request.routeOptions.url ?? '') && request.routeOptions.url !== undefined) admit(parts, request)
+    // Before the body is read: nobody has been asked for a key.
+    if (request.is404) throw notFound(request)
+    if (!OPEN.has(request.routeOptions.url ?? '')) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
     refuseOddNames(request.params)
@@ -67,11 +69,12 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     done()
   })
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
-  app.setNotFoundHandler((request, reply) => {
-    const path = request.url.split('?')[0]?.slice(0, 200) ?? ''
-    return answerError(new Fault('not_found', `There is no ${request.method} ${path} here.`, { status: 404 }), request, reply, parts)
-  })
+  app.setNotFoundHandler((request, reply) => answerError(notFound(request), request, reply, parts))
   app.addContentTypeParser(['application/yaml', 'application/x-yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
+    if (body.length > YAML_CHARS_MAX)
+      return done(
+        new Fault('body_too_large', `A body in YAML may hold ${YAML_CHARS_MAX / 1024} KiB. Send a larger one as JSON.`, { status: 413 }),
+      )
     try {
       done(null, parseYaml(String(body), { maxAliasCount: YAML_ALIASES_MAX }))
     } catch (cause) {
@@ -102,6 +105,11 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   return app
 }
 
+function notFound(request: FastifyRequest): Fault {
+  const path = request.url.split('?')[0]?.slice(0, 200) ?? ''
+  return new Fault('not_found', `There is no ${request.method} ${path} here.`, { status: 404 })
+}
+
 function hasNoBody({ headers }: FastifyRequest): boolean {
   return (headers['content-length'] ?? '0') === '0' && headers['transfer-encoding'] === undefined
 }
@@ -120,7 +128,11 @@ const INFERENCE = /^\/(v1|api\/(jobs|batches))(\/|$)/
 
 // A few lines of YAML can stand for gigabytes otherwise.
 const YAML_ALIASES_MAX = 100
+// It is read in one turn of the event loop, up to 4 ms a KiB.
+const YAML_CHARS_MAX = 64 * 1024
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
+// Long enough for a client to read why, while it is still sending.
+const LINGER_MS = 2_000
 const HEADER_LIMIT_BYTES = 16 * 1024
 // The largest body comes in on a line of 4 Mbit/s; one that trickles longer only holds a connection.
 const REQUEST_TIMEOUT_MS = 300_000
@@ -236,6 +248,8 @@ function refuseConnection(error: Error & { code?: string }, socket: import('node
   socket.end(
     `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
   )
+  // Node counts it as closed from here on; one that never closes its side would stay for ever.
+  setTimeout(() => socket.destroy(), LINGER_MS).unref()
 }
 
 function refusalOf(code: string | undefined): { status: string; fault: Fault } {

@@ -2,7 +2,7 @@ import type { EventType } from '../core/event.ts'
 import type { JobId } from '../core/job.ts'
 import { waitingCallbacks } from '../store/callbacks.ts'
 import type { Db } from '../store/db.ts'
-import { adoptJobs, jobsOfCancelledBatches, readAttempts, readProgress } from '../store/jobs.ts'
+import { adoptJobs, jobsOfCancelledBatches, ownedJobs, readAttempts, readProgress } from '../store/jobs.ts'
 import type { Lease } from '../store/lease.ts'
 import type { Dispatcher } from './dispatcher.ts'
 
@@ -11,14 +11,24 @@ export class Adoption {
   readonly #parts: AdoptionParts
   #timer: NodeJS.Timeout | undefined
   #looking: Promise<void> | undefined
+  /** The last look broke off, if there was one: jobs may be ours in PostgreSQL, and in nobody's hands. */
+  #inDoubt = true
 
   constructor(parts: AdoptionParts) {
     this.#parts = parts
   }
 
   async adopt(): Promise<void> {
+    const inDoubt = this.#inDoubt
+    this.#inDoubt = true
+    await this.#adopt(inDoubt)
+    this.#inDoubt = false
+  }
+
+  async #adopt(inDoubt: boolean): Promise<void> {
     const { db, lease, dispatcher, log } = this.#parts
-    const jobs = await adoptJobs(db, lease.id)
+    const lost = inDoubt ? (await ownedJobs(db, lease.id)).filter((id) => dispatcher.find(id) === undefined) : []
+    const jobs = await adoptJobs(db, lease.id, lost)
     if (jobs.length === 0) return
     const ids = jobs.map((job) => job.id)
     const progress = await readProgress(db, ids)
@@ -27,9 +37,10 @@ export class Adoption {
     const ranMs = new Map<JobId, number>()
     for (const { job, startedMs, finishedMs } of await readAttempts(db, limited))
       ranMs.set(job, (ranMs.get(job) ?? 0) + finishedMs - startedMs)
+    const cancelled = await jobsOfCancelledBatches(db, ids)
     for (const record of jobs) dispatcher.recover(record, progress.get(record.id), called.has(record.id), ranMs.get(record.id))
     // A cancel that was begun before is carried out.
-    for (const id of await jobsOfCancelledBatches(db, ids)) dispatcher.cancel(id, 'coordinator')
+    for (const id of cancelled) dispatcher.cancel(id, 'coordinator')
     log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)
   }
 

@@ -194,6 +194,7 @@ export class Dispatcher {
 
   /** A row of a batch, stored already, joins the line. */
   takeUp(record: JobRecord, request: string): void {
+    if (this.#live.has(record.id)) return
     const live = this.#takeUp(record, undefined)
     if (this.#scheduler.waitingCount < REQUESTS_IN_MEMORY) live.request = request
     this.#line(live, null)
@@ -201,6 +202,7 @@ export class Dispatcher {
 
   /** Takes up a job that another coordinator left behind. */
   recover(record: JobRecord, progress: StoredProgress | undefined, hasCallback: boolean, ranBeforeMs = 0): void {
+    if (this.#live.has(record.id)) return
     const live = this.#takeUp(record, progress)
     live.hasCallback = hasCallback
     const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null

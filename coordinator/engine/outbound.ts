@@ -37,6 +37,11 @@ export class Outbound {
         if (status === undefined) reject(faultOf(error, url, signal.aborted ? timeoutMs : null))
         else resolve({ status })
       })
+      // Another protocol is no answer to a message; Node hands its connection over and says nothing more.
+      request.on('upgrade', (response, socket) => {
+        socket.destroy()
+        resolve({ status: response.statusCode ?? 0 })
+      })
       request.end(body)
     })
   }

@@ -25,7 +25,7 @@ export type NewRow = { record: JobRecord; request: string; event: EventRecord }
 
 /** All of it or nothing: rows are written in pieces, so that no statement is huge, inside one transaction. */
 export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, pieces: AsyncIterable<NewRow[]>): Promise<void> {
-  await db.transaction(async (query) => {
+  await db.longTransaction(async (query) => {
     await query(`insert into batches (id, team, rows, endpoint, input_file, metadata, trace_id) values ($1, $2, $3, $4, $5, $6, $7)`, [
       batch.id,
       batch.team,

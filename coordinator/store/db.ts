@@ -23,6 +23,8 @@ export class Db {
   #watching: NodeJS.Timeout | undefined
   #watcher: Session | undefined
   #wasSilent = false
+  #long = 0
+  readonly #waitingLong: (() => void)[] = []
   /** Connections whose users ask again when they break; a lock's is none of them. */
   readonly #patient: pg.Client[] = []
   /** Hears when `trouble` changes. */
@@ -151,6 +153,20 @@ export class Db {
     }
   }
 
+  /** The same for one that takes long: only so many are open at once, because the other connections are everybody's. */
+  async longTransaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    if (this.#long === LONG_AT_ONCE) await new Promise<void>((resolve) => this.#waitingLong.push(resolve))
+    else this.#long += 1
+    try {
+      return await this.transaction(work)
+    } finally {
+      // Its place is handed on, or given up.
+      const next = this.#waitingLong.shift()
+      if (next === undefined) this.#long -= 1
+      else next()
+    }
+  }
+
   /** A connection of its own, for the writer and for locks; the caller ends it. A statement without an answer within the time rejects. */
   async dedicated(onLost: (error: Error) => void, lateMs?: number): Promise<Session> {
     const client = new pg.Client({ ...this.#options, ...(lateMs === undefined ? {} : { query_timeout: lateMs }) })
@@ -231,6 +247,7 @@ const NETWORK_CODES = new Set([
   '53300',
 ])
 const READERS = 8
+const LONG_AT_ONCE = 4
 const WATCH_EVERY_MS = 1_000
 // A busy machine takes a second for a small answer now and then.
 const ANSWER_LATE_MS = 5_000

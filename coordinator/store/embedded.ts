@@ -104,7 +104,8 @@ export class EmbeddedPostgres {
       return fs.realpathSync(this.#dataDir) === cwd ? pid : undefined
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code
-      if (code === 'ENOENT' && fs.existsSync('/proc/self')) return undefined
+      // That of a process of another user cannot be read, and ours would be our own.
+      if ((code === 'ENOENT' || code === 'EACCES') && fs.existsSync('/proc/self')) return undefined
       return isAlive(pid) ? pid : undefined
     }
   }
@@ -159,7 +160,10 @@ export class EmbeddedPostgres {
     }
   }
 
+  /** One that recovers from a crash says so, and is waited for as long as that takes. */
   async #answers(endMs: number): Promise<'answers' | 'late'> {
+    const beganMs = Date.now()
+    let recovers = false
     while (Date.now() < endMs) {
       const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres' })
       client.on('error', () => {})
@@ -167,8 +171,15 @@ export class EmbeddedPostgres {
         await client.connect()
         await client.end()
         return 'answers'
-      } catch {
+      } catch (error) {
         // Not yet: a refused connection is what waiting for a start looks like.
+        if ((error as { code?: string }).code === CANNOT_CONNECT_NOW) {
+          endMs = Math.max(endMs, Date.now() + START_WAIT_MS)
+          if (!recovers && Date.now() - beganMs > RECOVERY_TOLD_MS) {
+            recovers = true
+            this.#log.info('PostgreSQL recovers from its log, because it was not stopped in order.')
+          }
+        }
         await pause(20)
       }
     }
@@ -216,6 +227,8 @@ const SERVER_OPTIONS = Object.entries({
 
 const PREDECESSOR_WAIT_MS = 4_000
 const START_WAIT_MS = 20_000
+const CANNOT_CONNECT_NOW = '57P03'
+const RECOVERY_TOLD_MS = 3_000
 const SOCKET_PATH_MAX = 100
 
 /**

@@ -38,16 +38,24 @@ export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> 
   return rows.map(parseJob)
 }
 
-/** Makes the coordinator the owner of every live job that has none, or whose owner is gone; oldest first. */
-export async function adoptJobs(db: Db, coordinator: string): Promise<JobRecord[]> {
+/** Those of the coordinator's jobs that have not ended. */
+export async function ownedJobs(db: Db, coordinator: string): Promise<JobId[]> {
+  const rows = await db.query(`select id from jobs where finished_at is null and status in ('queued', 'running') and owner = $1`, [
+    coordinator,
+  ])
+  return rows.map((row) => text(row.id) as JobId)
+}
+
+/** Makes the coordinator the owner of every live job that has none, or whose owner is gone, or is lost to it; oldest first. */
+export async function adoptJobs(db: Db, coordinator: string, lost: readonly JobId[] = []): Promise<JobRecord[]> {
   const rows = await db.query(
     `with adopted as (
        update jobs set owner = $1, version = version + 1
         where finished_at is null and status in ('queued', 'running')
-          and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner))
+          and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner) or (owner = $1 and id = any($2)))
        returning *)
      select * from adopted order by id`,
-    [coordinator],
+    [coordinator, lost],
   )
   return rows.map(parseJob)
 }
@@ -108,9 +116,10 @@ export async function readProgress(db: Db, jobs: JobId[]): Promise<Map<JobId, St
     const known = found.get(id) ?? { tokenIds: [], text: '', extras: [] }
     // A hole would put words together that never stood together: what comes after it does not count.
     if (number(row.first_token) !== known.tokenIds.length) continue
-    known.tokenIds.push(...(row.token_ids as number[]))
+    // One by one: arguments of a call are bounded by the stack, and a row holds whatever came in a second.
+    for (const token of row.token_ids as number[]) known.tokenIds.push(token)
     known.text += text(row.text)
-    if (Array.isArray(row.extra)) known.extras.push(...(row.extra as unknown[]))
+    if (Array.isArray(row.extra)) for (const extra of row.extra as unknown[]) known.extras.push(extra)
     found.set(id, known)
   }
   return found

@@ -98,7 +98,7 @@ class LlamaEngine implements Engine {
   #spawn(): void {
     const { name, log } = this.#options
     let unloadable: string | undefined
-    this.#process = new ModelProcess(this.#options, {
+    const listener: ProcessListener = {
       told: (message) => {
         this.#watchdog?.heard()
         if (message.kind === 'alive') return
@@ -109,7 +109,13 @@ class LlamaEngine implements Engine {
         else LOGS[message.level](log, `model ${name}: ${message.message}`)
       },
       died: (reason) => this.#died(unloadable === undefined ? { kind: 'died', reason } : { kind: 'unloadable', reason: unloadable }),
-    })
+    }
+    try {
+      this.#process = new ModelProcess(this.#options, listener)
+    } catch (error) {
+      // No memory, no process, a full /dev/shm: one model waits for better times, the others serve on.
+      this.#died({ kind: 'died', reason: `its process could not be started: ${(error as Error).message}` })
+    }
   }
 
   #ready({ slots, contextTokens, maxTokenBytes, sizeBytes, detail, abilities }: ModelFacts): void {
@@ -223,12 +229,12 @@ class ModelProcess {
 
   constructor(options: LlamaEngineOptions, listener: ProcessListener) {
     this.#prefixFolder = makePrefixFolder()
-    this.#child = fork(fileURLToPath(new URL('llama-process.ts', import.meta.url)), [], {
-      execArgv: [],
-      env: processEnvironment(process.env),
-      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-    })
-    if (this.#child.pid !== undefined) writeFileSync(join(this.#prefixFolder, PID_FILE), String(this.#child.pid))
+    try {
+      this.#child = this.#begin(options)
+    } catch (error) {
+      rmSync(this.#prefixFolder, { recursive: true, force: true })
+      throw error
+    }
     this.#child.stderr
       ?.setEncoding('utf8')
       .on('data', (text: string) => (this.#lastWords = (this.#lastWords + text).slice(-LAST_WORDS_LENGTH)))
@@ -237,7 +243,23 @@ class ModelProcess {
       rmSync(this.#prefixFolder, { recursive: true, force: true })
       listener.died(reason)
     })
-    this.tell({ kind: 'open', settings: modelSettings(options, this.#prefixFolder) })
+  }
+
+  #begin(options: LlamaEngineOptions): ChildProcess {
+    const settings = modelSettings(options, this.#prefixFolder)
+    const child = fork(fileURLToPath(new URL('llama-process.ts', import.meta.url)), [], {
+      execArgv: [],
+      env: processEnvironment(process.env),
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    })
+    try {
+      if (child.pid !== undefined) writeFileSync(join(this.#prefixFolder, PID_FILE), String(child.pid))
+    } catch (error) {
+      child.kill('SIGKILL')
+      throw error
+    }
+    child.send({ kind: 'open', settings } satisfies ToProcess, () => {})
+    return child
   }
 
   /** What is told to a process that is just dying is lost; its death is heard next and answers for it. */

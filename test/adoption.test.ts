@@ -1,0 +1,43 @@
+import { expect, test } from 'vitest'
+import type { Dispatcher } from '../coordinator/engine/dispatcher.ts'
+import { Adoption } from '../coordinator/engine/adoption.ts'
+import type { Db } from '../coordinator/store/db.ts'
+import type { Lease } from '../coordinator/store/lease.ts'
+
+test('jobs whose adoption broke off are taken up by the next look', async () => {
+  const ID = '01900000-0000-7000-8000-000000000000'
+  let broken = true
+  let owned = false
+  const recovered: string[] = []
+  const db = {
+    query: (text: string, values: unknown[]) => {
+      if (text.includes('update jobs set owner')) {
+        const isLost = (values[1] as string[]).includes(ID)
+        if (owned && !isLost) return Promise.resolve([])
+        owned = true
+        return Promise.resolve([row(ID)])
+      }
+      if (text.startsWith('select id from jobs')) return Promise.resolve(owned ? [{ id: ID }] : [])
+      if (broken && text.includes('job_progress')) return Promise.reject(new Error('PostgreSQL went away'))
+      return Promise.resolve([])
+    },
+  } as unknown as Db
+  const dispatcher = {
+    find: (id: string) => (recovered.includes(id) ? {} : undefined),
+    recover: (record: { id: string }) => recovered.push(record.id),
+    cancel: () => false,
+  } as unknown as Dispatcher
+  const quiet = { info: () => {}, warn: () => {} }
+  const adoption = new Adoption({ db, lease: { id: 'me' } as Lease, dispatcher, log: quiet, addEvent: () => {} })
+  await expect(adoption.adopt()).rejects.toThrow('PostgreSQL went away')
+  broken = false
+  await adoption.adopt()
+  await adoption.adopt()
+  expect(recovered).toEqual([ID])
+})
+
+function row(id: string): Record<string, unknown> {
+  const texts = { id, status: 'queued', type: 'chat', team: 'default', model: 'm', priority: 'normal', trace_id: id }
+  const numbers = { version: 1, cost: 1, strikes: 0, failures: 0, seed: 1, attempt: 0, cost_micros: 0 }
+  return { ...texts, ...numbers, created_at: new Date(0) }
+}
