@@ -86,4 +86,8 @@ test('an answer that no message could hold fails, and says what to do', () => {
   const attempt = new Attempt('job', 1, 'm', 0)
   attempt.finish({ ...END, text: 'x'.repeat(50 * 1024 * 1024) })
   expect(attempt.takeEnd()).toMatchObject({ failed: { code: 'answer_too_large', retryable: false } })
+  const vectors = new Attempt('job', 1, 'm', 0)
+  vectors.add([0], 'x'.repeat(50 * 1024 * 1024))
+  vectors.finish(END)
+  expect([vectors.takeChunk(), vectors.takeEnd()]).toMatchObject([undefined, { failed: { code: 'answer_too_large' } }])
 })

@@ -134,7 +134,7 @@ export class EmbeddedPostgres {
       child.stdin.on('error', () => {})
       const exited = new Promise<'exited'>((resolve) => child.once('exit', () => resolve('exited')))
       this.#child = child
-      if ((await Promise.race([exited, this.#answers(endMs)])) === 'answers') {
+      if ((await Promise.race([exited, this.#answers(child, endMs)])) === 'answers') {
         void exited.then(() => this.#died(binaries, runAs, said))
         return
       }
@@ -161,10 +161,10 @@ export class EmbeddedPostgres {
   }
 
   /** One that recovers from a crash says so, and is waited for as long as that takes. */
-  async #answers(endMs: number): Promise<'answers' | 'late'> {
+  async #answers(child: ChildProcess, endMs: number): Promise<'answers' | 'late'> {
     const beganMs = Date.now()
     let recovers = false
-    while (Date.now() < endMs) {
+    while (Date.now() < endMs && child.exitCode === null && child.signalCode === null) {
       const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres' })
       client.on('error', () => {})
       try {
