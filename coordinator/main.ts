@@ -58,9 +58,10 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
   try {
     const coordinator = await startThroughDeaths(config, version, log, closing)
     process.send?.('ready')
-    const loss = await Promise.race([asked.then((why) => ({ why, mayComeBack: false })), coordinator.lost])
+    const loss = await Promise.race([asked.then((why) => ({ why, mayComeBack: false, isAsked: true })), coordinator.lost])
     log.info(`Stopping: ${loss.why}.`)
-    await coordinator.drain()
+    // Of one that lost its lease the jobs are others' already: what it still started would be done, and paid, twice.
+    await coordinator.drain('isAsked' in loss ? config.drainTimeoutMs : 0)
     // Whoever watches over this process is to start it again.
     if (loss.mayComeBack) throw new Fault('lease_lost', `Stopped, because ${loss.why}. Started again it takes new work.`)
   } finally {
@@ -95,7 +96,7 @@ const START_ATTEMPTS_MAX = 5
 
 type Log = pino.Logger
 type AddEvent = (type: EventType, actor: string, details: Record<string, unknown>) => void
-type Coordinator = { drain(): Promise<void>; lost: Promise<Loss> }
+type Coordinator = { drain(timeoutMs: number): Promise<void>; lost: Promise<Loss> }
 
 async function startCoordinator(
   config: CoordinatorConfig,
@@ -414,9 +415,9 @@ async function startCoordinator(
 
   return {
     lost,
-    drain: async () => {
+    drain: async (timeoutMs) => {
       draining = true
-      const endMs = Date.now() + config.drainTimeoutMs
+      const endMs = Date.now() + timeoutMs
       while (scheduler.runningCount > 0 && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
       addEvent('coordinator.stopped', 'coordinator', { running: scheduler.runningCount, waiting: scheduler.waitingCount })
       dispatcher.stop()

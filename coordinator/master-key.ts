@@ -64,9 +64,10 @@ export class MasterKey {
     const others = existsSync(next(this.#file)) ? keysIn(next(this.#file)) : []
     writeWhole(next(this.#file), [key, ...others, ''].join('\n'), 0o600)
     const secrets = await resealAll(db, (sealed) => this.vault.reseal(sealed, key))
+    // From here on nothing opens with the old one, whatever becomes of the files.
+    this.vault.adopt(key)
     writeWhole(next(this.#file), `${key}\n`, 0o600)
     if (!this.#isSetting) renameSync(next(this.#file), this.#file)
-    this.vault.adopt(key)
     return { secrets, key: this.#isSetting ? key : null }
   }
 

@@ -46,6 +46,17 @@ test('what gathers while a statement is in flight goes as one', async () => {
   await writer.close()
 })
 
+test('who waits for what was asked so far does not wait for what is asked meanwhile', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const load = setInterval(() => void writer.insertJob(record(), '{}'), 0)
+  const mine = record()
+  void writer.insertJob(mine, '{}')
+  await writer.drained()
+  expect(await findJob(db, mine.id)).toMatchObject({ status: 'queued' })
+  clearInterval(load)
+  await writer.close()
+}, 10_000)
+
 test('where much gathers it is parted among lanes, and all that is about one job stays in order', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const records = Array.from({ length: 600 }, () => record())

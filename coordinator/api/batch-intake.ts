@@ -133,9 +133,12 @@ function inDoubt(id: string): Fault {
 const ASK_AGAIN_MS = 300
 const IN_DOUBT_MS = 10_000
 
-/** Some at a time: a hundred thousand in one turn would keep everybody waiting for seconds. */
+/**
+ * Some at a time: a hundred thousand in one turn would keep everybody waiting for seconds. The last of the line first: the
+ * place of one that runs would be given to the next, to be cancelled in the next turn.
+ */
 export async function cancelRows(parts: ApiParts, batch: string, actor: string): Promise<void> {
-  const rows = [...parts.dispatcher.liveJobs].filter(({ record }) => record.batch === batch)
+  const rows = [...parts.dispatcher.liveJobs].filter(({ record }) => record.batch === batch).toReversed()
   for (const [place, { record }] of rows.entries()) {
     if (place % CANCELS_A_TURN === CANCELS_A_TURN - 1) await nextTurn()
     if (!isFinal(record.status)) parts.dispatcher.cancel(record.id, actor)

@@ -88,7 +88,8 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
     (query) => markCancelled(query, batch.id),
     (id) => parts.newEvent('batch.cancelled', request.caller.actor, { batch: id }),
   )
-  if (marked === undefined && batch.cancelledMs === null)
+  // Of two cancels at once one marks it, and the other finds it marked.
+  if (marked === undefined && (await findBatch(parts.db, batch.id))?.cancelledMs === null)
     throw new Fault('batch_is_final', 'The batch is completed already and cannot be cancelled.', { status: 409 })
   await cancelRows(parts, batch.id, request.caller.actor)
   await parts.stored()

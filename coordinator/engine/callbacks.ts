@@ -93,7 +93,7 @@ export class Callbacks {
 
   #startNext(): void {
     while (this.#working.size < PARALLEL_MAX && !this.#stopped) {
-      const place = this.#line.findIndex((waiting) => (this.#workingFor.get(receiverOf(waiting)) ?? 0) < PARALLEL_OF_ONE_MAX)
+      const place = this.#nextPlace()
       const [due] = place < 0 ? [] : this.#line.splice(place, 1)
       if (due === undefined) return
       const receiver = receiverOf(due)
@@ -109,6 +109,20 @@ export class Callbacks {
         })
       this.#working.add(work)
     }
+  }
+
+  /** The longest waiting of those whose receiver has the fewest at work: a silent one gets no place before one that answers. */
+  #nextPlace(): number {
+    let best = -1
+    let fewest = PARALLEL_OF_ONE_MAX
+    for (const [place, waiting] of this.#line.entries()) {
+      const atWork = this.#workingFor.get(receiverOf(waiting)) ?? 0
+      if (atWork >= fewest) continue
+      best = place
+      fewest = atWork
+      if (atWork === 0) break
+    }
+    return best
   }
 
   async #deliver(due: DueCallback): Promise<void> {

@@ -27,7 +27,13 @@ export class EmbeddedPostgres {
   /** Resolves once it accepts connections and the database `holdfast` exists. */
   static async start(folder: string, log: EmbeddedLog): Promise<EmbeddedPostgres> {
     const server = new EmbeddedPostgres(path.join(folder, 'postgres'), log)
-    await server.#open()
+    try {
+      await server.#open()
+    } catch (error) {
+      // One that came up and was then given up would start again by itself, beside the next try.
+      await server.stop()
+      throw error
+    }
     return server
   }
 
@@ -112,7 +118,7 @@ export class EmbeddedPostgres {
 
   async #launch(binaries: string, runAs: User | null): Promise<void> {
     const endMs = Date.now() + START_WAIT_MS
-    for (;;) {
+    while (!this.#stopping) {
       let said = ''
       const child = spawn(
         '/bin/sh',

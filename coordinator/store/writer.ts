@@ -116,7 +116,6 @@ class Lane {
   /** Somebody waits for what gathers. */
   #urgent = false
   #closed = false
-  #idle: (() => void)[] = []
 
   constructor(db: Db, listeners: WriterListeners & { onArrived: (job: string) => void }) {
     this.#db = db
@@ -191,15 +190,19 @@ class Lane {
     }
   }
 
+  /** Of what is asked meanwhile it does not wait: under load there is no end of that. */
   async drained(): Promise<void> {
-    if (!this.#flushing && rowsIn(this.#gathering) === 0) return
-    const idle = new Promise<void>((resolve) => this.#idle.push(resolve))
-    this.#now()
-    await idle
+    const gathers = rowsIn(this.#gathering) > 0
+    if (!gathers && !this.#flushing) return
+    // The one that gathers leaves behind the one that is on its way.
+    const { sent } = gathers ? this.#gathering : this.#onTheWay
+    const done = new Promise<void>((resolve) => sent.push(resolve))
+    if (gathers) this.#now()
+    await done
   }
 
   async close(): Promise<void> {
-    await this.drained()
+    while (this.#flushing || rowsIn(this.#gathering) > 0) await this.drained()
     this.#closed = true
     await this.#session?.end()
   }
@@ -235,14 +238,13 @@ class Lane {
       this.#gathering = emptyBatch()
       this.#onTheWay = batch
       this.#urgent = false
-      // Who waits for everything asked so far may have asked while all of it was on its way.
       if (rowsIn(batch) > 0) await this.#flush(batch)
+      for (const resolve of batch.sent) resolve()
       this.#onTheWay = emptyBatch()
       for (const job of batch.about) if (!this.#gathering.about.has(job)) this.#onArrived(job)
-    } while (this.#urgent || (this.#idle.length > 0 && rowsIn(this.#gathering) > 0))
+    } while (this.#urgent)
     this.#flushing = false
     if (rowsIn(this.#gathering) > 0) this.#soon()
-    else for (const resolve of this.#idle.splice(0)) resolve()
   }
 
   async #flush(batch: Batch): Promise<void> {
@@ -380,10 +382,12 @@ export type Batch = {
   outputs: { job: JobId; output: string }[]
   progress: Progress[]
   cleared: JobId[]
+  /** Hear when all of it is in PostgreSQL, or was refused. */
+  sent: (() => void)[]
 }
 
 export function emptyBatch(): Batch {
-  return { about: new Set(), jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [] }
+  return { about: new Set(), jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [], sent: [] }
 }
 
 function rowsIn(batch: Batch): number {

@@ -34,7 +34,16 @@ export class VectorQueue {
   start(id: number, { prompt }: GenerationRequest, told: boolean): void {
     const failed = this.#refusal(prompt)
     if (failed !== undefined) return this.#tell([{ id, failed }])
-    this.#jobs.push({ id, prompt: prompt as VectorPrompt, told, next: 0, promptTokens: 0, results: [], cancelled: false })
+    this.#jobs.push({
+      id,
+      prompt: prompt as VectorPrompt,
+      told,
+      next: 0,
+      promptTokens: 0,
+      results: [],
+      cancelled: false,
+      progressMs: performance.now(),
+    })
     if (!this.#running) void this.#run()
   }
 
@@ -83,10 +92,19 @@ export class VectorQueue {
       const failed = await this.#compute(job)
       if (failed !== undefined) this.#end(job, { failed })
       else if (job.next === inputsOf(job.prompt).length) this.#finish(job)
+      else this.#tellProgress(job)
     } catch (error) {
       const message = `the model could not compute input ${job.next}: ${(error as Error).message}`
       this.#end(job, { failed: { layer: 'model', code: 'computation_failed', message, retryable: true } })
     }
+  }
+
+  /** A long list that gets on is no stall: how many of its inputs are done stands for how far a prompt is. */
+  #tellProgress(job: VectorJob): void {
+    const nowMs = performance.now()
+    if (nowMs - job.progressMs < PROGRESS_EVERY_MS) return
+    job.progressMs = nowMs
+    this.#tell([{ id: job.id, prefilled: { processed: job.next, total: inputsOf(job.prompt).length } }])
   }
 
   async #compute(job: VectorJob): Promise<GenerationFailure | undefined> {
@@ -120,12 +138,16 @@ export class VectorQueue {
   }
 }
 
+const PROGRESS_EVERY_MS = 250
+
 type VectorPrompt = Extract<GenerationRequest['prompt'], { kind: 'embed' | 'rank' }>
 
 type VectorJob = {
   id: number
   prompt: VectorPrompt
   told: boolean
+  /** When its progress was told last. */
+  progressMs: number
   /** The next input; infinite when the job has ended. */
   next: number
   promptTokens: number
