@@ -109,12 +109,13 @@ export class AnthropicStream implements Follower {
   #write(isEnd: boolean): void {
     const { text, refusal, reasoning, reasoningSignature, toolCalls, asides } = this.#live.answer
     let events = this.#growCall()
-    const isSpeaking = text.length > this.#textSent || refusal.length > this.#refusalSent
-    const isThought = isEnd || isSpeaking || toolCalls.length > this.#callsBegun || asides.length > this.#asidesTold
+    // Nothing more is thought before what is said now.
+    const isThought = (): boolean =>
+      isEnd || text.length > this.#textSent || refusal.length > this.#refusalSent || toolCalls.length > this.#callsBegun
     const isThinking = reasoning.length > this.#reasoningSent || reasoningSignature.length > this.#signatureSent
-    if ((isThought || isThinking) && this.#mayGoOn(isEnd)) {
+    if ((isThought() || isThinking || asides.length > this.#asidesTold) && this.#mayGoOn(isEnd)) {
       while (this.#asidesTold < asides.length) events += this.#aside(asides[this.#asidesTold++] as Aside, text)
-      if (isThinking || this.#signatureDue) events += this.#thinking(isThought)
+      if (isThinking || this.#signatureDue) events += this.#thinking(isThought())
       if (text.length > this.#textSent) events += this.#text(text, text.length)
       if (refusal.length > this.#refusalSent) events += this.#refuse(refusal)
       while (this.#callsBegun < toolCalls.length && this.#mayGoOn(isEnd)) events += this.#beginCall()

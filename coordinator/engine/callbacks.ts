@@ -26,7 +26,7 @@ import type { Timers } from './timers.ts'
 export class Callbacks {
   readonly #parts: CallbackParts
   readonly #ended: string[] = []
-  readonly #line: DueCallback[] = []
+  readonly #line: (DueCallback & { receiver: string })[] = []
   /** In the line or at work here; a sweep meets them again. */
   readonly #known = new Set<string>()
   readonly #working = new Set<Promise<void>>()
@@ -86,7 +86,7 @@ export class Callbacks {
     // What one receiver has too many of is left to the sweep.
     if ((this.#waitingFor.get(receiver) ?? 0) >= LINE_OF_ONE_MAX) return
     this.#known.add(name)
-    this.#line.push(due)
+    this.#line.push({ ...due, receiver })
     count(this.#waitingFor, receiver, 1)
     this.#startNext()
   }
@@ -96,7 +96,7 @@ export class Callbacks {
       const place = this.#nextPlace()
       const [due] = place < 0 ? [] : this.#line.splice(place, 1)
       if (due === undefined) return
-      const receiver = receiverOf(due)
+      const { receiver } = due
       count(this.#waitingFor, receiver, -1)
       count(this.#workingFor, receiver, 1)
       const work = this.#deliver(due)
@@ -116,7 +116,7 @@ export class Callbacks {
     let best = -1
     let fewest = PARALLEL_OF_ONE_MAX
     for (const [place, waiting] of this.#line.entries()) {
-      const atWork = this.#workingFor.get(receiverOf(waiting)) ?? 0
+      const atWork = this.#workingFor.get(waiting.receiver) ?? 0
       if (atWork >= fewest) continue
       best = place
       fewest = atWork

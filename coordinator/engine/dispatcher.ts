@@ -202,7 +202,12 @@ export class Dispatcher {
 
   /** Takes up a job that another coordinator left behind. */
   recover(record: JobRecord, progress: StoredProgress | undefined, hasCallback: boolean, ranBeforeMs = 0): void {
-    if (this.#live.has(record.id)) return
+    const known = this.#live.get(record.id)
+    if (known !== undefined) {
+      // Adopted anew, its row is younger than what is known of it here: what is written next has to be younger still.
+      known.record.version = Math.max(known.record.version, record.version)
+      return
+    }
     const live = this.#takeUp(record, progress)
     live.hasCallback = hasCallback
     const worker = record.status === 'running' && record.worker !== null ? { id: record.worker, name: record.workerName ?? '' } : null

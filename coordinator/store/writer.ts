@@ -261,18 +261,24 @@ class Lane {
 
   /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
   async #send({ first, again, values }: Statement): Promise<void> {
+    let isDoubtful = false
     for (let attempt = 0; ; attempt++) {
       try {
         await this.#beginDay()
         this.#session ??= await this.#connect()
-        // What was sent when the connection broke may have been stored all the same.
-        const { name, text } = attempt === 0 ? first : again
+        // What was sent when the connection broke may have been stored all the same; what was refused was not, and a key that
+        // another has stored meanwhile must be told.
+        const { name, text } = isDoubtful ? again : first
         await this.#session.run(name, text, values)
         this.#db.markDown(false)
         this.#db.markRefused(this, null)
         return
       } catch (error) {
-        if (!mayPass(error) || this.#closed) throw error
+        if (!mayPass(error) || this.#closed) {
+          this.#db.markRefused(this, null)
+          throw error
+        }
+        isDoubtful ||= isUnavailable(error)
         if (isUnavailable(error)) this.#db.markDown(true)
         else this.#db.markRefused(this, (error as Error).message)
         const broken = this.#session

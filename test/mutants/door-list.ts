@@ -92,8 +92,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'rows that PostgreSQL cannot take now are thrown away',
     file: 'coordinator/store/writer.ts',
-    find: 'if (!mayPass(error) || this.#closed) throw error',
-    replace: 'if (!isUnavailable(error) || this.#closed) throw error',
+    find: 'if (!mayPass(error) || this.#closed) {',
+    replace: 'if (!isUnavailable(error) || this.#closed) {',
     tests: ['outages'],
     only: 'takes no rows',
   },

@@ -186,15 +186,15 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a batch is dropped when the connection breaks under it',
     file: 'coordinator/store/writer.ts',
-    find: 'if (!mayPass(error) || this.#closed) throw error',
-    replace: 'if (attempt >= 0) throw error',
+    find: 'if (!mayPass(error) || this.#closed) {',
+    replace: 'if (attempt >= 0) {',
     tests: ['writer'],
   },
   {
     bug: 'a batch whose answer was lost is stored twice, or refused',
     file: 'coordinator/store/writer.ts',
-    find: 'attempt === 0 ? first : again',
-    replace: 'attempt >= 0 ? first : again',
+    find: 'isDoubtful ? again : first',
+    replace: 'first',
     tests: ['writer'],
   },
   {

@@ -252,8 +252,11 @@ class ModelProcess {
       env: processEnvironment(process.env),
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
+    // At the limit of open files there is no process, and its error comes a moment later.
+    child.on('error', () => {})
+    if (child.pid === undefined) throw new Error('the host let no process begin')
     try {
-      if (child.pid !== undefined) writeFileSync(join(this.#prefixFolder, PID_FILE), String(child.pid))
+      writeFileSync(join(this.#prefixFolder, PID_FILE), String(child.pid))
     } catch (error) {
       child.kill('SIGKILL')
       throw error
