@@ -58,10 +58,13 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
   try {
     const coordinator = await startThroughDeaths(config, version, log, closing)
     process.send?.('ready')
-    const loss = await Promise.race([asked.then((why) => ({ why, mayComeBack: false, isAsked: true })), coordinator.lost])
+    const loss = await Promise.race([
+      asked.then((why) => ({ why, mayComeBack: false, drainMs: config.drainTimeoutMs })),
+      // Its jobs are others' already: what it still started would be done, and paid, twice.
+      coordinator.lost.then((lost) => ({ ...lost, drainMs: 0 })),
+    ])
     log.info(`Stopping: ${loss.why}.`)
-    // Of one that lost its lease the jobs are others' already: what it still started would be done, and paid, twice.
-    await coordinator.drain('isAsked' in loss ? config.drainTimeoutMs : 0)
+    await coordinator.drain(loss.drainMs)
     // Whoever watches over this process is to start it again.
     if (loss.mayComeBack) throw new Fault('lease_lost', `Stopped, because ${loss.why}. Started again it takes new work.`)
   } finally {

@@ -74,7 +74,7 @@ export async function waitingCallbacks(db: Db, jobs: string[]): Promise<Set<stri
 export async function findDue(db: Db, limit: number, ofOneReceiver: number): Promise<DueCallback[]> {
   const rows = await db.query(
     `select id, attempts, url from (
-       select id, attempts, url, due_at, row_number() over (partition by substring(url from '^[a-z]+://([^/?#]+)') order by due_at) as place
+       select id, attempts, url, due_at, row_number() over (partition by lower(substring(url from '://([^/?#]+)')) order by due_at) as place
          from callbacks where state = 'pending' and due_at <= now()) as due
       where place <= $2 order by place, due_at limit $1`,
     [limit, ofOneReceiver],

@@ -157,7 +157,7 @@ export class EmbeddedPostgres {
     while (!this.#stopping) {
       try {
         await this.#launch(binaries, runAs)
-        this.#log.info('PostgreSQL is back.')
+        if (!this.#stopping) this.#log.info('PostgreSQL is back.')
         return
       } catch (error) {
         this.#log.error(error instanceof Error ? error.message : String(error))
