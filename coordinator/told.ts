@@ -2,7 +2,7 @@ import { validate as isUuid } from 'uuid'
 import { SAMPLING_ABILITIES, withPlain } from '../proto/abilities.ts'
 import type { AnswerDelta, Aside, FinishReason, TokenLogprob, ToolCallDelta } from '../proto/answer.ts'
 import { PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldHello, type ToldHost, type ToldModel } from '../proto/link.ts'
-import { isJson, type Json, TOOL_CALLS_MAX } from '../proto/wire.ts'
+import { isJson, isShallow, type Json, TOOL_CALLS_MAX } from '../proto/wire.ts'
 import type { Layer } from './core/fault.ts'
 import type { Hold, ModelOffer } from './core/fleet.ts'
 import type { JobError } from './core/job.ts'
@@ -154,14 +154,40 @@ function deltaOf({ reasoning, reasoningSignature, refusal, toolCalls, logprobs, 
     ...(typeof refusal === 'string' ? { refusal } : {}),
     ...(Array.isArray(toolCalls) ? { toolCalls: toolCalls.filter(isJson).flatMap(callOf) } : {}),
     ...(Array.isArray(logprobs) ? { logprobs: logprobs.filter(isLogprob) } : {}),
-    ...(Array.isArray(asides) ? { asides: asides.filter(isJson).filter(({ at }) => Number.isInteger(at)) as Aside[] } : {}),
-    ...(Array.isArray(annotations) ? { annotations } : {}),
+    ...(Array.isArray(asides) ? { asides: asides.filter(isAside).slice(0, ASIDES_MAX) } : {}),
+    ...(Array.isArray(annotations) ? { annotations: annotations.filter((one) => isShallow(one)).slice(0, ASIDES_MAX) } : {}),
   }
 }
 
 function isLogprob(value: unknown): value is TokenLogprob {
-  return isJson(value) && typeof value.token === 'string' && typeof value.logprob === 'number' && Array.isArray(value.top_logprobs)
+  return isAlternative(value) && 'top_logprobs' in value && Array.isArray(value.top_logprobs) && value.top_logprobs.every(isAlternative)
 }
+
+function isAlternative(value: unknown): value is Omit<TokenLogprob, 'top_logprobs'> {
+  if (!isJson(value) || typeof value.token !== 'string' || typeof value.logprob !== 'number') return false
+  return (value.bytes ?? null) === null || (Array.isArray(value.bytes) && value.bytes.every(isCount))
+}
+
+function isAside(value: unknown): value is Aside {
+  if (!isJson(value) || !isCount(value.at)) return false
+  switch (value.kind) {
+    case 'thought':
+      return isCount(value.reasoning) && isCount(value.signature)
+    case 'citations':
+      return Array.isArray(value.citations) && isShallow(value.citations)
+    case 'block':
+      return isJson(value.block) && isShallow(value.block)
+    default:
+      return value.kind === 'text-block' || value.kind === 'paused'
+  }
+}
+
+function isCount(value: unknown): boolean {
+  return Number.isInteger(value) && Number(value) >= 0
+}
+
+// Of one message.
+const ASIDES_MAX = 1_000
 
 function callOf({ index, id, name, arguments: grown, custom }: Json): ToolCallDelta[] {
   if (typeof index !== 'number' || !Number.isInteger(index) || index < 0 || index >= TOOL_CALLS_MAX) return []

@@ -54,9 +54,10 @@ export class Answer {
     if (delta.reasoningSignature !== undefined) this.reasoningSignature += delta.reasoningSignature
     if (delta.refusal !== undefined) this.refusal += delta.refusal
     for (const call of delta.toolCalls ?? []) this.#grow(call)
-    if (delta.logprobs !== undefined) this.logprobs.push(...delta.logprobs)
-    if (delta.asides !== undefined) this.asides.push(...delta.asides)
-    if (delta.annotations !== undefined) this.annotations.push(...delta.annotations)
+    // One by one: a call has room for only so many arguments.
+    for (const logprob of delta.logprobs ?? []) this.logprobs.push(logprob)
+    for (const aside of delta.asides ?? []) this.asides.push(aside)
+    for (const annotation of delta.annotations ?? []) this.annotations.push(annotation)
   }
 
   /** Back to nothing: another provider begins anew. */
@@ -98,10 +99,13 @@ export class Answer {
     answer.reasoning = json.reasoning ?? ''
     answer.reasoningSignature = json.reasoning_signature ?? ''
     answer.refusal = json.refusal ?? ''
-    answer.toolCalls.push(...(json.tool_calls ?? []))
-    answer.logprobs.push(...(json.logprobs ?? []))
-    answer.asides.push(...(json.asides ?? []))
-    answer.annotations.push(...(json.annotations ?? []))
+    for (const call of json.tool_calls ?? []) answer.toolCalls.push(call)
+    const { logprobs, asides, annotations } = json
+    answer.append('', {
+      ...(logprobs === undefined ? {} : { logprobs }),
+      ...(asides === undefined ? {} : { asides }),
+      ...(annotations === undefined ? {} : { annotations }),
+    })
     return answer
   }
 

@@ -9,6 +9,7 @@ import {
   Malformed,
   malformed,
   objectIn,
+  shallow,
   textIn,
   TOOL_CALLS_MAX,
   understood,
@@ -95,7 +96,7 @@ export class AnthropicReader {
       case 'text_delta':
         return this.#text(textIn(delta, 'text') ?? '')
       case 'citations_delta':
-        this.#blocks.get(index)?.citations.push(delta.citation)
+        this.#blocks.get(index)?.citations.push(shallow(delta.citation))
         return null
       case 'thinking_delta':
         return this.#thought(textIn(delta, 'thinking') ?? '')
@@ -114,7 +115,7 @@ export class AnthropicReader {
     this.#blocks.set(index, block)
     switch (content.type) {
       case 'text': {
-        block.citations.push(...(listIn(content, 'citations') ?? []))
+        block.citations.push(...shallow(listIn(content, 'citations') ?? []))
         const begun = this.#turns.passed.text > 0 ? this.#aside({ kind: 'text-block' }) : null
         return joined(begun, this.#text(textIn(content, 'text') ?? ''))
       }
@@ -128,7 +129,7 @@ export class AnthropicReader {
       case 'tool_use':
         return this.#call(block, content)
       default:
-        block.foreign = content
+        block.foreign = shallow(content)
         return null
     }
   }
@@ -139,7 +140,7 @@ export class AnthropicReader {
     const name = textIn(content, 'name')
     if (id === undefined || name === undefined) throw new Malformed('a tool_use block has no id or no name')
     block.call = this.#calls++
-    block.givenInput = JSON.stringify(objectIn(content, 'input') ?? {})
+    block.givenInput = JSON.stringify(shallow(objectIn(content, 'input') ?? {}))
     return { kind: 'piece', text: '', delta: { toolCalls: [{ index: block.call, id, name }] } }
   }
 
@@ -247,11 +248,13 @@ const FINISH_REASONS: Record<string, FinishReason> = {
 
 function wholeBlock(content: Json, input: string): Json {
   if (input === '') return content
+  let read: unknown
   try {
-    return { ...content, input: JSON.parse(input) as unknown }
+    read = JSON.parse(input)
   } catch {
     throw new Malformed('the input of a block is not JSON')
   }
+  return { ...content, input: shallow(read) }
 }
 
 function joined(first: WirePiece | null, second: WirePiece | null): WirePiece | null {

@@ -10,6 +10,7 @@ import {
   Malformed,
   malformed,
   objectIn,
+  shallow,
   textIn,
   TOOL_CALLS_MAX,
   understood,
@@ -120,7 +121,7 @@ export class OpenAiReader {
       const calls = listIn(said, 'tool_calls')
       if (calls !== undefined && calls.length > 0) delta.toolCalls = calls.map((call) => this.#call(call))
       const annotations = listIn(said, 'annotations')
-      if (annotations !== undefined && annotations.length > 0) delta.annotations = annotations
+      if (annotations !== undefined && annotations.length > 0) delta.annotations = shallow(annotations)
     }
     const logprobs = objectIn(choice, 'logprobs')
     const tokens = logprobs === undefined ? [] : logprobsOf(logprobs)

@@ -66,6 +66,20 @@ export function countIn(holder: Json, name: string): number | undefined {
   return value
 }
 
+/** What is nested deeper is said by no provider, and could be read but never written again. */
+export function isShallow(value: unknown, levels: number = LEVELS_MAX): boolean {
+  if (typeof value !== 'object' || value === null) return true
+  return levels > 0 && Object.values(value).every((member) => isShallow(member, levels - 1))
+}
+
+/** For what is kept as it came. */
+export function shallow<T>(value: T): T {
+  if (!isShallow(value)) throw new Malformed(`it is nested deeper than ${LEVELS_MAX} levels`)
+  return value
+}
+
+const LEVELS_MAX = 64
+
 /** Thrown by the readers above and turned into a value by `understood`: no caller of a reader sees it. */
 export class Malformed extends Error {}
 
@@ -92,7 +106,7 @@ export function upstreamError(error: unknown): WireFailure {
   const fields = isJson(error) ? error : { message: error }
   const type = [fields.type, fields.code].filter((name) => typeof name === 'string').join(' ')
   const providerStatus = statusIn(fields) ?? STATUS_OF.find(([pattern]) => pattern.test(type))?.[1]
-  const said = typeof fields.message === 'string' && fields.message !== '' ? fields.message : JSON.stringify(error ?? null)
+  const said = typeof fields.message === 'string' && fields.message !== '' ? fields.message : inWords(error ?? null)
   return {
     kind: 'failure',
     code: 'upstream_error',
@@ -101,6 +115,10 @@ export function upstreamError(error: unknown): WireFailure {
     retryable: providerStatus === undefined || providerStatus === 408 || providerStatus === 429 || providerStatus >= 500,
     ...(providerStatus === undefined ? {} : { providerStatus }),
   }
+}
+
+function inWords(error: unknown): string {
+  return isShallow(error) ? JSON.stringify(error) : 'its error is nested too deep to be told'
 }
 
 function statusIn(fields: Json): number | undefined {

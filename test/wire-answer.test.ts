@@ -7,6 +7,19 @@ import { SseReader } from '../proto/sse.ts'
 import { joinedThinking, type ThinkingBlock, thinkingBlocks } from '../proto/thinking.ts'
 import type { WireEnd, WireFailure, WirePiece } from '../proto/wire.ts'
 
+test('what is nested deeper than could be written again is malformed, in an error too', () => {
+  const deep = JSON.parse(`${'['.repeat(50_000)}${']'.repeat(50_000)}`) as unknown
+  const start = (content_block: object): unknown => ({ type: 'content_block_start', index: 0, content_block })
+  for (const event of [
+    start({ type: 'odd', deep }),
+    start({ type: 'text', text: '', citations: deep }),
+    start({ type: 'tool_use', id: 'a', name: 'f', input: { deep } }),
+    { type: 'error', error: { deep } },
+  ])
+    expect(new AnthropicReader().read(event)).toMatchObject({ kind: 'failure' })
+  expect(new OpenAiReader().read({ choices: [{ index: 0, delta: { annotations: deep } }] })).toMatchObject({ code: 'upstream_malformed' })
+})
+
 describe('server-sent events', () => {
   const stream =
     '\ufeff: hello\r\n\r\nevent: a\r\ndata: {"x":"häß 😀"}\r\n\r\ndata:no space\ndata:  two\n\nid: 4\nretry: 5\n\rdata\r\rdata: last\n\n'

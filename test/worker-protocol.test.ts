@@ -239,13 +239,27 @@ test('words and times that nothing can hold cost a worker no more than them, and
   const deltas = [
     { toolCalls: 5, logprobs: [null, {}], asides: ['x', { at: 'y' }], annotations: 1, reasoning: 2, refusal: [] },
     { toolCalls: [null, { index: -1 }, { index: 1e9 }, { index: 7, id: 'c', name: 'f', arguments: 3 }, { index: 0.5 }] },
+    {
+      asides: [
+        { at: 0, kind: 'citations' },
+        { at: 0, kind: 'block', block: 'x' },
+        { at: -1, kind: 'paused' },
+        { at: 0, kind: 'thought' },
+      ],
+    },
+    { logprobs: [{ token: 'a', logprob: -1, bytes: null, top_logprobs: [null] }], asides: [{ at: 0, kind: 'odd' }] },
+    { annotations: [nested(50_000), { url: 'x' }], asides: [{ at: 0, kind: 'citations', citations: [nested(50_000)] }] },
+    { asides: Array.from({ length: 150_000 }, () => ({ at: 0, kind: 'text-block' })) },
     5,
   ]
-  one.end.write({ output: { chunks: [{ ...base, first: 0, tokenIds: [1], text: 'a', delta: JSON.stringify(deltas) }] } })
+  one.end.write({ output: { chunks: [{ ...base, first: 0, tokenIds: [1], text: 'a', delta: inJson(deltas) }] } })
   one.end.write({ output: { finished: [{ ...base, tokens: 1, finishReason: 'tool_calls', promptTokens: 1, completionTokens: 1 }] } })
   expect(await stream.done).toMatchObject({ text: 'a', finish: 'tool_calls' })
   const { output } = await world.job(base.job)
-  expect(output).toMatchObject({ tool_calls: [{ id: 'c', name: 'f', arguments: '' }] })
+  expect(output).toMatchObject({ tool_calls: [{ id: 'c', name: 'f', arguments: '' }], annotations: [{ url: 'x' }] })
+  expect(output).not.toHaveProperty('logprobs')
+  const asides = (output as unknown as { asides: unknown[] }).asides
+  expect([asides.length, asides.every((aside) => (aside as { kind: string }).kind === 'text-block')]).toEqual([1_000, true])
   const db = world.database()
   await world.until('its row is written', async () => {
     const [row] = await db.query(`select models, host from workers where name = 'odd'`)
@@ -254,6 +268,13 @@ test('words and times that nothing can hold cost a worker no more than them, and
   await db.close()
   one.end.end()
 })
+
+/** Deeper than JSON.stringify can go. */
+const nested = (levels: number): string => `${'['.repeat(levels)}${']'.repeat(levels)}`
+
+function inJson(deltas: unknown): string {
+  return JSON.stringify(deltas).replaceAll(/"(\[+\]+)"/g, '$1')
+}
 
 type Hello = Partial<NonNullable<FromWorker['hello']>>
 

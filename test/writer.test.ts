@@ -154,6 +154,24 @@ test('rows of several days go as one, each into the partition of its day, or the
   await writer.close()
 })
 
+test('what comes about a job of a day that was dropped meanwhile stops nobody', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const old = { ...record(), id: idOf(-9) as JobId }
+  await ensurePartitions(db, Date.now() - 9 * DAY_MS)
+  await writer.insertJob(old, '{}')
+  const name = `jobs_${new Date(Date.now() - 9 * DAY_MS).toISOString().slice(0, 10).replaceAll('-', '')}`
+  expect(await db.maybeOne('select tableoid::regclass::text as table from jobs where id = $1', [old.id])).toEqual({ table: name })
+  await db.query(`drop table ${name}`)
+  finish(old)
+  writer.updateJob(old)
+  writer.addOutput(old.id, '{}')
+  const young = record()
+  await writer.insertJob(young, '{}')
+  await writer.close()
+  expect(await findJob(db, young.id)).toMatchObject({ status: 'queued' })
+  expect(db.trouble).toBeNull()
+}, 10_000)
+
 test('a job that waited for a month is stored like any other', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const month = 31 * 86_400_000

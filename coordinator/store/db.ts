@@ -223,14 +223,23 @@ export type Session = {
  */
 export function mayPass(error: unknown): boolean {
   if (isUnavailable(error)) return true
-  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-  return /^(0A|25|26|40|53|55|57|58)[0-9A-Z]{3}$/.test(code) || code === '42501' || code === '42P01'
+  const code = codeOf(error)
+  return /^(0A|25|26|40|53|55|57|58)[0-9A-Z]{3}$/.test(code) || code === '42501' || isMissing(error)
+}
+
+/** True where a table is not there, such as a day's partition that was dropped. */
+export function isMissing(error: unknown): boolean {
+  return codeOf(error) === '42P01'
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && 'code' in error ? String(error.code) : ''
 }
 
 /** True for errors that say the server cannot be reached or is starting or stopping; the statement may be tried again. */
 export function isUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false
-  const code = 'code' in error ? String(error.code) : ''
+  const code = codeOf(error)
   if (/^(08|57P)/.test(code) || NETWORK_CODES.has(code)) return true
   return code === '' && /connection|terminated|timeout|ended|closed/i.test(error.message)
 }

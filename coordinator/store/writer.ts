@@ -1,7 +1,8 @@
 import type { EventRecord } from '../core/event.ts'
 import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
 import { Fault } from '../core/fault.ts'
-import { type Db, isUnavailable, mayPass, type Session } from './db.ts'
+import { type Db, isMissing, isUnavailable, mayPass, type Session } from './db.ts'
+import { readPartitions } from './migrate.ts'
 import type { Payment } from './spending.ts'
 import { type Statement, statementFor } from './writer-sql.ts'
 
@@ -250,7 +251,7 @@ class Lane {
   async #flush(batch: Batch): Promise<void> {
     const began = performance.now()
     try {
-      await this.#send(statementFor(batch))
+      await this.#send(batch)
     } catch (error) {
       await this.#flushOneByOne(batch, error)
       return
@@ -260,7 +261,8 @@ class Lane {
   }
 
   /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
-  async #send({ first, again, values }: Statement): Promise<void> {
+  async #send(batch: Batch): Promise<void> {
+    let statement = statementFor(batch)
     let isDoubtful = false
     for (let attempt = 0; ; attempt++) {
       try {
@@ -268,8 +270,8 @@ class Lane {
         this.#session ??= await this.#connect()
         // What was sent when the connection broke may have been stored all the same; what was refused was not, and a key that
         // another has stored meanwhile must be told.
-        const { name, text } = isDoubtful ? again : first
-        await this.#session.run(name, text, values)
+        const { name, text } = isDoubtful ? statement.again : statement.first
+        await this.#session.run(name, text, statement.values)
         this.#db.markDown(false)
         this.#db.markRefused(this, null)
         return
@@ -285,8 +287,16 @@ class Lane {
         this.#session = undefined
         await broken?.end()
         await new Promise((resolve) => setTimeout(resolve, Math.min(1_000, 20 * 2 ** Math.min(attempt, 6))))
+        if (isMissing(error)) statement = await this.#withoutDropped(batch)
       }
     }
+  }
+
+  /** A day was dropped and something about one of its jobs came after all: it goes through the whole table, like a day that never was. */
+  async #withoutDropped(batch: Batch): Promise<Statement> {
+    // What cannot be asked now is asked after the next attempt.
+    await readPartitions(this.#db).catch(() => {})
+    return statementFor(batch)
   }
 
   /** Statements name the partitions of their day, and PostgreSQL keeps the plan of each as long as the connection lives. */
@@ -326,7 +336,7 @@ class Lane {
     for (const single of singles) {
       if (isAbout(single, refused)) continue
       try {
-        await this.#send(statementFor(single))
+        await this.#send(single)
         this.#stored(single)
       } catch (error) {
         for (const [job, { request }] of single.jobs) if (request !== null) this.#forget(job, refused)

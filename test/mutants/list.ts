@@ -178,9 +178,9 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'acceptance is told before it is durable',
     file: 'coordinator/store/writer.ts',
-    find: '    try {\n      await this.#send(statementFor(batch))',
+    find: '    try {\n      await this.#send(batch)',
     replace:
-      '    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send(statementFor(batch))',
+      '    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send(batch)',
     tests: ['writer'],
   },
   {
@@ -191,10 +191,31 @@ export const MUTANTS: Mutant[] = [
     tests: ['writer'],
   },
   {
+    bug: 'what comes about a job of a dropped day stops a lane of the writer for good',
+    file: 'coordinator/store/writer.ts',
+    find: 'if (isMissing(error)) statement = await this.#withoutDropped(batch)',
+    replace: '',
+    tests: ['writer'],
+  },
+  {
+    bug: 'what a worker says aside is not looked at',
+    file: 'coordinator/told.ts',
+    find: 'asides: asides.filter(isAside)',
+    replace: 'asides: (asides as Aside[])',
+    tests: ['worker-protocol'],
+  },
+  {
+    bug: 'what a worker nests too deep is kept',
+    file: 'coordinator/told.ts',
+    find: '.filter((one) => isShallow(one))',
+    replace: '',
+    tests: ['worker-protocol'],
+  },
+  {
     bug: 'a batch whose answer was lost is stored twice, or refused',
     file: 'coordinator/store/writer.ts',
-    find: 'isDoubtful ? again : first',
-    replace: 'first',
+    find: 'isDoubtful ? statement.again : statement.first',
+    replace: 'statement.first',
     tests: ['writer'],
   },
   {
