@@ -12,10 +12,11 @@ import {
   type ToldHost,
   type ToldModel,
 } from '../proto/link.ts'
+import { storable } from '../proto/wire.ts'
 import type { JobId, WorkerId } from './core/job.ts'
 import type { Dispatcher } from './engine/dispatcher.ts'
 import type { WorkerLink } from './engine/worker-link.ts'
-import { finishReason, holdOf, keptHello, keptHost, keptModels, layer, offerOf, problemWith, readDeltas, storable, words } from './told.ts'
+import { finishReason, holdOf, keptHello, keptHost, keptModels, layer, offerOf, problemWith, readDeltas, words } from './told.ts'
 
 /**
  * The coordinator's end of every worker session: greets, checks what comes in, and hands it to the dispatcher. A worker
@@ -104,6 +105,11 @@ export class WorkerSessions implements WorkerLink {
     setImmediate(() => session.end.write({ acknowledge: { attempts: session.acknowledged.splice(0) } }))
   }
 
+  /** Keys have changed: whose token is not in force any more is not listened to. */
+  judge(admits: (token: string) => boolean): void {
+    for (const { worker, token } of [...this.#sessions.values()]) if (token !== undefined && !admits(token)) this.cutOff(worker)
+  }
+
   drop: WorkerLink['drop'] = (worker) => {
     const session = this.#sessions.get(worker)
     if (session === undefined) return
@@ -177,6 +183,7 @@ export class WorkerSessions implements WorkerLink {
       process: hello.session,
       displaced: displacedBy(hello.session, present),
       name: hello.name,
+      token,
       end,
       outputsTaken: 0,
       acknowledged: [],
@@ -245,7 +252,10 @@ export class WorkerSessions implements WorkerLink {
         if (told.output) this.#takeOutput(session, dispatcher, told.output)
         break
       case 'refused':
-        if (told.refused) dispatcher.attemptRefused(worker, { ...told.refused, job: told.refused.job as JobId })
+        if (told.refused) {
+          const { job, attempt, reason } = told.refused
+          dispatcher.attemptRefused(worker, { job: job as JobId, attempt, reason: words(reason, 200) })
+        }
         break
       case 'heartbeat':
         if (told.heartbeat) {
@@ -280,6 +290,8 @@ export type SessionOptions = {
 type Session = {
   worker: WorkerId
   name: string
+  /** What it came with. */
+  token: string | undefined
   /** Hello.session: tells a process that dials again from another one. */
   process: string
   /** Processes whose place it has taken: one that has ended does not come back, so one that does was no predecessor. */

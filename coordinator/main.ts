@@ -39,7 +39,7 @@ import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease, type Loss } from './store/lease.ts'
 import { activeKeys, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
-import { readSpending } from './store/spending.ts'
+import { type LimitInForce, limitsInForce, readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
 import { listWorkers, revokedWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
@@ -207,7 +207,12 @@ async function startCoordinator(
   closing.push(() => cloud.close())
   const pursesOf = (provider: WorkerId, job: JobId): string[] => {
     const record = dispatcher.find(job)?.record
-    return record === undefined ? [] : namesOf({ ...record, provider: scheduler.findWorker(provider)?.name ?? null })
+    if (record === undefined) return []
+    return namesOf({
+      ...record,
+      policy: registry.policyOf(record.policy, record.team),
+      provider: scheduler.findWorker(provider)?.name ?? null,
+    })
   }
   const dispatcher = new Dispatcher(scheduler, writer, {
     coordinator: coordinatorId,
@@ -227,6 +232,7 @@ async function startCoordinator(
     onEndStored: (record) => callbacks?.jobEnded(record.id),
     onBreaker: (worker, model, untilMs, why) => fleetLog.breakerChanged(worker, model, untilMs, why),
     termsOf: (record) => registry.termsOf(record),
+    policyOf: ({ policy, team }) => registry.policyOf(policy, team),
     onHeld: (worker, model, hold) => fleetLog.heldChanged(worker, model, hold),
     onStale: () => counters.staleReport(),
     onWorkerState: (worker, from, to) => fleetLog.stateChanged(worker, from, to),
@@ -252,11 +258,16 @@ async function startCoordinator(
     facts.restore(worker.id, { version, heardMs: seenMs, drained, revokedMs })
     dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
+  let limitsKept: LimitInForce[] = []
+  const keptOf = (wanted: LimitInForce['kind']): [string, SpendLimits][] =>
+    limitsKept.filter(({ kind }) => kind === wanted).map(({ name, perDay, perMonth }) => [name, { perDay, perMonth }])
   const reloadKeys = async (): Promise<void> => {
-    const [keys, keyTiers] = await Promise.all([activeKeys(db), tiersByKey(db)])
+    const [keys, keyTiers, kept] = await Promise.all([activeKeys(db), tiersByKey(db), limitsInForce(db)])
     keyring.replace(keys)
+    sessions.judge((token) => admission.admits(token))
     registry.setKeyTiers(keyTiers)
-    purses.setLimits('key', new Map(keys.map(({ id, spendMicrosPerDay }) => [id, { perDay: spendMicrosPerDay, perMonth: null }])))
+    limitsKept = kept
+    purses.setLimits('key', new Map(keptOf('key')))
     judgeTerms()
   }
   let rulesInForce = ''
@@ -275,8 +286,10 @@ async function startCoordinator(
     registry.setTeams(teams)
     await registry.load()
     const limits = (perDay: number | null, perMonth: number | null): SpendLimits => ({ perDay, perMonth })
-    purses.setLimits('team', new Map(teams.map((team) => [team.name, limits(team.spendMicrosPerDay, team.spendMicrosPerMonth)])))
-    purses.setLimits('policy', new Map([...registry.policies].map(([name, policy]) => [name, limits(policy.spendMicrosPerDay, null)])))
+    const ofTeams = teams.map((team): [string, SpendLimits] => [team.name, limits(team.spendMicrosPerDay, team.spendMicrosPerMonth)])
+    const ofPolicies = [...registry.policies].map(([name, policy]): [string, SpendLimits] => [name, limits(policy.spendMicrosPerDay, null)])
+    purses.setLimits('team', new Map([...keptOf('team'), ...ofTeams]))
+    purses.setLimits('policy', new Map([...keptOf('policy'), ...ofPolicies]))
     purses.setLimits(
       'provider',
       new Map(
@@ -423,6 +436,7 @@ async function startCoordinator(
       const endMs = Date.now() + timeoutMs
       while (scheduler.runningCount > 0 && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
       addEvent('coordinator.stopped', 'coordinator', { running: scheduler.runningCount, waiting: scheduler.waitingCount })
+      cloud.breakOff()
       dispatcher.stop()
       await new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS))
     },

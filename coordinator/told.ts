@@ -124,13 +124,6 @@ const ABILITIES_MAX = 100
 // 64 of each of as many slots as one model ever has.
 const PREFIXES_MAX = 8_192
 
-/** A count that no model can have reached must not keep the end of a job from its row. */
-export function storable(count: number): number {
-  return Math.min(count, INTEGER_MAX)
-}
-
-const INTEGER_MAX = 2_147_483_647
-
 export function finishReason(value: string): FinishReason {
   return FINISH_REASONS.find((reason) => reason === value) ?? 'cancelled'
 }

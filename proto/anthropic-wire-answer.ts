@@ -115,7 +115,7 @@ export class AnthropicReader {
     this.#blocks.set(index, block)
     switch (content.type) {
       case 'text': {
-        block.citations.push(...shallow(listIn(content, 'citations') ?? []))
+        for (const citation of shallow(listIn(content, 'citations') ?? [])) block.citations.push(citation)
         const begun = this.#turns.passed.text > 0 ? this.#aside({ kind: 'text-block' }) : null
         return joined(begun, this.#text(textIn(content, 'text') ?? ''))
       }

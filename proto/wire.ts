@@ -66,6 +66,13 @@ export function countIn(holder: Json, name: string): number | undefined {
   return value
 }
 
+/** A count that no model can have reached must not keep the end of a job from its row. */
+export function storable(count: number): number {
+  return Math.min(count, INTEGER_MAX)
+}
+
+const INTEGER_MAX = 2_147_483_647
+
 /** What is nested deeper is said by no provider, and could be read but never written again. */
 export function isShallow(value: unknown, levels: number = LEVELS_MAX): boolean {
   if (typeof value !== 'object' || value === null) return true

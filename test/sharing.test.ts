@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { JobId } from '../coordinator/core/job.ts'
+import type { JobError, JobId, WorkerId } from '../coordinator/core/job.ts'
 import { PRIORITIES } from '../coordinator/core/line.ts'
 import { SchedulerWorld } from './support/simulation.ts'
 
@@ -109,6 +109,26 @@ test('an estimate that was wrong is corrected when the answer is there', () => {
   }
   expect(share(startedOrder(world).slice(before), 'liar')).toBeLessThanOrEqual(12)
 })
+
+test('what a class was charged for answers that never came is given back', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  for (let index = 0; index < 40; index++) world.enqueue(`batch${index}`, { priority: 'batch' })
+  for (const end of ['cancelled', 'failed']) {
+    world.enqueue(end, { priority: 'interactive', cost: 1_000_000 })
+    while (!world.live.has(end as JobId)) serve(world, 1)
+    if (end === 'failed') world.fail(end, { retryable: false })
+    else {
+      const { attempt = 0 } = world.live.get(end as JobId) ?? {}
+      world.apply({ kind: 'job-cancelled', job: end as JobId })
+      world.apply({ kind: 'attempt-failed', job: end as JobId, attempt, worker: 'a' as WorkerId, error: STOPPED })
+    }
+  }
+  world.enqueue('now', { priority: 'interactive' })
+  expect(serve(world, 2)).toContain('now')
+})
+
+const STOPPED: JobError = { code: 'cancelled', message: 'stopped', layer: 'provider', retryable: true }
 
 test('inside a team it is first in, first out, also after an attempt was lost', () => {
   const world = new SchedulerWorld()

@@ -7,14 +7,12 @@ import { offer, SchedulerWorld } from './support/simulation.ts'
 
 /** Which tier a job goes to, and when: every rule of patience on the bare scheduler, under a hand-driven clock. */
 
-const NO_QUOTA = { requestsPerMinute: null, tokensPerMinute: null }
-
 function cloud(
   world: SchedulerWorld,
   name = 'cloud',
-  settings: { maxParallel?: number; models?: string[]; paid?: boolean; requests?: number } = {},
+  settings: { maxParallel?: number; models?: string[]; paid?: boolean; requests?: number; tokens?: number } = {},
 ): void {
-  const { maxParallel = 8, models = ['m'], paid = true, requests } = settings
+  const { maxParallel = 8, models = ['m'], paid = true, requests, tokens = null } = settings
   const offers = models.map(
     (model): ModelOffer => ({
       ...offer(model, maxParallel, `${name}/${model}`),
@@ -31,7 +29,7 @@ function cloud(
     name,
     offers,
     terms: { maxParallel, firstTokenTimeoutMs: null, nextTokenTimeoutMs: null },
-    quota: requests === undefined ? NO_QUOTA : { requestsPerMinute: requests, tokensPerMinute: null },
+    quota: { requestsPerMinute: requests ?? null, tokensPerMinute: tokens },
   })
 }
 
@@ -258,6 +256,53 @@ test('a poison prompt does not keep others from the only cloud, and is parked af
   expect(world.startedOn('cloud').filter((job) => job === 'poison')).toHaveLength(4)
   expect(world.outcomes.get('poison' as JobId)).toEqual(['job-parked'])
   expect(world.outcomes.size).toBe(7)
+})
+
+test('a job that a cloud turns away every time, without saying until when, keeps it from nobody, and is tried ever more seldom', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 4 })
+  world.enqueue('poison', { patience: ANY_TIER })
+  let others = 0
+  for (let second = 0; second < 600; second++) {
+    // Two a second come and are answered at once.
+    for (let each = 0; each < 2; each++) world.enqueue(`${others++}`, { patience: ANY_TIER })
+    for (const job of world.live.keys())
+      if (job === 'poison')
+        world.fail('poison', { ...BROKEN, providerStatus: 504 }, { state: 'cooling_down', untilMs: 'untold', why: '504' })
+      else world.finish(job)
+    world.pass(1_000)
+  }
+  expect(world.startedOn('cloud').filter((job) => job === 'poison').length).toBeLessThan(20)
+  expect(world.outcomes.get('poison' as JobId)).toBeUndefined()
+  expect(world.outcomes.size).toBeGreaterThan(others - 20)
+})
+
+test('a rate that is used up keeps nobody away for longer than all', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 1 })
+  world.enqueue('often', { patience: ANY_TIER })
+  for (let round = 0; round < 6; round++) {
+    world.enqueue(`other${round}`, { patience: ANY_TIER })
+    const limited = { state: 'cooling_down' as const, untilMs: 'untold' as const, why: '429' }
+    if (world.live.has('often' as JobId)) world.fail('often', { ...BUSY, code: 'provider_rate_limited', providerStatus: 429 }, limited)
+    world.pass(1_200)
+    world.finish(`other${round}`)
+    world.pass(1_000)
+  }
+  expect(world.startedOn('cloud').filter((job) => job === 'often')).toHaveLength(7)
+})
+
+test('of a limit per minute a call that was refused, or cancelled, takes what it brought', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { tokens: 1_000 })
+  for (const job of ['refused', 'cancelled']) {
+    world.enqueue(job, { patience: ANY_TIER, cost: 900_000 })
+    expect(world.scheduler.waiting(world.nowMs, job as JobId)).toBeUndefined()
+    if (job === 'refused') world.fail(job, { ...BUSY, code: 'provider_refused_request', retryable: false, providerStatus: 400 })
+    else world.apply({ kind: 'job-cancelled', job: job as JobId })
+  }
+  world.enqueue('next', { patience: ANY_TIER })
+  expect(startedAt(world, 'next')).toBe('cloud')
 })
 
 test('a provider that does not say when is tried by one job after a second, then after twice as long, until it is well', () => {

@@ -5,6 +5,7 @@ import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import { INTERRUPTED } from '../core/attempt-errors.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import type { ModelOffer } from '../core/fleet.ts'
+import { COST_MAX } from '../core/inputs.ts'
 import type { JobId, JobRecord } from '../core/job.ts'
 import type { NewJob } from '../engine/new-job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
@@ -105,7 +106,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
 
 /** What is embedded or ranked is read only. */
 function answerTokens({ generation: { prompt, maxTokens } }: ParsedRequest): number {
-  return prompt.kind === 'embed' || prompt.kind === 'rank' ? 0 : (maxTokens ?? ANSWER_TOKENS)
+  return prompt.kind === 'embed' || prompt.kind === 'rank' ? 0 : Math.min(maxTokens ?? ANSWER_TOKENS, ANSWER_TOKENS_MAX)
 }
 
 function withSeed({ generation, seed: given, isOneOfMany }: ParsedRequest, seed: number): GenerationRequest {
@@ -115,7 +116,8 @@ function withSeed({ generation, seed: given, isOneOfMany }: ParsedRequest, seed:
 // What an answer without a limit takes, until it is there: fair sharing is corrected then.
 const ANSWER_TOKENS = 256
 const BYTES_PER_TOKEN = 4
-const COST_MAX = 10_000_000
+// What a limit leaves open beyond that is no estimate.
+const ANSWER_TOKENS_MAX = 32_768
 
 export function refuseWhenFull(parts: ApiParts, jobs: number): void {
   const why = parts.notReady()

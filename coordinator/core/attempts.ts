@@ -1,9 +1,10 @@
 import { INTERRUPTED, tooLong } from './attempt-errors.ts'
-import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, tripFor, yieldingMs } from './blame.ts'
+import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, tripFor, turnedAwayMs, yieldingMs } from './blame.ts'
 import type { Board } from './board.ts'
 import { type Breaker, reset } from './breaker.ts'
+import type { Setback } from './cooldown.ts'
 import type { FleetWorker } from './fleet.ts'
-import type { InputOf } from './inputs.ts'
+import { COST_MAX, type InputOf } from './inputs.ts'
 import type { JobError } from './job.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
 import { stallOf } from './silence.ts'
@@ -35,8 +36,9 @@ export class Attempts {
       this.#board.serviceTimes.learn(job.model, this.#board.nowMs - job.startedMs)
       this.#prove(job)
       if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
-      job.worker?.quota?.correct(this.#board.nowMs, job.startedMs, input.cost - job.cost)
-      this.#board.lineOf(job.model).adjust(job, job.team, input.cost - job.cost)
+      const cost = Math.min(COST_MAX, input.cost)
+      job.worker?.quota?.correct(this.#board.nowMs, job.startedMs, cost - job.cost)
+      this.#board.lineOf(job.model).adjust(job, job.team, cost - job.cost)
       this.#board.endAttempt(job, 'succeeded', null)
       this.#board.forget(job)
       this.#board.emit({ kind: 'job-succeeded', job: job.id })
@@ -50,7 +52,7 @@ export class Attempts {
     const hold = report.hold && worker?.holdAfter(report.hold, report, this.#board.nowMs)
     if (hold != null) this.#board.hold(report.worker, worker?.modelOf(report) ?? null, hold)
     this.#board.vacate(report)
-    if (job !== undefined && report.hold !== undefined) this.#giveBack(job, report.error)
+    if (job !== undefined && report.hold !== undefined) this.#giveBack(job, report.error, report.hold)
     else if (job !== undefined) this.endBadly(job, 'failed', report.error)
     this.#board.fillWorker(report.worker)
   }
@@ -98,28 +100,40 @@ export class Attempts {
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
     this.#board.endAttempt(job, status, error)
     if (!error.retryable || isForbidden(this.#board.keyOf(job), worker, error, this.#board.fleet)) {
-      this.#board.forget(job)
+      this.#board.dismiss(job)
       this.#board.emit({ kind: 'job-failed', job: job.id, error: { ...error, retryable: false } })
       return
     }
     countAgainst(job, worker, blame)
     if (!this.#startsAnew(job, blame.isVoid || job.startsOver, blame.isVoid ? error : INTERRUPTED)) return
     if (job.strikes >= this.#board.rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
-      this.#board.forget(job)
+      this.#board.dismiss(job)
       this.#board.emit({ kind: blame.isVoid ? 'job-failed' : 'job-parked', job: job.id, error })
       return
     }
     const yieldMs =
       blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, this.#board.keyOf(job), job.served, worker, this.#board.fleet) : 0
     job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
+    job.delayedWhy = yieldMs > 0 ? error.message : null
     const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
     this.#requeue(job, error.code, Math.max(backoffMs, yieldMs))
   }
 
-  /** The provider could not take it: that is no failure of the job, which waits until somebody can. */
-  #giveBack(job: ScheduledJob, error: JobError): void {
+  /**
+   * The provider could not take it: that is no failure of the job, which waits until somebody can. Where it is not said until
+   * when, others go first: what one job meets there every time would keep the provider from everybody.
+   */
+  #giveBack(job: ScheduledJob, error: JobError, { untilMs, why }: Setback): void {
+    const { worker } = job
     this.#board.endAttempt(job, 'failed', error)
-    if (this.#startsAnew(job, job.startsOver, INTERRUPTED)) this.#requeue(job, error.code, 0, job.lastWaitMs)
+    if (!this.#startsAnew(job, job.startsOver, INTERRUPTED)) return
+    const { nowMs, fleet } = this.#board
+    const othersWait = this.#board.lineOf(job.model).waiting > 0
+    const isTold = worker === null || untilMs !== 'untold'
+    const delayMs = isTold ? 0 : turnedAwayMs(nowMs, this.#board.keyOf(job), job, worker, error, fleet, othersWait)
+    job.delayedBy = 'cooling_down'
+    job.delayedWhy = why
+    this.#requeue(job, error.code, delayMs, job.lastWaitMs)
   }
 
   /**
@@ -129,7 +143,7 @@ export class Attempts {
   #startsAnew(job: ScheduledJob, isVoid: boolean, end: JobError): boolean {
     if (!isVoid || job.tokens === 0) return true
     if (!job.restartable) {
-      this.#board.forget(job)
+      this.#board.dismiss(job)
       this.#board.emit({ kind: 'job-failed', job: job.id, error: end })
       return false
     }

@@ -88,6 +88,12 @@ export class Board {
     return line
   }
 
+  /** It ends without an answer: it is charged for what it has brought, in place of what was estimated. */
+  dismiss(job: ScheduledJob): void {
+    this.lineOf(job.model).adjust(job, job.team, producedBy(job) - job.cost)
+    this.forget(job)
+  }
+
   forget(job: ScheduledJob): void {
     if (job.phase === 'delayed') this.delayed.delete(job)
     if (job.phase === 'delayed' || job.flow !== null) this.waits.end(this.nowMs, job)
@@ -126,6 +132,7 @@ export class Board {
     // Whatever became of it, a trial that ended without a verdict must not keep its provider closed.
     const breaker = job.worker?.models.get(job.served)?.breaker
     if (breaker?.trial === job.id) breaker.trial = null
+    if (status !== 'succeeded') job.worker?.quota?.correct(this.nowMs, job.startedMs, producedBy(job) - job.cost)
     this.running.delete(job)
     job.ranMs += this.nowMs - job.startedMs
     job.worker = null
@@ -255,4 +262,9 @@ export class Board {
   }
 
   readonly isSpent = (purse: string): boolean => this.spentUntilMs.has(purse)
+}
+
+/** The tokens of its current attempt. */
+function producedBy({ tokens, tokensAtStart }: ScheduledJob): number {
+  return Math.max(0, tokens - tokensAtStart)
 }

@@ -64,6 +64,9 @@ export type Input =
 
 export type InputOf<K extends Input['kind']> = Extract<Input, { kind: K }>
 
+/** The most tokens that one job is charged for: a number that somebody made up must not put its class and team behind all others. */
+export const COST_MAX = 10_000_000
+
 export type AcceptedJob = {
   id: JobId
   model: string

@@ -40,6 +40,8 @@ export type ScheduledJob = {
   avoid: readonly WorkerId[]
   /** How many answers a cloud had given when the job last failed there; null: it failed nowhere. */
   answersSeen: Map<WorkerId, number> | null
+  /** How often a cloud turned it away that had answered others since the last time. */
+  turnedAway: number
   /** Where it stands in line; null while it does not. */
   flow: Flow<ScheduledJob> | null
   readonly prefix: readonly string[]
@@ -60,6 +62,8 @@ export type ScheduledJob = {
   notBeforeMs: number
   /** Why it is delayed, while it is. */
   delayedBy: 'retry_backoff' | 'cooling_down'
+  /** What was said of it. */
+  delayedWhy: string | null
   worker: FleetWorker | null
   /** The model that its current or last attempt runs: another name than `model` where that is `auto`. */
   served: string
@@ -113,6 +117,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     sha256: null,
     avoid: NOBODY,
     answersSeen: null,
+    turnedAway: 0,
     flow: null,
     prefix,
     phase: 'queued',
@@ -126,6 +131,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     progressedMs: 0,
     notBeforeMs: 0,
     delayedBy: 'retry_backoff',
+    delayedWhy: null,
     worker: null,
     served: model,
     startsOver: false,

@@ -210,8 +210,8 @@ export class Scheduler {
       // The slot stays taken until the worker confirms, or a second job would be sent to a slot still at work.
       this.#board.emit({ kind: 'stop-attempt', job: id, attempt: job.attempt, worker: job.worker.id })
       this.#board.endAttempt(job, 'cancelled', null)
-    }
-    this.#board.forget(job)
+      this.#board.dismiss(job)
+    } else this.#board.forget(job)
     this.#board.emit({ kind: 'job-cancelled', job: id })
     this.#board.unsettled.add(job.model)
   }

@@ -1,6 +1,6 @@
 import type { Contest } from './contest.ts'
 import type { Flow, Line } from './line.ts'
-import { type Choice, choosePlace, eligiblePlaces, type Fleet, type Place, type Route } from './routing.ts'
+import { candidates, type Choice, choosePlace, eligiblePlaces, type Fleet, isFit, type Place, type Route } from './routing.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
 
 type Start = (job: ScheduledJob, choice: Choice, eligible: readonly Place[]) => void
@@ -42,12 +42,27 @@ export function settle(
 
 function openRoutes(nowMs: number, line: Line<ScheduledJob>, fleet: Fleet): OpenRoutes {
   const open: OpenRoutes = new Map()
+  // Where all slots are taken, and mostly they are, no route needs to be looked at; else only those that fit a free one.
+  const places = freePlaces(nowMs, line.model, fleet)
+  if (places.length === 0) return open
   for (const route of line.routes) {
-    if (!route.isReady) continue
+    if (!route.isReady || !places.some((place) => fits(route, place))) continue
     const eligible = eligiblePlaces(route.key, fleet)
     if (free(nowMs, eligible).length > 0) open.set(route, eligible)
   }
   return open
+}
+
+function freePlaces(nowMs: number, model: string, fleet: Fleet): Place[] {
+  const places: Place[] = []
+  for (const worker of fleet.workers())
+    for (const name of candidates(model, worker)) if (worker.free(name, nowMs) > 0) places.push({ worker, model: name })
+  return places
+}
+
+function fits({ key }: Route<Flow<ScheduledJob>>, { worker, model }: Place): boolean {
+  const offer = worker.models.get(model)?.offer
+  return offer !== undefined && isFit(key, worker, offer)
 }
 
 /** Whose turn it is in the line, of those who find a slot: what was started a moment ago may have taken the last one. */

@@ -16,7 +16,7 @@ export function waitingOf(
 ): Waiting {
   if (job.phase === 'delayed') {
     const estimateMs = Math.max(0, job.notBeforeMs - nowMs)
-    return { reason: job.delayedBy, position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: null }
+    return { reason: job.delayedBy, position: 1, estimateMs, untilMs: job.notBeforeMs, basis: null, detail: job.delayedWhy }
   }
   const position = line?.position(job) ?? 1
   const why = whyWaits(nowMs, key, job, job.team, fleet, job.opening?.atMs ?? null)

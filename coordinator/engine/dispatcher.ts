@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { SPEND_LIMIT } from '../core/attempt-errors.ts'
-import type { EventRecord, EventType } from '../core/event.ts'
+import type { EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { decisionDetails } from '../core/decision.ts'
 import type { Setback } from '../core/cooldown.ts'
@@ -12,9 +12,10 @@ import type { QuotaLimits } from '../core/quota.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { StoredProgress } from '../store/jobs.ts'
 import type { Writer } from '../store/writer.ts'
+import type { DispatcherParts } from './dispatcher-parts.ts'
 import { delivered, LiveJob } from './live-job.ts'
 import { accepted, type NewJob, newRecord, sameTerms, type Terms } from './new-job.ts'
-import type { AttemptEnd, AttemptOutput, WorkerLink } from './worker-link.ts'
+import type { AttemptEnd, AttemptOutput } from './worker-link.ts'
 
 /**
  * The one loop that acts on what the scheduler decides: it sends attempts to workers, keeps the records of live jobs,
@@ -31,7 +32,9 @@ export class Dispatcher {
   readonly #queuedAndFollowed = new Set<LiveJob>()
   readonly #timers: NodeJS.Timeout[] = []
   #tickedMs = 0
-  #cancelActor = 'coordinator'
+  #actor = 'coordinator'
+  /** What was asked for by whoever heard of an effect, and who asked; null while no effects are performed. */
+  #meanwhile: { input: Input; actor: string }[] | null = null
   #stopped = false
 
   constructor(scheduler: Scheduler, writer: Writer, parts: DispatcherParts) {
@@ -78,7 +81,8 @@ export class Dispatcher {
     live.terms = job.terms
     live.generation = job.generation
     this.#live.set(record.id, live)
-    const stored = this.#writer.insertJob(record, job.request, job.along).catch((error: unknown) => {
+    const inserted = this.#writer.insertJob(record, job.request, job.along).then(() => this.#unload(live))
+    const stored = inserted.catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, its caller is told, and no row of it stays.
       live.unstorable = true
       // Of an answer that is complete already the worker keeps what nobody will ever store.
@@ -93,7 +97,6 @@ export class Dispatcher {
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
     live.announced = true
     live.generation = undefined
-    if (record.status === 'queued' && this.#scheduler.waitingCount > REQUESTS_IN_MEMORY) live.request = null
     return { live, stored }
   }
 
@@ -101,8 +104,7 @@ export class Dispatcher {
   cancel(id: JobId, actor: string): boolean {
     const live = this.#live.get(id)
     if (this.#stopped || live === undefined || isFinal(live.record.status) || live.record.status === 'parked') return false
-    this.#cancelActor = actor
-    this.#apply({ kind: 'job-cancelled', job: id })
+    this.#apply({ kind: 'job-cancelled', job: id }, actor)
     return true
   }
 
@@ -196,7 +198,8 @@ export class Dispatcher {
   takeUp(record: JobRecord, request: string): void {
     if (this.#live.has(record.id)) return
     const live = this.#takeUp(record, undefined)
-    if (this.#scheduler.waitingCount < REQUESTS_IN_MEMORY) live.request = request
+    live.request = request
+    this.#unload(live)
     this.#line(live, null)
   }
 
@@ -307,6 +310,12 @@ export class Dispatcher {
       this.#parts.link.resume(worker, chunk.job, chunk.attempt, live.tokenIds.length)
       return
     }
+    if (live.chars > ANSWER_CHARS_MAX) {
+      this.#parts.link.cancel(worker, chunk.job, chunk.attempt)
+      const message = `The answer is longer than ${ANSWER_CHARS_MAX} characters.`
+      this.attemptFailed(worker, chunk, { code: 'answer_too_large', message, layer: 'provider', retryable: false })
+      return
+    }
     if (chunk.promptTokens > 0) {
       live.record.promptTokens = chunk.promptTokens
       live.record.cachedTokens = chunk.cachedTokens
@@ -363,7 +372,8 @@ export class Dispatcher {
   attemptRefused(worker: WorkerId, report: { job: JobId; attempt: number; reason: string }): void {
     const live = this.#live.get(report.job)
     // A limit that was set while it waited is known to whoever makes the call, and has to be known to the line.
-    const purses = report.reason === SPEND_LIMIT && live !== undefined ? { purses: this.#parts.termsOf(live.record).purses } : {}
+    const isUnpaid = report.reason === SPEND_LIMIT && this.#scheduler.findWorker(worker)?.cloud != null
+    const purses = isUnpaid && live !== undefined ? { purses: this.#parts.termsOf(live.record).purses } : {}
     this.#apply({ kind: 'attempt-refused', ...report, ...purses, worker })
   }
 
@@ -379,7 +389,8 @@ export class Dispatcher {
   #pay({ record }: LiveJob, worker: WorkerId, { job, attempt }: { job: JobId; attempt: number }, micros: number): void {
     if (micros === 0) return
     record.costMicros += micros
-    const { team, policy, key } = record
+    const { team, key } = record
+    const policy = this.#parts.policyOf(record)
     const provider = this.#workerNames.get(worker) ?? worker
     this.#parts.onPaid(record, provider, micros)
     this.#writer.addPayment({ job, attempt, atMs: this.#parts.now(), provider, team, policy, key, micros })
@@ -407,8 +418,23 @@ export class Dispatcher {
 
   // ── acting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  #apply(input: Input): void {
+  /** All that one input has led to is done before the next is looked at: who hears of an end may cancel what is to start. */
+  #apply(input: Input, actor = 'coordinator'): void {
+    if (this.#meanwhile !== null) {
+      this.#meanwhile.push({ input, actor })
+      return
+    }
+    const asked = (this.#meanwhile = [{ input, actor }])
+    try {
+      for (let next = asked.shift(); next !== undefined; next = asked.shift()) this.#decide(next.input, next.actor)
+    } finally {
+      this.#meanwhile = null
+    }
+  }
+
+  #decide(input: Input, actor: string): void {
     if (this.#stopped) return
+    this.#actor = actor
     const freesSlot = input.kind === 'attempt-finished' || input.kind === 'attempt-failed'
     const beganMs = freesSlot ? performance.now() : 0
     for (const effect of this.#scheduler.apply(this.#parts.now(), input)) {
@@ -444,8 +470,7 @@ export class Dispatcher {
         this.#endBadly(this.#get(effect.job), 'parked', effect.error)
         break
       case 'job-cancelled':
-        this.#end(this.#get(effect.job), 'cancelled', 'job.cancelled', this.#cancelActor, {})
-        this.#cancelActor = 'coordinator'
+        this.#end(this.#get(effect.job), 'cancelled', 'job.cancelled', this.#actor, {})
         break
       case 'worker-state-changed':
         this.#parts.onWorkerState(effect.worker, effect.from, effect.to)
@@ -531,6 +556,7 @@ export class Dispatcher {
         live.request = request
         // Meanwhile the attempt may have been cancelled or lost, and another one started.
         if (this.#current(worker, { job: id, attempt }) === live) this.#send(live)
+        this.#unload(live)
       },
       (cause: unknown) => {
         if (cause instanceof Fault && cause.retryable) {
@@ -544,6 +570,13 @@ export class Dispatcher {
         this.attemptFailed(worker, { job: id, attempt }, { code: 'request_unreadable', message, layer: 'routing', retryable: false })
       },
     )
+  }
+
+  /** What is stored and long is read back when it is wanted, and the more wait, the less is long: all of it together stays bounded. */
+  #unload(live: LiveJob): void {
+    const { length } = live.request ?? ''
+    const isSent = live.record.status !== 'queued'
+    if (isSent ? length > SENT_REQUEST_CHARS : length * (1 + this.#scheduler.waitingCount) > WAITING_REQUESTS_CHARS) live.request = null
   }
 
   #endAttempt(effect: Extract<Effect, { kind: 'attempt-ended' }>): void {
@@ -668,33 +701,6 @@ export class Dispatcher {
   }
 }
 
-/** What the dispatcher needs of the outside; `now` is PostgreSQL's clock in milliseconds. */
-export type DispatcherParts = {
-  /** Who owns the jobs accepted here. */
-  coordinator: string
-  now(): number
-  link: WorkerLink
-  readRequest(job: JobId): Promise<string>
-  newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
-  onStarted(record: JobRecord): void
-  /** A job was started in a slot that another one's end had freed so many milliseconds before. */
-  onDispatched(ms: number): void
-  onFirstToken(record: JobRecord): void
-  onEnded(record: JobRecord): void
-  /** An attempt of the job has cost something. */
-  onPaid(record: JobRecord, provider: string, micros: number): void
-  /** The end, or the parking, of a job that has a callback is durable. */
-  onEndStored(record: JobRecord): void
-  onStale(): void
-  /** What a stored job's policy, team and pins come to now. */
-  termsOf(record: JobRecord): Terms
-  /** A provider, or one of a worker's models, gets no work for a while, or again; `model` null: the whole provider. */
-  onHeld(worker: WorkerId, model: string | null, hold: Hold | null): void
-  onBreaker(worker: WorkerId, model: string, untilMs: number | null, why: string): void
-  onWorkerState(worker: WorkerId, from: string, to: string): void
-  onWorkerReplaced(worker: WorkerId): void
-}
-
 // Deaths, stalls and backoffs are judged this often; all of them are measured in seconds.
 const TICK_MS = 200
 // A turn of the event loop never takes that long.
@@ -704,5 +710,8 @@ const SETTLED_MS = 1_000
 const REQUEST_RETRY_MS = 250
 // The contract promises a note at least every five seconds.
 const WAITING_NOTE_MS = 2_000
-// With more waiting than this, a new job's prompt is read back from PostgreSQL when its turn comes.
-const REQUESTS_IN_MEMORY = 20_000
+const WAITING_REQUESTS_CHARS = 32 * 1_024 * 1_024
+// Of one that is on its way to its answer, for an attempt that may follow.
+const SENT_REQUEST_CHARS = 65_536
+// Sixteen times what any model says.
+const ANSWER_CHARS_MAX = 64 * 1_024 * 1_024

@@ -17,6 +17,8 @@ export class LiveJob {
   /** How much of the answer is checkpointed. */
   storedTokens: number
   storedChars: number
+  /** About what the answer takes. */
+  chars = 0
   /** What came besides text since then. */
   unstored: AnswerDelta[] = []
   /** The stop string that ended the answer; null: none did. */
@@ -109,10 +111,12 @@ export class LiveJob {
   }
 
   append(tokenIds: number[], text: string, deltas: readonly AnswerDelta[] = NOTHING): void {
+    this.chars += text.length
     for (const id of tokenIds) this.tokenIds.push(id)
     if (text === '' && deltas.length === 0) return
     this.answer.append(text)
     for (const delta of deltas) {
+      this.chars += sizeOf(delta)
       this.answer.append('', delta)
       this.unstored.push(delta)
     }
@@ -134,6 +138,7 @@ export class LiveJob {
     this.storedTokens = 0
     this.storedChars = 0
     this.unstored = []
+    this.chars = 0
     for (const follower of this.#followers) follower.discarded()
   }
 
@@ -196,3 +201,13 @@ export interface Follower {
   /** An attempt started, or the job went back into the line. */
   changed?(): void
 }
+
+function sizeOf({ reasoning, reasoningSignature, refusal, toolCalls, logprobs, asides, annotations }: AnswerDelta): number {
+  let size = (reasoning?.length ?? 0) + (reasoningSignature?.length ?? 0) + (refusal?.length ?? 0)
+  for (const { arguments: grown = '' } of toolCalls ?? []) size += grown.length
+  if (asides === undefined && annotations === undefined) return size + (logprobs?.length ?? 0) * LOGPROB_CHARS
+  return size + JSON.stringify([asides, annotations, logprobs]).length
+}
+
+// With some alternatives.
+const LOGPROB_CHARS = 500

@@ -1,6 +1,6 @@
 import type { JobId } from '../core/job.ts'
 import type { Db } from './db.ts'
-import { number, textOrNull } from './rows.ts'
+import { number, numberOrNull, text, textOrNull } from './rows.ts'
 
 /** What one attempt has cost, and who is to be told of it in sums. */
 export type Payment = {
@@ -31,3 +31,27 @@ export async function readSpending(db: Db, fromMs: number, untilMs: number): Pro
 }
 
 type Spent = { team: string; policy: string | null; key: string | null; provider: string; micros: number }
+
+/**
+ * How much keys may spend, and teams and policies that are archived, by kind and name: what was accepted under a key that is
+ * revoked by now, or under them, may still wait, and has no more to spend for it.
+ */
+export async function limitsInForce(db: Db): Promise<LimitInForce[]> {
+  const rows = await db.query(
+    `select 'key' as kind, id::text as name, spend_micros_per_day as day, null::bigint as month from keys where spend_micros_per_day is not null
+     union all
+     (select distinct on (name) 'team', name, spend_micros_per_day, spend_micros_per_month from teams
+       where archived_at is not null order by name, archived_at desc)
+     union all
+     (select distinct on (name) 'policy', name, spend_micros_per_day, null from policies
+       where archived_at is not null order by name, archived_at desc)`,
+  )
+  return rows.map((row) => ({
+    kind: text(row.kind) as LimitInForce['kind'],
+    name: text(row.name),
+    perDay: numberOrNull(row.day),
+    perMonth: numberOrNull(row.month),
+  }))
+}
+
+export type LimitInForce = { kind: 'key' | 'team' | 'policy'; name: string; perDay: number | null; perMonth: number | null }

@@ -7,6 +7,7 @@ import type { Setback } from '../core/cooldown.ts'
 import type { Hold } from '../core/fleet.ts'
 import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { vectorsOf } from './embeddings.ts'
+import { storable } from '../../proto/wire.ts'
 import { costOf, estimatedCost, isFree, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
 import { redacted } from '../../proto/redaction.ts'
@@ -79,6 +80,7 @@ export class CloudTier {
       return
     }
     const call: Call = {
+      id,
       job,
       attempt,
       offered,
@@ -110,6 +112,11 @@ export class CloudTier {
     const micros = costOf(call.offered, promptTokens(call.generation), call.pieces)
     this.#parts.reports.attemptCost(id, call, micros)
     call.pay(micros)
+  }
+
+  /** This process ends: what its calls have cost by now is told, while that can still be written. */
+  breakOff(): void {
+    for (const { id, job, attempt } of [...this.#calls.values()]) this.cancel(id, job, attempt)
   }
 
   /** An attempt that this process does not know ended with the one before it. */
@@ -323,6 +330,7 @@ type Provider = {
 }
 
 type Call = {
+  id: WorkerId
   job: JobId
   attempt: number
   offered: CloudModel
@@ -429,6 +437,13 @@ function endOf(call: Call, { finishReason, stopSequence, usage }: NonNullable<Up
     cachedTokens: 0,
     reasoningTokens: null,
   }
-  const costMicros = costOf(call.offered, told.promptTokens, told.completionTokens)
-  return { finishReason, stopSequence: stopSequence ?? null, ...told, costMicros }
+  const counted = {
+    promptTokens: storable(told.promptTokens),
+    completionTokens: storable(told.completionTokens),
+    cachedTokens: storable(told.cachedTokens),
+    reasoningTokens: told.reasoningTokens === null ? null : storable(told.reasoningTokens),
+    ...('cacheWriteTokens' in told && told.cacheWriteTokens !== undefined ? { cacheWriteTokens: storable(told.cacheWriteTokens) } : {}),
+  }
+  const costMicros = costOf(call.offered, counted.promptTokens, counted.completionTokens)
+  return { finishReason, stopSequence: stopSequence ?? null, ...counted, costMicros }
 }

@@ -8,7 +8,8 @@ import { isJson } from '../../proto/wire.ts'
 export function vectorsOf(body: unknown, prompt: Prompt): { text: string; promptTokens: number | null } | null {
   if (!isJson(body)) return null
   const usage = isJson(body.usage) ? body.usage : {}
-  const promptTokens = typeof usage.prompt_tokens === 'number' ? usage.prompt_tokens : null
+  const { prompt_tokens: counted } = usage
+  const promptTokens = typeof counted === 'number' && Number.isSafeInteger(counted) && counted >= 0 ? counted : null
   const rows = prompt.kind === 'rank' ? body.results : body.data
   const count = prompt.kind === 'rank' ? prompt.documents.length : prompt.kind === 'embed' ? prompt.inputs.length : 0
   if (!Array.isArray(rows)) return null

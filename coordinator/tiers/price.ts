@@ -10,7 +10,7 @@ export function isFree({ inputMicros, outputMicros }: Prices): boolean {
 
 /** What a call is about to cost: set aside until it is known. */
 export function estimatedCost(model: Prices, request: GenerationRequest): number {
-  return costOf(model, promptTokens(request), request.maxTokens ?? ANSWER_TOKENS)
+  return costOf(model, promptTokens(request), Math.min(request.maxTokens ?? ANSWER_TOKENS, ANSWER_TOKENS_MAX))
 }
 
 /** In millionths of a dollar, rounded up: prices are per million tokens. */
@@ -25,4 +25,6 @@ export function promptTokens(request: GenerationRequest): number {
 
 // What an answer without a limit takes, until it is there.
 const ANSWER_TOKENS = 256
+// More than any model says at once.
+const ANSWER_TOKENS_MAX = 262_144
 const BYTES_PER_TOKEN = 4

@@ -35,6 +35,8 @@ export function refusalOf(cause: unknown, nowMs: number): Refusal {
   // What this key may not ask for here, another provider may give; what is against its rules is so everywhere.
   if (status === 403)
     return { error: isAgainstRules(words) ? refusedRequest(said, status) : failure('provider_forbids', said, true, status) }
+  // More than its limit holds at all is no matter of waiting.
+  if (status === 429 && TOO_LARGE.test(message)) return { error: failure('provider_forbids', said, true, status) }
   if (status === 429 || status === 529) return tooMuch(vendors, status, said, nowMs)
   if (status === 402 || (status === 400 && UNPAID.test(message))) {
     const untilMs = retryAt(headers, nowMs) ?? nowMs + UNPAID_MS
@@ -169,6 +171,7 @@ function resetTime(text: string, nowMs: number): number | null {
   return Number.isFinite(atMs) ? atMs : null
 }
 
+const TOO_LARGE = /^(\d+ )?request too large/i
 // One vendor answers a request that nobody has paid for with 400.
 const UNPAID = /credit balance is too low/i
 

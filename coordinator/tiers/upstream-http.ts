@@ -69,9 +69,15 @@ export class UpstreamAnswer {
       const handOver = (): void => {
         const [first, ...others] = held
         held = []
-        if (isEnough || first === undefined || take(others.length === 0 ? first : Buffer.concat([first, ...others]))) return
+        if (isEnough || first === undefined) return
+        try {
+          if (take(others.length === 0 ? first : Buffer.concat([first, ...others]))) return
+          resolve()
+        } catch (error) {
+          // It would have nobody else to go to.
+          reject(error instanceof Error ? error : new Error(String(error)))
+        }
         isEnough = true
-        resolve()
         body.destroy()
       }
       body.on('data', (bytes: Uint8Array) => {

@@ -56,6 +56,7 @@ export class Store {
       link,
       readRequest: async () => '{}',
       newEvent: (type, actor, details) => ({ id: newId(), atMs: Date.now(), type, actor, ...NOTHING, details }),
+      policyOf: () => null,
       termsOf: () => FREE.terms,
       onHeld: () => {},
       onStarted: () => {},

@@ -93,9 +93,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a cancelled job gives its slot away before the worker has stopped',
     file: 'coordinator/core/scheduler.ts',
-    find: "      this.#board.endAttempt(job, 'cancelled', null)\n    }\n    this.#board.forget(job)",
-    replace:
-      "      job.worker.vacate(id, job.attempt)\n      this.#board.endAttempt(job, 'cancelled', null)\n    }\n    this.#board.forget(job)",
+    find: "      this.#board.endAttempt(job, 'cancelled', null)",
+    replace: "      job.worker.vacate(id, job.attempt)\n      this.#board.endAttempt(job, 'cancelled', null)",
     tests: ['scheduler'],
   },
   {
@@ -364,9 +363,30 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'an estimate is never corrected',
     file: 'coordinator/core/attempts.ts',
-    find: 'job.team, input.cost - job.cost)',
+    find: 'job.team, cost - job.cost)',
     replace: 'job.team, 0)',
     tests: ['sharing'],
+  },
+  {
+    bug: 'what was estimated for an answer that never came is not given back',
+    file: 'coordinator/core/board.ts',
+    find: 'this.lineOf(job.model).adjust(job, job.team, producedBy(job) - job.cost)',
+    replace: '',
+    tests: ['sharing'],
+  },
+  {
+    bug: 'a limit per minute counts what a call was estimated at that ended without an answer',
+    file: 'coordinator/core/board.ts',
+    find: 'producedBy(job) - job.cost)\n    this.running',
+    replace: '0)\n    this.running',
+    tests: ['tiers'],
+  },
+  {
+    bug: 'who hears of an end and cancels another job does so in the midst of what the end has led to',
+    file: 'coordinator/engine/dispatcher.ts',
+    find: 'if (this.#meanwhile !== null) {',
+    replace: 'if (this.#stopped) {',
+    tests: ['dispatcher'],
   },
   {
     bug: 'a team runs one more than its limit',

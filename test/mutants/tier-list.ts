@@ -145,8 +145,22 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: a poison prompt is always the next to be tried',
     file: 'coordinator/core/blame.ts',
-    find: 'return another || untilMs === null ? 0 : untilMs - nowMs + OTHERS_FIRST_MS',
+    find: 'return untilMs === null || isOpenElsewhere(nowMs, key, worker, fleet) ? 0 : untilMs - nowMs + OTHERS_FIRST_MS',
     replace: 'return 0',
+    tests: ['tiers'],
+  },
+  {
+    bug: 'clouds: a job that is always turned away is always the next to try',
+    file: 'coordinator/core/attempts.ts',
+    find: 'const delayMs = isTold ? 0 :',
+    replace: 'const delayMs = isTold || worker !== null ? 0 :',
+    tests: ['tiers'],
+  },
+  {
+    bug: 'clouds: a job that is turned away again and again is tried as often as others are answered',
+    file: 'coordinator/core/blame.ts',
+    find: 'job.turnedAway += 1',
+    replace: '',
     tests: ['tiers'],
   },
   {

@@ -78,6 +78,7 @@ export class SimulatedCoordinator {
         const id = `${this.#id}-${++events}`
         return { id, atMs: this.now(), type, actor, team: null, job: null, provider: null, worker: null, traceId: null, details }
       },
+      policyOf: () => null,
       termsOf: () => FREE.terms,
       onHeld: () => {},
       onStarted: () => {},

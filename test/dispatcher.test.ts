@@ -1,0 +1,77 @@
+import { expect, test } from 'vitest'
+import type { JobId, WorkerId } from '../coordinator/core/job.ts'
+import { Scheduler } from '../coordinator/core/scheduler.ts'
+import { Dispatcher } from '../coordinator/engine/dispatcher.ts'
+import type { DispatcherParts } from '../coordinator/engine/dispatcher-parts.ts'
+import type { Follower } from '../coordinator/engine/live-job.ts'
+import type { NewJob } from '../coordinator/engine/new-job.ts'
+import { newId } from '../coordinator/ids.ts'
+import type { Writer } from '../coordinator/store/writer.ts'
+import { FREE } from './support/free-terms.ts'
+import { offer, RULES } from './support/simulation.ts'
+
+/** The dispatcher over a writer that only counts, and a worker that does what the test says. */
+
+const WORKER = newId() as WorkerId
+
+test('who hears of an end and cancels what that end was to start has it cancelled, and nothing runs for nobody', () => {
+  const started: JobId[] = []
+  const dispatcher = dispatcherOver({ start: (_worker, { job }) => void started.push(job) })
+  dispatcher.workerConnected(WORKER, 'w', [offer('m', 1)], [], false)
+  const [first, second] = [dispatcher.accept(newJob()), dispatcher.accept(newJob())]
+  expect(started).toEqual([first.live.record.id])
+  first.live.follow(listening({ ended: () => void dispatcher.cancel(second.live.record.id, 'the caller') }))
+  const error = { code: 'bad', message: 'x', layer: 'model' as const, retryable: false }
+  dispatcher.attemptFailed(WORKER, { job: first.live.record.id, attempt: 1 }, error)
+  const { status, finishedMs } = second.live.record
+  expect([status, finishedMs === null]).toEqual(['cancelled', false])
+  // What it had begun meanwhile is told to stop, and frees its slot.
+  dispatcher.attemptFailed(WORKER, { job: second.live.record.id, attempt: 1 }, { ...error, retryable: true })
+  const third = dispatcher.accept(newJob())
+  expect(third.live.record.status).toBe('running')
+  expect(second.live.record.status).toBe('cancelled')
+})
+
+test('an answer without an end is stopped before it fills the memory', () => {
+  const cancelled: JobId[] = []
+  const dispatcher = dispatcherOver({ cancel: (_worker, job) => void cancelled.push(job) })
+  dispatcher.workerConnected(WORKER, 'w', [offer('m', 1)], [], false)
+  const { live } = dispatcher.accept(newJob())
+  const job = live.record.id
+  const megabyte = 'x'.repeat(1_048_576)
+  for (let first = 0; first < 100 && live.record.status === 'running'; first++)
+    dispatcher.attemptGrew(WORKER, { job, attempt: 1, first, tokenIds: [1], text: '', deltas: [{ reasoning: megabyte }], ...TOKENS })
+  expect(live.record).toMatchObject({ status: 'failed', error: { code: 'answer_too_large', retryable: false } })
+  expect([cancelled, live.answer.reasoning.length / megabyte.length]).toEqual([[job], 65])
+})
+
+const TOKENS = { promptTokens: 1, cachedTokens: 0 }
+
+function listening(heard: Partial<Follower>): Follower {
+  const nothing = (): void => {}
+  return { grown: nothing, waits: nothing, discarded: nothing, ended: nothing, stopped: nothing, ...heard }
+}
+
+function newJob(): NewJob {
+  const plain = { type: 'chat', team: 'default', actor: 'test', model: 'm', priority: 'normal', request: '{}', seed: 1, cost: 1 } as const
+  const none = { pinnedProvider: null, pinnedTier: null, policy: null, key: null, maxWaitMs: null, maxRunMs: null }
+  const flags = { restartless: false, streamed: true, detached: false }
+  return { ...plain, ...none, ...flags, ...FREE, id: newId() as JobId, needs: [], prefix: [], traceId: newId() }
+}
+
+function dispatcherOver(link: Partial<DispatcherParts['link']>): Dispatcher {
+  const nothing = (): void => {}
+  const writer = { insertJob: () => new Promise(nothing), updateJob: nothing, addEvent: nothing, addAttempt: nothing, addOutput: nothing }
+  const parts = {
+    coordinator: newId(),
+    now: () => 1_000_000,
+    link: { start: nothing, cancel: nothing, resume: nothing, acknowledge: nothing, drop: nothing, ...link },
+    readRequest: () => Promise.resolve('{}'),
+    newEvent: () => ({}),
+    termsOf: () => FREE.terms,
+    policyOf: () => null,
+  }
+  const listeners = ['onStarted', 'onDispatched', 'onFirstToken', 'onEnded', 'onPaid', 'onEndStored', 'onStale', 'onHeld', 'onBreaker']
+  const told = Object.fromEntries([...listeners, 'onWorkerState', 'onWorkerReplaced'].map((name) => [name, nothing]))
+  return new Dispatcher(new Scheduler(RULES), writer as unknown as Writer, { ...parts, ...told } as unknown as DispatcherParts)
+}
