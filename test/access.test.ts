@@ -259,8 +259,10 @@ test('a worker’s key lets workers join and opens no other door, until it is re
   expect(await refused(world, 'GET', '/v1/models', undefined, as)).toMatchObject({ status: 401, code: 'invalid_key' })
   const joined = await world.worker('b', 'late=fake:', { HOLDFAST_WORKER_TOKEN: key })
   expect(await ended(world, await enqueue(world, 'late'))).toMatchObject({ worker: 'b' })
-  await joined.stop()
   await send(world, 'POST', `/api/keys/${id}/revoke`, {})
+  // It is there, and is not listened to any more.
+  await world.until('it is cut off', async () => (await world.findWorker('b'))?.state !== 'online')
+  await joined.stop()
   const refusedWorker = world.start('c', ['worker'], {
     HOLDFAST_WORKER_TOKEN: key,
     HOLDFAST_WORKER_NAME: 'c',

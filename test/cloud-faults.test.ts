@@ -357,6 +357,29 @@ test('without usage the answer is estimated and still has its price', async () =
   }
 })
 
+test('a count that no model can have reached does not keep a job from its end', async () => {
+  const cloud = await addCloud(world)
+  cloud.upstream.plan({ usage: 'impossible' })
+  const { id } = await ended(world, await enqueue(world, cloud.model))
+  const db = world.database()
+  await world.until('its end is stored', async () => {
+    const row = await db.maybeOne('select status, prompt_tokens from jobs where id = $1', [id])
+    return row?.status === 'succeeded' && row.prompt_tokens === 2_147_483_647
+  })
+  await db.close()
+})
+
+test('a request that is larger than a limit holds is no matter of waiting', async () => {
+  const cloud = await addCloud(world)
+  const message = 'Request too large for gpt in organization x on tokens per min (TPM): Limit 10000, Requested 20000.'
+  cloud.upstream.plan({ refuse: { status: 429, message } })
+  expect(await ended(world, await enqueue(world, cloud.model))).toMatchObject({ status: 'failed', error: { code: 'provider_forbids' } })
+  expect(await ask(cloud.model)).toBe(USUAL)
+  const { broken, spare, model } = await pair()
+  broken.upstream.plan({ refuse: { status: 429, message } })
+  expect(await ended(world, await enqueue(world, model))).toMatchObject({ status: 'succeeded', provider: spare.name })
+})
+
 test('who hangs up, or cancels, closes the call to the cloud, and pays for what was made', async () => {
   const cloud = await addCloud(world, { max_parallel: 1 })
   const play = { text: Array.from({ length: 500 }, () => 'word '), paceMs: 20 }
@@ -456,4 +479,24 @@ test('a call that ran when the coordinator was killed is made again, whole, by t
     expect(job).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
     expect(job.attempts).toMatchObject([{ error: { code: 'coordinator_restarted' } }, { status: 'succeeded' }])
   }
+})
+
+test('what a call has cost that a stop breaks off is booked, and the job goes on after the next start', async () => {
+  const cloud = await addCloud(world)
+  await coordinator.stop()
+  coordinator = await world.coordinator({ HOLDFAST_DRAIN_TIMEOUT_S: '0' })
+  cloud.upstream.plan({ text: ['Said', ' and', ' lost.'], stallAfter: 2 })
+  const id = await enqueue(world, cloud.model)
+  expect(await readJobStream(world, id, undefined, 1)).toMatchObject({ text: expect.stringContaining('Said') as string })
+  await coordinator.stop()
+  coordinator = await world.coordinator()
+  expect(await ended(world, id)).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
+  const db = world.database()
+  const paid = await db.query('select attempt, micros from payments where job = $1 order by attempt', [id])
+  await db.close()
+  expect(paid.map(({ attempt, micros }) => [attempt, Number(micros)])).toEqual([
+    [1, expect.any(Number)],
+    [2, 11 + 5 * 4],
+  ])
+  expect(Number(paid[0]?.micros)).toBeGreaterThanOrEqual(2 + 4)
 })

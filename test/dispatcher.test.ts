@@ -45,6 +45,24 @@ test('an answer without an end is stopped before it fills the memory', () => {
   expect([cancelled, live.answer.reasoning.length / megabyte.length]).toEqual([[job], 65])
 })
 
+test('what waits keeps its prompt in memory only as far as there is room, and reads it back when its turn comes', async () => {
+  const sent: number[] = []
+  const dispatcher = dispatcherOver(
+    { start: (_worker, { request }) => void sent.push(request.length) },
+    { insertJob: () => Promise.resolve() },
+  )
+  dispatcher.workerConnected(WORKER, 'w', [offer('m', 1)], [], false)
+  const accept = (length: number) => dispatcher.accept({ ...newJob(), request: 'x'.repeat(length) })
+  const jobs = [1_000_000, 1_000, 20_000_000, 20_000_000].map(accept)
+  await Promise.all(jobs.map(({ stored }) => stored))
+  // The first runs.
+  expect(jobs.map(({ live }) => live.request?.length ?? null)).toEqual([null, 1_000, null, null])
+  const error = { code: 'x', message: 'x', layer: 'model' as const, retryable: false }
+  for (const { live } of jobs.slice(0, 2)) dispatcher.attemptFailed(WORKER, { job: live.record.id, attempt: 1 }, error)
+  await new Promise(setImmediate)
+  expect(sent).toEqual([1_000_000, 1_000, 2])
+})
+
 const TOKENS = { promptTokens: 1, cachedTokens: 0 }
 
 function listening(heard: Partial<Follower>): Follower {
@@ -59,9 +77,16 @@ function newJob(): NewJob {
   return { ...plain, ...none, ...flags, ...FREE, id: newId() as JobId, needs: [], prefix: [], traceId: newId() }
 }
 
-function dispatcherOver(link: Partial<DispatcherParts['link']>): Dispatcher {
+function dispatcherOver(link: Partial<DispatcherParts['link']>, written: Partial<Writer> = {}): Dispatcher {
   const nothing = (): void => {}
-  const writer = { insertJob: () => new Promise(nothing), updateJob: nothing, addEvent: nothing, addAttempt: nothing, addOutput: nothing }
+  const writer = {
+    insertJob: () => new Promise(nothing),
+    updateJob: nothing,
+    addEvent: nothing,
+    addAttempt: nothing,
+    addOutput: nothing,
+    ...written,
+  }
   const parts = {
     coordinator: newId(),
     now: () => 1_000_000,

@@ -213,7 +213,7 @@ const CAPS = ['team', 'policy', 'key', 'provider'] as const
 
 async function capped(
   by: (typeof CAPS)[number],
-): Promise<{ model: string; headers: Record<string, string>; raise: (() => Promise<unknown>) | null }> {
+): Promise<{ model: string; headers: Record<string, string>; raise: (() => Promise<unknown>) | null; key?: string }> {
   const cap = { spend_micros_per_day: 1 }
   const more = { spend_micros_per_day: 1_000_000 }
   const paid = await addCloud(world, by === 'provider' ? { limits: cap } : {})
@@ -225,12 +225,12 @@ async function capped(
     return { model: paid.model, headers: under(name), raise: () => send(world, 'PATCH', `/api/policies/${name}`, more) }
   }
   // A key's limits are what it was made with.
-  if (by === 'key') return { model: paid.model, headers: (await team(name, {}, cap)).headers, raise: null }
+  if (by === 'key') return { model: paid.model, ...(await team(name, {}, cap)), raise: null }
   return { model: paid.model, headers: {}, raise: () => send(world, 'PATCH', `/api/providers/${paid.name}`, { limits: more }) }
 }
 
 test.each(CAPS)('a spent $0 waits until midnight with what costs money, and with nothing else', async (by) => {
-  const { model, headers, raise } = await capped(by)
+  const { model, headers, raise, key } = await capped(by)
   expect(await ended(world, await enqueue(world, model, headers))).toMatchObject({ status: 'succeeded', cost_micros: 11 + 5 * 4 })
   const id = await enqueue(world, model, headers)
   const { waiting, attempts } = await waitsFor(world, id, 'over_quota')
@@ -240,9 +240,26 @@ test.each(CAPS)('a spent $0 waits until midnight with what costs money, and with
   expect(await ended(world, await enqueue(world, 'own', headers))).toMatchObject({ status: 'succeeded', tier: 'gpu' })
   const told = await world.events('&type=spend.threshold_reached')
   expect(told.some(({ details }) => String(details.account).startsWith(`${by}:`) && details.ratio === 1)).toBe(true)
-  if (raise === null) return
+  if (raise === null) {
+    // What a key has asked for is not paid by nobody once that is revoked.
+    await send(world, 'POST', `/api/keys/${key}/revoke`, {})
+    expect(await waitsFor(world, id, 'over_quota')).toMatchObject({ attempts: [] })
+    return
+  }
   await raise()
   expect(await ended(world, id)).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+})
+
+test('a policy that a team comes under while its jobs wait pays for them from then on', async () => {
+  const { headers } = await team('converted')
+  const ids = [await enqueue(world, 'shared', headers), await enqueue(world, 'shared', headers)]
+  for (const id of ids) await waitsFor(world, id, 'all_slots_busy')
+  await policy('thrifty', { gpu: 'at_once', cloud: 'at_once' }, { spend_micros_per_day: 1 })
+  await send(world, 'PATCH', '/api/teams/converted', { policy: 'thrifty' })
+  expect(await ended(world, ids[0] ?? '')).toMatchObject({ status: 'succeeded', tier: 'cloud' })
+  await waitsFor(world, ids[1] ?? '', 'all_slots_busy')
+  expect(whyNot(await decision(ids[1] ?? ''))).toEqual({ a: 'all_slots_busy', [cloud.name]: 'spend_limit_reached' })
+  await send(world, 'POST', `/api/jobs/${ids[1]}/cancel`, {})
 })
 
 test('a cap of nothing closes a cloud of which nobody knows the price, and not one that is known to be free', async () => {

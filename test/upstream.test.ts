@@ -46,6 +46,18 @@ const answer = {
 }
 const usage = { promptTokens: 11, completionTokens: 7, cachedTokens: 4, reasoningTokens: 2 }
 
+test('what goes wrong in reading an answer ends its reading, and nothing else', async () => {
+  upstream.plan({})
+  const request = { prompt: { kind: 'chat', messages }, maxTokens: 9, stop: [], sampling: {} } as unknown as GenerationRequest
+  const options = { stream: true, seedGiven: false, signal: new AbortController().signal }
+  const answer = await openUpstream('openai', `${upstream.url}/v1`, 'k').ask(request, { upstream: 'm', abilities: null }, options)
+  await expect(
+    answer.read(() => {
+      throw new RangeError('too much')
+    }),
+  ).rejects.toThrow('too much')
+})
+
 describe('OpenAI', () => {
   test('streams text that its client and our reader understand alike', async () => {
     let text = ''

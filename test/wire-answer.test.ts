@@ -17,6 +17,8 @@ test('what is nested deeper than could be written again is malformed, in an erro
     { type: 'error', error: { deep } },
   ])
     expect(new AnthropicReader().read(event)).toMatchObject({ kind: 'failure' })
+  const many = { type: 'text', text: 'x', citations: Array.from({ length: 300_000 }, () => 0) }
+  expect(new AnthropicReader().read(start(many))).toMatchObject({ kind: 'piece', text: 'x' })
   expect(new OpenAiReader().read({ choices: [{ index: 0, delta: { annotations: deep } }] })).toMatchObject({ code: 'upstream_malformed' })
 })
 

@@ -149,7 +149,8 @@ test('a worker that refuses is asked again later, and the job loses no attempt f
   const stream = chatStream(world, 'refusing', 'x')
   for (let attempt = 1; attempt <= 4; attempt++) {
     const { start } = await one.told((message) => message.start?.attempt === attempt)
-    one.end.write({ refused: { job: start?.job ?? '', attempt, reason: 'full' } })
+    // A reason is words, and no more of them than can be told.
+    one.end.write({ refused: { job: start?.job ?? '', attempt, reason: attempt === 2 ? 'x'.repeat(1_000_000) : 'spend_limit' } })
   }
   const { start } = await one.told((message) => message.start?.attempt === 5)
   one.end.write({
@@ -159,6 +160,13 @@ test('a worker that refuses is asked again later, and the job loses no attempt f
     },
   })
   expect((await stream.done).text).toBe('at last')
+  const told = await world.events(`&job=${start?.job}&type=job.requeued`)
+  expect(
+    told
+      .map(({ details }) => String(details.why).length)
+      .toSorted((left, right) => left - right)
+      .at(-1),
+  ).toBe(216)
   one.end.end()
 })
 

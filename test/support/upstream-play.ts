@@ -30,7 +30,7 @@ export type Play = {
   finish?: string
   /** The stop string that is said to have matched. */
   stopSequence?: string
-  usage?: 'right' | 'wrong' | 'missing'
+  usage?: 'right' | 'wrong' | 'missing' | 'impossible'
   /** Tokens of the prompt beside the others; of Anthropic's dialect. */
   cache?: { read: number; written: number }
   /** Before the head. */
@@ -71,5 +71,6 @@ export function usageOf(play: Play, call: Call): { prompt: number; completion: n
   const reasoning = play.reasoning?.length ?? 0
   const called = (play.toolCalls ?? []).reduce((sum, { pieces }) => sum + pieces.length, 0)
   const completion = textOf(play, call).pieces.length + reasoning + called
+  if (play.usage === 'impossible') return { prompt: 2 ** 52, completion: 2 ** 52, reasoning: 0 }
   return play.usage === 'wrong' ? { prompt: 0, completion: 0, reasoning: 0 } : { prompt: 11, completion, reasoning }
 }
