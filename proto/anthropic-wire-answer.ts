@@ -207,7 +207,7 @@ export class AnthropicReader {
       this.#finishReason = 'stop'
       return this.#aside({ kind: 'paused' })
     }
-    const finishReason = FINISH_REASONS[reason]
+    const finishReason = FINISH_REASONS.get(reason)
     if (finishReason === undefined) return upstreamError({ message: `it stopped with stop_reason "${reason.slice(0, 100)}"`, status: 502 })
     this.#finishReason = finishReason
     this.#stopSequence = textIn(said, 'stop_sequence')
@@ -237,14 +237,14 @@ type Block = {
 
 const BLOCKS_MAX = 10_000
 
-const FINISH_REASONS: Record<string, FinishReason> = {
-  end_turn: 'stop',
-  stop_sequence: 'stop',
-  max_tokens: 'length',
-  model_context_window_exceeded: 'length',
-  tool_use: 'tool_calls',
-  refusal: 'content_filter',
-}
+const FINISH_REASONS = new Map<string, FinishReason>([
+  ['end_turn', 'stop'],
+  ['stop_sequence', 'stop'],
+  ['max_tokens', 'length'],
+  ['model_context_window_exceeded', 'length'],
+  ['tool_use', 'tool_calls'],
+  ['refusal', 'content_filter'],
+])
 
 function wholeBlock(content: Json, input: string): Json {
   if (input === '') return content

@@ -3,10 +3,11 @@ import { type ChatMessage, type Content, type GenerationRequest, type JsonSchema
 import { thinkingBlocks } from './thinking.ts'
 import { isJson, type Json } from './wire.ts'
 
-/** `maxTokens` is sent where the caller set none, because the dialect demands a number. */
-export type AnthropicUpstream = { maxTokens: number }
-
-const ANTHROPIC_MAX_TOKENS = 4_096
+/** What is sent where the caller set no limit, because the dialect demands one: a model refuses more than it can say. */
+function mostTokens(model: string): number {
+  if (/claude-3-(opus|sonnet|haiku)/.test(model)) return 4_096
+  return /claude-(?!3-5|2|instant)/.test(model) ? 32_000 : 8_192
+}
 
 /** What the dialect has words for; a provider of it may claim no more, and less where its model cannot do it. */
 export const ANTHROPIC_ABILITIES: readonly Ability[] = [
@@ -24,19 +25,14 @@ export const ANTHROPIC_ABILITIES: readonly Ability[] = [
 ]
 
 /** The body with which an upstream of the dialect is asked for a chat. What needs other abilities never comes here. */
-export function anthropicBody(
-  request: GenerationRequest,
-  model: string,
-  stream: boolean,
-  upstream: AnthropicUpstream = { maxTokens: ANTHROPIC_MAX_TOKENS },
-): Json {
+export function anthropicBody(request: GenerationRequest, model: string, stream: boolean): Json {
   const { verbatim, prompt, stop, sampling } = request
   if (verbatim?.dialect === 'anthropic') return { ...verbatim.body, ...signedOnly(verbatim.body.messages), model, stream }
   const { system, messages } = conversation(prompt.kind === 'chat' ? prompt.messages : [])
   const choice = toolChoice(request)
   return {
     model,
-    max_tokens: request.maxTokens ?? upstream.maxTokens + (request.reasoning?.maxTokens ?? 0),
+    max_tokens: request.maxTokens ?? mostTokens(model) + (request.reasoning?.maxTokens ?? 0),
     messages,
     stream,
     ...(system === '' ? {} : { system }),

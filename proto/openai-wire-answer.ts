@@ -96,7 +96,7 @@ export class OpenAiReader {
     this.#turns.speaks(text)
     const reason = textIn(choice, 'finish_reason')
     if (reason !== undefined && reason !== '') {
-      const finishReason = FINISH_REASONS[reason]
+      const finishReason = FINISH_REASONS.get(reason)
       if (finishReason === undefined)
         return { ...upstreamError({ message: `it gave up with finish_reason "${reason.slice(0, 100)}"` }), retryable: true }
       // Some servers say "stop" although the model stopped to have tools called.
@@ -154,17 +154,17 @@ export class OpenAiReader {
 }
 
 /** The dialect's own reasons, and those of servers that keep their old names for them. */
-const FINISH_REASONS: Record<string, FinishReason> = {
-  stop: 'stop',
-  eos_token: 'stop',
-  stop_sequence: 'stop',
-  end_turn: 'stop',
-  length: 'length',
-  max_tokens: 'length',
-  tool_calls: 'tool_calls',
-  function_call: 'tool_calls',
-  content_filter: 'content_filter',
-}
+const FINISH_REASONS = new Map<string, FinishReason>([
+  ['stop', 'stop'],
+  ['eos_token', 'stop'],
+  ['stop_sequence', 'stop'],
+  ['end_turn', 'stop'],
+  ['length', 'length'],
+  ['max_tokens', 'length'],
+  ['tool_calls', 'tool_calls'],
+  ['function_call', 'tool_calls'],
+  ['content_filter', 'content_filter'],
+])
 
 function isEmpty(value: object): boolean {
   for (const _ in value) return false

@@ -90,4 +90,7 @@ test('an answer that no message could hold fails, and says what to do', () => {
   vectors.add([0], 'x'.repeat(50 * 1024 * 1024))
   vectors.finish(END)
   expect([vectors.takeChunk(), vectors.takeEnd()]).toMatchObject([undefined, { failed: { code: 'answer_too_large' } }])
+  const thought = new Attempt('job', 1, 'm', 0)
+  thought.add([0], '', { reasoning: 'x'.repeat(50 * 1024 * 1024) })
+  expect([thought.takeChunk(), thought.takeEnd()]).toMatchObject([undefined, { failed: { code: 'answer_too_large' } }])
 })

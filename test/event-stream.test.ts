@@ -1,8 +1,10 @@
 import { EventEmitter } from 'node:events'
-import type { ServerResponse } from 'node:http'
+import { createServer, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { EventStream } from '../coordinator/api/event-stream.ts'
+import { SseSink } from '../coordinator/api/sse.ts'
 import { EventFeed } from '../coordinator/engine/event-feed.ts'
 import { newId } from '../coordinator/ids.ts'
 import type { Db } from '../coordinator/store/db.ts'
@@ -128,6 +130,21 @@ test('a reader whose socket is full misses nothing: it catches up from PostgreSQ
   await world.until('it has caught up again', () => idsIn(written).length >= 1_205)
   expect(idsIn(written)).toEqual(stored.map(({ id }) => id))
   response.emit('close')
+})
+
+test('nothing is said behind the end, though the socket is full and stays open', async () => {
+  let sink: SseSink | undefined
+  const server = createServer((_request, response) => {
+    sink = new SseSink(response, { onRoom: () => {}, onClosed: () => {} })
+    sink.open({})
+    sink.end('first')
+    sink.write('second')
+    sink.end('third')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const answer = await fetch(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+  expect(await answer.text()).toBe('first')
+  server.close()
 })
 
 type Reader = AsyncDisposable & { seen: SseEvent[]; until(isSo: (event: SseEvent) => boolean): Promise<SseEvent> }

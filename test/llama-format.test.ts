@@ -2,6 +2,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js'
 import * as fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { JsonSchema } from '../proto/request.ts'
+import { constraintOf } from '../worker/engines/llama/constraint.ts'
 import { integerRange, integersWithin } from '../worker/engines/llama/integer-range.ts'
 import { GrammarWriter, UnsupportedSchema } from '../worker/engines/llama/schema-grammar.ts'
 import { begin, chat, complete, failureOf, openTiny, type TinyEngine, type Wish } from './support/tiny-engine.ts'
@@ -204,4 +205,12 @@ test('a schema that nests or grows without end is refused', () => {
   expect(() => new GrammarWriter().value(deep)).toThrow(UnsupportedSchema)
   const properties = Object.fromEntries(Array.from({ length: 6_000 }, (_, index) => [`p${index}`, { type: 'string' }]))
   expect(() => new GrammarWriter().value({ type: 'object', properties })).toThrow(/smaller schema/)
+})
+
+test('a schema that would take for ever to be held against its answer is given up on', () => {
+  const form = { open: '<c>', close: '</c>', argumentsKey: 'arguments', list: false, bare: false } as const
+  const pattern: JsonSchema = { enum: [`${'a'.repeat(60)}!`], not: { type: 'string', pattern: '^(a+)+$' } }
+  const { faultOf } = constraintOf(schema(pattern), form, false)
+  expect(faultOf?.(JSON.stringify(`${'a'.repeat(60)}!`))).toMatch(/took more than 250 ms/)
+  expect(constraintOf(schema({ enum: ['a'] }), form, false).faultOf?.('"a"')).toBeUndefined()
 })

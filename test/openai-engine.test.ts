@@ -172,6 +172,8 @@ test('failures say whose fault they are and whether trying again helps', async (
   expect(await failureOf('CUT')).toMatchObject({ layer: 'provider', code: 'upstream_cut', retryable: true })
   expect(await failureOf('ENDLESS')).toMatchObject({ layer: 'provider', code: 'upstream_cut', retryable: true })
   expect((await generate(engine, ask('hello')).done).end?.reason).toBe('stop')
+  // All was said.
+  expect((await generate(engine, ask('RESET')).done).end?.reason).toBe('stop')
 })
 
 test('a server that is gone offers no slots, and offers them again when it is back', async () => {

@@ -1,6 +1,8 @@
 import OpenAI from 'openai'
 import type { ResponseStreamEvent, Tool } from 'openai/resources/responses/responses'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { RecentCuts } from '../coordinator/api/openai-responses-cuts.ts'
+import type { JobId } from '../coordinator/core/job.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
 /** Responses, embeddings and rerank, with the official client against the fake. */
@@ -262,6 +264,18 @@ test('a stream is taken up behind any of its events, while it is made and after,
   await expect(forgotten).rejects.toMatchObject({ status: 409, code: 'stream_forgotten' })
   const unstreamed = await world.request('GET', `/v1/responses/${id}?starting_after=1`)
   expect(unstreamed.status).toBe(400)
+})
+
+test('where an answer was cut first is not made up when it is not known any more', () => {
+  const cuts = new RecentCuts()
+  const [first, second] = ['1', '2'] as JobId[] as [JobId, JobId]
+  cuts.of(first).end('text', 0, 5)
+  expect([cuts.of(first).end('text', 0, 9), cuts.find(first) !== undefined]).toEqual([5, true])
+  // Others fill the memory, and what is oldest goes while its reader goes on.
+  for (let index = 0; index < 1_000_001; index++) cuts.of(second).end('text', index, index + 1)
+  expect(cuts.find(first)).toBeUndefined()
+  cuts.of(first).end('text', 1, 9)
+  expect(cuts.find(first)).toBeUndefined()
 })
 
 test('what a response was made from is listed as items, in pages and either order', async () => {

@@ -7,6 +7,13 @@ import { SseReader } from '../proto/sse.ts'
 import { joinedThinking, type ThinkingBlock, thinkingBlocks } from '../proto/thinking.ts'
 import type { WireEnd, WireFailure, WirePiece } from '../proto/wire.ts'
 
+test('a reason for the end that no dialect has is a failure, whatever objects are made of', () => {
+  for (const reason of ['constructor', 'toString', 'odd']) {
+    expect(new OpenAiReader().read({ choices: [{ index: 0, delta: {}, finish_reason: reason }] })).toMatchObject({ kind: 'failure' })
+    expect(new AnthropicReader().read({ type: 'message_delta', delta: { stop_reason: reason } })).toMatchObject({ kind: 'failure' })
+  }
+})
+
 test('what is nested deeper than could be written again is malformed, in an error too', () => {
   const deep = JSON.parse(`${'['.repeat(50_000)}${']'.repeat(50_000)}`) as unknown
   const start = (content_block: object): unknown => ({ type: 'content_block_start', index: 0, content_block })

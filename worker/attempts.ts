@@ -59,7 +59,7 @@ export class Attempt {
   }
 
   add(tokenIds: number[], text: string, delta?: AnswerDelta): void {
-    if (isTooLarge(text, '')) return this.fail(TOO_LARGE)
+    if (isTooLarge(text, delta === undefined ? '' : JSON.stringify(delta))) return this.fail(TOO_LARGE)
     if (this.#tokenIds.length === 0) this.#firstTokenMs = performance.now() - this.#beganMs
     this.#promptProcessed = 0
     for (const id of tokenIds) {

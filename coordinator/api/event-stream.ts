@@ -89,7 +89,7 @@ export class EventStream {
         this.#forgetOldest()
         this.#tell(page)
         // There it comes back with its last id, like after any other break.
-        if (read >= CATCH_UP_MAX) return this.#sink.end('')
+        if (read >= CATCH_UP_MAX) return this.#end('')
         if (this.#sink.blocked) return
         if (page.length < PAGE) break
       }
@@ -116,7 +116,7 @@ export class EventStream {
   #beat(): void {
     if (!this.#parts.stillAllowed()) {
       const fault = new Fault('invalid_key', 'The key was revoked or has expired.', { status: 401 })
-      this.#sink.end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
+      this.#end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
     } else if (!this.#sink.blocked) this.#sink.write(': alive\n\n')
     if (!this.#catchingUp && performance.now() - this.#caughtUpMs > HEARTBEAT_MS) this.#told.clear()
   }
@@ -126,7 +126,13 @@ export class EventStream {
     if (!(error instanceof Fault)) this.#parts.log.error(`Reading events for a stream: ${String(error)}`)
     const fault =
       error instanceof Fault ? error : new Fault('internal_error', 'The events could not be read; come back with Last-Event-ID.')
-    this.#sink.end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
+    this.#end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
+  }
+
+  /** The connection may stay open for a while behind that: nothing more is said on it. */
+  #end(text: string): void {
+    this.#close()
+    this.#sink.end(text)
   }
 
   #close(): void {

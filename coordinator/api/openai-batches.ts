@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import multipart from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -5,7 +6,6 @@ import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { LiveJob } from '../engine/live-job.ts'
 import { newId } from '../ids.ts'
-import { sha256 } from '../secrets.ts'
 import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults, type ResultRow } from '../store/batches.ts'
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
@@ -158,13 +158,11 @@ async function readForm(request: FastifyRequest): Promise<Form> {
 async function keepFile(parts: ApiParts, request: FastifyRequest, file: { name: string; content: Buffer }): Promise<FileRecord> {
   const { team } = request.caller
   const key = readIdempotencyKey(request)
-  const hash = sha256(`file\n${file.name}\n${file.content.toString('base64')}`)
-  if (key !== undefined) {
-    const known = await keptFile(parts, team, key, hash)
-    if (known !== undefined) return known
-  }
   const made = { id: newId(), team, purpose: 'batch', ...file }
   if (key === undefined) return saveFile(parts.db, made, undefined)
+  const hash = createHash('sha256').update(`file\n${file.name}\n`).update(file.content).digest()
+  const known = await keptFile(parts, team, key, hash)
+  if (known !== undefined) return known
   return saveFile(parts.db, made, { key, hash }).catch(async (error: unknown) => {
     // Sent twice at once: the other one was a moment earlier.
     const winner = isDuplicate(error) ? await keptFile(parts, team, key, hash) : undefined

@@ -8,9 +8,10 @@ export class RecentCuts {
   readonly #byJob = new Map<JobId, Cuts>()
   #count = 0
 
-  /** Undefined: nobody has read it here as events. */
+  /** Undefined: nobody has read it here as events, or where it was cut first is not known any more. */
   find(job: JobId): Cuts | undefined {
-    return this.#byJob.get(job)
+    const cuts = this.#byJob.get(job)
+    return cuts?.isBroken === true ? undefined : cuts
   }
 
   of(job: JobId): Cuts {
@@ -43,6 +44,8 @@ export class Cuts {
   readonly #ends = new Map<string, number[]>()
   readonly #onCut: () => void
   count = 0
+  /** It was begun anew while a reader went on: the cuts before are lost. */
+  isBroken = false
 
   constructor(onCut: () => void) {
     this.#onCut = onCut
@@ -53,6 +56,10 @@ export class Cuts {
     const ends = this.#ends.get(item) ?? []
     const known = ends[index]
     if (known !== undefined) return known
+    if (index > ends.length) {
+      this.isBroken = true
+      return length
+    }
     if (ends.length === 0) this.#ends.set(item, ends)
     ends.push(length)
     this.count += 1

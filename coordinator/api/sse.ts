@@ -20,6 +20,8 @@ export class SseSink {
     response.on('drain', () => this.#unblock())
     response.on('timeout', () => this.cut())
     response.on('close', listeners.onClosed)
+    // A full socket keeps a connection open that has been ended: what is written behind the end is an error, and of nobody's.
+    response.on('error', () => {})
   }
 
   /** The head leaves with the first write, or by `flush`. */

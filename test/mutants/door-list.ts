@@ -3,6 +3,20 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'where an answer was cut is made up when it was forgotten under its reader',
+    file: 'coordinator/api/openai-responses-cuts.ts',
+    find: 'this.isBroken = true',
+    replace: '',
+    tests: ['openai-responses'],
+  },
+  {
+    bug: 'an answer that is whole is lost with the connection that breaks behind it',
+    file: 'worker/engines/openai/exchange.ts',
+    find: 'end !== null ? { finish: end.finishReason } : { fail:',
+    replace: 'end !== null && end.usage !== null ? { finish: end.finishReason } : { fail:',
+    tests: ['openai-engine'],
+  },
+  {
     bug: 'what is sent to no door is read all the same',
     file: 'coordinator/api/server.ts',
     find: '    if (request.is404) throw notFound(request)\n',
@@ -388,8 +402,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'doors: a second reader of a response is given other cuts',
     file: 'coordinator/api/openai-responses-cuts.ts',
-    find: 'if (known !== undefined) return known\n    if (ends',
-    replace: 'if (ends',
+    find: 'if (known !== undefined) return known\n    if (index',
+    replace: 'if (index',
     tests: ['openai-responses'],
   },
 ]

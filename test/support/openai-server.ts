@@ -96,6 +96,7 @@ export class OpenAiServer implements AsyncDisposable {
     if (prompt.includes('CUT')) return void setImmediate(() => response.destroy())
     if (prompt.includes('FAULT')) say({ error: { message: 'CUDA error', type: 'server_error' } })
     if (!prompt.includes('ENDLESS')) say({ choices: [{ index: 0, delta: {}, text: '', finish_reason: 'stop' }] })
+    if (prompt.includes('RESET')) return void setImmediate(() => response.destroy())
     say({ choices: [], usage: { prompt_tokens: 11, completion_tokens: 3, prompt_tokens_details: { cached_tokens: 5 } } })
     say('[DONE]')
     response.end()

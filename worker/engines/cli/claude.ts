@@ -125,16 +125,16 @@ class ClaudeReader implements CliReader {
     const promptTokens = (numberAt(usage, 'input_tokens') ?? 0) + cachedTokens + written
     const completionTokens = numberAt(usage, 'output_tokens') ?? 0
     if (completionTokens > 0) events.push({ kind: 'usage', promptTokens, completionTokens, cachedTokens, reasoningTokens: 0 })
-    events.push({ kind: 'ended', reason: STOP_REASONS[textAt(said, 'stop_reason') ?? this.#stopReason] ?? 'stop' })
+    events.push({ kind: 'ended', reason: STOP_REASONS.get(textAt(said, 'stop_reason') ?? this.#stopReason) ?? 'stop' })
     return events
   }
 }
 
-const STOP_REASONS: Record<string, 'length' | 'content_filter'> = {
-  max_tokens: 'length',
-  model_context_window_exceeded: 'length',
-  refusal: 'content_filter',
-}
+const STOP_REASONS = new Map<string, 'length' | 'content_filter'>([
+  ['max_tokens', 'length'],
+  ['model_context_window_exceeded', 'length'],
+  ['refusal', 'content_filter'],
+])
 
 /** The program repeats by itself what may pass soon. A wrong key does not pass, and a long pause is better spent elsewhere. */
 function retryOf(said: unknown, nowMs: number): CliEvent[] {

@@ -38,7 +38,14 @@ const UNKNOWN_LIMIT_MS = 60_000
 const MESSAGE_LENGTH_MAX = 1_200
 
 function bounded(message: string): string {
-  const line = message.trim().replaceAll(/\s*\n\s*/g, ' | ')
+  const lines = message
+    .trim()
+    .slice(0, 10 * MESSAGE_LENGTH_MAX)
+    .split('\n')
+  const line = lines
+    .map((text) => text.trim())
+    .filter(Boolean)
+    .join(' | ')
   return line.length > MESSAGE_LENGTH_MAX ? `${line.slice(0, MESSAGE_LENGTH_MAX)}…` : line
 }
 

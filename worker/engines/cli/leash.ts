@@ -42,7 +42,11 @@ export class Leash {
       detached: true,
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
     })
-    keeper.on('error', (error) => this.#warn(`the process that ends the jobs of a killed worker could not start: ${error.message}`))
+    keeper.on('error', (error) => {
+      this.#warn(`the process that ends the jobs of a killed worker is not well: ${error.message}`)
+      // One that could not start does not end either: the next job tries again.
+      if (keeper.pid === undefined) this.#keeper = undefined
+    })
     keeper.once('exit', () => {
       this.#keeper = undefined
       if (!this.#closed) this.#warn('the process that ends the jobs of a killed worker died; the next job starts another')

@@ -1,4 +1,5 @@
 import assert from 'node:assert'
+import vm from 'node:vm'
 import { Ajv, type ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import type { GenerationRequest, JsonSchema, Tool } from '../../../proto/request.ts'
@@ -95,14 +96,34 @@ function judgeOf(schema: JsonSchema): NonNullable<Constraint['faultOf']> {
     let value: unknown
     try {
       value = JSON.parse(text)
+      if (withinLimit(() => validate(value))) return undefined
     } catch (error) {
       return (error as Error).message
     }
-    if (validate(value)) return undefined
     const [first] = validate.errors ?? []
     return `${first?.instancePath || 'the value'} ${first?.message ?? 'is not valid'}`
   }
 }
+
+/**
+ * Everybody's next token waits meanwhile, and a schema may be made to take for ever: by a pattern, or by alternatives within
+ * alternatives. Throws where it took too long.
+ */
+function withinLimit<T>(act: () => T): T {
+  LIMITED.act = act
+  try {
+    return CALL.runInContext(LIMITED, { timeout: JUDGING_MS_MAX }) as T
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error
+    throw new Error(`took more than ${JUDGING_MS_MAX} ms to be judged`, { cause: error })
+  } finally {
+    LIMITED.act = undefined
+  }
+}
+
+const LIMITED: vm.Context = vm.createContext({ act: undefined })
+const CALL = new vm.Script('act()')
+const JUDGING_MS_MAX = 250
 
 /** A schema for an earlier draft says so, or writes its tuples in the earlier way. */
 function validatorOf(schema: JsonSchema): ValidateFunction {
@@ -110,7 +131,8 @@ function validatorOf(schema: JsonSchema): ValidateFunction {
   const early = /draft-0[4-7]/.test(String($schema)) || /"items":\[/.test(JSON.stringify(schema))
   const options = { strict: false, validateFormats: false, logger: false } as const
   try {
-    return (early ? new Ajv(options) : new Ajv2020(options)).compile(typeof schema === 'object' ? rest : schema)
+    const ajv = early ? new Ajv(options) : new Ajv2020(options)
+    return withinLimit(() => ajv.compile(typeof schema === 'object' ? rest : schema))
   } catch (error) {
     throw new UnsupportedSchema('schema', `is not a valid JSON Schema: ${(error as Error).message.slice(0, 300)}`)
   }

@@ -111,6 +111,12 @@ export class VectorQueue {
     const { prompt } = job
     const model = this.#model
     const input = inputsOf(prompt)[job.next] ?? ''
+    const bytes = Buffer.byteLength(input) + (prompt.kind === 'rank' ? Buffer.byteLength(prompt.query) : 0)
+    // Cutting a book into tokens takes seconds in which nobody is answered.
+    if (bytes > model.contextTokens * TOKEN_BYTES_MAX) {
+      const message = `input ${job.next} has ${bytes} bytes and the model's context holds ${model.contextTokens} tokens: shorten it`
+      return ingress('context_length_exceeded', message)
+    }
     const tokens = prompt.kind === 'rank' && model.purpose === 'rank' ? model.lengthOf(prompt.query, input) : lengthOf(model, input)
     if (tokens === 0) return ingress('empty_prompt', `input ${job.next} has no tokens: send some text`)
     if (tokens >= model.contextTokens) {
@@ -139,6 +145,8 @@ export class VectorQueue {
 }
 
 const PROGRESS_EVERY_MS = 250
+// Far beyond what a token stands for in any text.
+const TOKEN_BYTES_MAX = 256
 
 type VectorPrompt = Extract<GenerationRequest['prompt'], { kind: 'embed' | 'rank' }>
 

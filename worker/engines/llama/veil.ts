@@ -1,3 +1,5 @@
+import { randomBytes } from 'node:crypto'
+
 /** A run of a prompt: the template's own text, in which special tokens are meant, or what somebody wrote, in which they are not. */
 export type PromptPart = { text: string; special: boolean }
 
@@ -11,9 +13,11 @@ export class Veil {
 
   /** `all`: everything that will be hidden or rendered beside it; the stand-ins must not occur in it. */
   constructor(all: string) {
-    let number = 0
-    while (all.includes(`veil${number}x`)) number += 1
-    this.#mark = `veil${number}x`
+    // By chance: numbers in turn could all be in the text, which would be searched for each.
+    let mark: string
+    do mark = `veil${randomBytes(8).toString('hex')}x`
+    while (all.includes(mark))
+    this.#mark = mark
   }
 
   /** The stand-in for a text. Its quotation mark shows later how many times a template turned it into JSON. */

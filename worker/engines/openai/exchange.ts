@@ -55,8 +55,9 @@ export class Exchange implements Generation {
         await this.#read(answer)
       }
     } catch (error) {
-      // Before the head there was no connection; after it there is one no more.
-      this.#decide({ fail: failureOfCall(this.#upstream, error, answer !== undefined) })
+      const { end } = this.#reader
+      // Before the head there was no connection; after it there is one no more, which takes nothing from an answer that is whole.
+      this.#decide(end !== null ? { finish: end.finishReason } : { fail: failureOfCall(this.#upstream, error, answer !== undefined) })
     }
     const verdict = this.#verdict ?? { fail: failureOfCall(this.#upstream, new Error('it ended before the end of its answer'), true) }
     this.#abort.abort()

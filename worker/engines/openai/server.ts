@@ -119,7 +119,7 @@ const TOOL_ABILITIES: readonly Ability[] = ['tools', 'tool_choice', 'parallel_to
 /** Its metrics say how many sequences it runs at once, in the versions that expose it. */
 async function vllmFacts(upstream: Upstream, root: string, signal: AbortSignal): Promise<Partial<ServerFacts>> {
   const { text } = await readJson(upstream, `${root}/metrics`, signal).catch(() => NOTHING)
-  const slots = count(Number(/max_num_seqs(?:="|(?:\{[^}]*\})? )(\d+)/.exec(text)?.[1]))
+  const slots = count(Number(/max_num_seqs(?:="|(?:\{[^}\n]{0,500}\})? )(\d+)/.exec(text)?.[1]))
   return slots === undefined ? {} : { slots }
 }
 
