@@ -5,9 +5,11 @@ import { isJson, type Json } from './wire.ts'
 
 /** What is sent where the caller set no limit, because the dialect demands one: a model refuses more than it can say. */
 function mostTokens(model: string): number {
-  if (/claude-3-(opus|sonnet|haiku)/.test(model)) return 4_096
-  return /claude-(?!3-5|2|instant)/.test(model) ? 32_000 : 8_192
+  if (!model.includes('claude-') || /claude-(2|instant|3-(opus|sonnet|haiku))/.test(model)) return LEAST
+  return /claude-3[-.]5/.test(model) ? 8_192 : 32_000
 }
+
+const LEAST = 4_096
 
 /** What the dialect has words for; a provider of it may claim no more, and less where its model cannot do it. */
 export const ANTHROPIC_ABILITIES: readonly Ability[] = [
@@ -32,7 +34,7 @@ export function anthropicBody(request: GenerationRequest, model: string, stream:
   const choice = toolChoice(request)
   return {
     model,
-    max_tokens: request.maxTokens ?? mostTokens(model) + (request.reasoning?.maxTokens ?? 0),
+    max_tokens: request.maxTokens ?? Math.max(mostTokens(model), (request.reasoning?.maxTokens ?? 0) + LEAST),
     messages,
     stream,
     ...(system === '' ? {} : { system }),

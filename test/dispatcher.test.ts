@@ -71,7 +71,17 @@ function listening(heard: Partial<Follower>): Follower {
 }
 
 function newJob(): NewJob {
-  const plain = { type: 'chat', team: 'default', actor: 'test', model: 'm', priority: 'normal', request: '{}', seed: 1, cost: 1 } as const
+  const plain = {
+    type: 'chat',
+    team: 'default',
+    actor: 'test',
+    model: 'm',
+    priority: 'normal',
+    request: '{}',
+    seed: 1,
+    cost: 1,
+    promptCost: 0,
+  } as const
   const none = { pinnedProvider: null, pinnedTier: null, policy: null, key: null, maxWaitMs: null, maxRunMs: null }
   const flags = { restartless: false, streamed: true, detached: false }
   return { ...plain, ...none, ...flags, ...FREE, id: newId() as JobId, needs: [], prefix: [], traceId: newId() }

@@ -211,6 +211,6 @@ test('a schema that would take for ever to be held against its answer is given u
   const form = { open: '<c>', close: '</c>', argumentsKey: 'arguments', list: false, bare: false } as const
   const pattern: JsonSchema = { enum: [`${'a'.repeat(60)}!`], not: { type: 'string', pattern: '^(a+)+$' } }
   const { faultOf } = constraintOf(schema(pattern), form, false)
-  expect(faultOf?.(JSON.stringify(`${'a'.repeat(60)}!`))).toMatch(/took more than 250 ms/)
+  expect(faultOf?.(JSON.stringify(`${'a'.repeat(60)}!`))).toMatch(/too long to be judged/)
   expect(constraintOf(schema({ enum: ['a'] }), form, false).faultOf?.('"a"')).toBeUndefined()
 })

@@ -128,6 +128,26 @@ test('what a class was charged for answers that never came is given back', () =>
   expect(serve(world, 2)).toContain('now')
 })
 
+test('a prompt that was computed is paid for, though its caller did not wait for the answer', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  let read = 0
+  for (let index = 0; index < 60; index++) {
+    world.enqueue(`hasty${index}`, { team: 'hasty', cost: 5_100, promptCost: 5_000 })
+    world.enqueue(`other${index}`, { team: 'other', cost: 200, promptCost: 100 })
+    const [running = '' as JobId] = world.live.keys()
+    if (running.startsWith('other')) {
+      world.finish(running, 200)
+      continue
+    }
+    const { attempt = 0 } = world.live.get(running) ?? {}
+    world.apply({ kind: 'job-cancelled', job: running })
+    world.apply({ kind: 'attempt-failed', job: running, attempt, worker: 'a' as WorkerId, error: STOPPED })
+    read += 1
+  }
+  expect(read).toBeLessThan(6)
+})
+
 const STOPPED: JobError = { code: 'cancelled', message: 'stopped', layer: 'provider', retryable: true }
 
 test('inside a team it is first in, first out, also after an attempt was lost', () => {

@@ -277,6 +277,34 @@ test('a job that a cloud turns away every time, without saying until when, keeps
   expect(world.outcomes.size).toBeGreaterThan(others - 20)
 })
 
+test('what one model of a cloud is turned away for keeps none of its others waiting', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 4, models: ['a', 'b'] })
+  world.enqueue('poison', { patience: ANY_TIER, model: 'a' })
+  let others = 0
+  for (let second = 0; second < 300; second++) {
+    world.enqueue(`${others++}`, { patience: ANY_TIER, model: 'b' })
+    for (const job of world.live.keys())
+      if (job === 'poison')
+        world.fail('poison', { ...BROKEN, providerStatus: 504 }, { state: 'cooling_down', untilMs: 'untold', why: '504' })
+      else world.finish(job)
+    world.pass(1_000)
+  }
+  expect(world.startedOn('cloud').filter((job) => job === 'poison').length).toBeLessThan(16)
+  expect(world.outcomes.size).toBeGreaterThan(others - 10)
+})
+
+test('who lets others go first at a cloud is taken by whoever else can take it', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 1 })
+  for (const job of ['first', 'other']) world.enqueue(job, { patience: ANY_TIER })
+  world.fail('first', { ...BROKEN, providerStatus: 503 }, { state: 'cooling_down', untilMs: 'untold', why: '503' })
+  expect(world.scheduler.waiting(world.nowMs, 'first' as JobId)).toMatchObject({ reason: 'cooling_down', detail: '503' })
+  world.connect('a', { m: 4 })
+  world.pass(200)
+  expect(world.startedOn('a')).toEqual(expect.arrayContaining(['first', 'other']))
+})
+
 test('a rate that is used up keeps nobody away for longer than all', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { maxParallel: 1 })
@@ -292,17 +320,20 @@ test('a rate that is used up keeps nobody away for longer than all', () => {
   expect(world.startedOn('cloud').filter((job) => job === 'often')).toHaveLength(7)
 })
 
-test('of a limit per minute a call that was refused, or cancelled, takes what it brought', () => {
+test('of a limit per minute a call that was refused takes nothing, and one that was cancelled its prompt and what it brought', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { tokens: 1_000 })
   for (const job of ['refused', 'cancelled']) {
-    world.enqueue(job, { patience: ANY_TIER, cost: 900_000 })
+    world.enqueue(job, { patience: ANY_TIER, cost: 900_000, promptCost: job === 'refused' ? 800_000 : 10 })
     expect(world.scheduler.waiting(world.nowMs, job as JobId)).toBeUndefined()
     if (job === 'refused') world.fail(job, { ...BUSY, code: 'provider_refused_request', retryable: false, providerStatus: 400 })
     else world.apply({ kind: 'job-cancelled', job: job as JobId })
   }
-  world.enqueue('next', { patience: ANY_TIER })
+  world.enqueue('next', { patience: ANY_TIER, cost: 9_000, promptCost: 9_000 })
   expect(startedAt(world, 'next')).toBe('cloud')
+  world.apply({ kind: 'job-cancelled', job: 'next' as JobId })
+  world.enqueue('late', { patience: ANY_TIER })
+  expect(world.scheduler.waiting(world.nowMs, 'late' as JobId)?.reason).toBe('over_quota')
 })
 
 test('a provider that does not say when is tried by one job after a second, then after twice as long, until it is well', () => {

@@ -232,7 +232,7 @@ describe('the body for an Anthropic upstream', () => {
     })
     expect(anthropicBody(request, 'm', true)).toEqual({
       model: 'm',
-      max_tokens: 8_192,
+      max_tokens: 4_096,
       stream: true,
       system: 'Be brief.\n\nBe kind.',
       messages: [
@@ -280,16 +280,16 @@ describe('the body for an Anthropic upstream', () => {
     expect(body({ tools, parallelToolCalls: false }).tool_choice).toEqual({ type: 'auto', disable_parallel_tool_use: true })
     expect(body({ reasoning: { maxTokens: 2_000 } })).toMatchObject({
       thinking: { type: 'enabled', budget_tokens: 2_000 },
-      max_tokens: 10_192,
+      max_tokens: 6_096,
     })
     // A budget that leaves no room is refused there.
     expect(body({ reasoning: { maxTokens: 2_000 }, maxTokens: 1_500 })).toMatchObject({
       thinking: { budget_tokens: 1_499 },
       max_tokens: 1_500,
     })
-    expect(body({ reasoning: { maxTokens: 0 } })).toMatchObject({ thinking: { type: 'disabled' }, max_tokens: 8_192 })
+    expect(body({ reasoning: { maxTokens: 0 } })).toMatchObject({ thinking: { type: 'disabled' }, max_tokens: 4_096 })
     const most = ['claude-3-haiku-20240307', 'claude-3-5-sonnet-latest', 'claude-sonnet-4-5', 'anthropic/claude-opus-4-1', 'other']
-    expect(most.map((model) => anthropicBody(chat({}), model, false).max_tokens)).toEqual([4_096, 8_192, 32_000, 32_000, 8_192])
+    expect(most.map((model) => anthropicBody(chat({}), model, false).max_tokens)).toEqual([4_096, 8_192, 32_000, 32_000, 4_096])
     expect(body({ reasoning: { effort: 'minimal' } })).toMatchObject({ thinking: { type: 'adaptive' }, output_config: { effort: 'low' } })
     expect(body({ format: { kind: 'schema', name: 's', schema: { type: 'object' }, strict: true } }).output_config).toEqual({
       format: { type: 'json_schema', schema: { type: 'object' } },

@@ -441,6 +441,7 @@ function record(): JobRecord {
     maxWaitMs: null,
     maxRunMs: null,
     cost: 10,
+    promptCost: 0,
     request: '{}',
     seed: 1,
     prefix: [],

@@ -79,6 +79,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
   if (placed.needs.includes('images')) refusePrivateImages(parts, parsed.generation.prompt)
   const bytes = promptBytes(parsed.generation.prompt)
   refuseWhenTooLong(bytes, placed.offers)
+  const promptCost = Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN))
   const seed = parsed.seed ?? randomInt(2 ** 32)
   const detached = submission.detached || wishes.detached
   const generation = withSeed(parsed, seed)
@@ -92,7 +93,8 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
     generation,
     seed,
     prefix: prefixesOf(parsed.generation.prompt),
-    cost: Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + answerTokens(parsed)),
+    cost: Math.min(COST_MAX, promptCost + answerTokens(parsed)),
+    promptCost,
     ...wishes,
     model: placed.model,
     policy: placed.policy,

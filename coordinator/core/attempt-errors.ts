@@ -33,6 +33,11 @@ export function tooLong(limitMs: number): JobError {
   return { code: 'max_run_exceeded', message, layer: 'provider', retryable: false }
 }
 
+/** Whoever makes it would make it as large again. */
+export function tooLarge(chars: number): JobError {
+  return { code: 'answer_too_large', message: `The answer is longer than ${chars} characters.`, layer: 'provider', retryable: false }
+}
+
 /** The caller allowed no longer wait. */
 export function waitedTooLong(limitMs: number, reason: string): JobError {
   const message = `The job waited ${limitMs / 1000} s, which is as long as its caller allows (x-holdfast-max-wait); it waited because: ${reason}.`

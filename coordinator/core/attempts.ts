@@ -1,11 +1,12 @@
 import { INTERRUPTED, tooLong } from './attempt-errors.ts'
-import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, tripFor, turnedAwayMs, yieldingMs } from './blame.ts'
+import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, isOpenElsewhere, tripFor, turnedAwayMs, yieldingMs } from './blame.ts'
 import type { Board } from './board.ts'
 import { type Breaker, reset } from './breaker.ts'
 import type { Setback } from './cooldown.ts'
 import type { FleetWorker } from './fleet.ts'
 import { COST_MAX, type InputOf } from './inputs.ts'
 import type { JobError } from './job.ts'
+import { AUTO } from './routing.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
 import { stallOf } from './silence.ts'
 
@@ -74,6 +75,22 @@ export class Attempts {
     this.#board.fillWorker(input.worker)
   }
 
+  /** Whoever lets others go first at one provider need not wait where another one is free to take it. */
+  isWanted(job: ScheduledJob): boolean {
+    if (job.delayedAt === null) return false
+    this.#board.judgeDelayed(job)
+    return this.#isOpenElsewhere(job, job.delayedAt)
+  }
+
+  #isOpenElsewhere(job: ScheduledJob, worker: FleetWorker): boolean {
+    return isOpenElsewhere(this.#board.nowMs, this.#board.keyOf(job), worker, this.#board.fleet)
+  }
+
+  #areWaitedFor(worker: FleetWorker): boolean {
+    for (const [model, line] of this.#board.lines) if (line.waiting > 0 && (model === AUTO || worker.models.has(model))) return true
+    return false
+  }
+
   judgeRunning(job: ScheduledJob): void {
     if (job.worker === null) return
     if (job.maxRunMs !== null && job.ranMs + this.#board.nowMs - job.startedMs >= job.maxRunMs) {
@@ -83,6 +100,11 @@ export class Attempts {
     if (!job.worker.connected) return
     const stall = stallOf(this.#board.nowMs, job, job.worker, this.#board.rules)
     if (stall !== null) this.#stopWith(job, stall)
+  }
+
+  stop(report: InputOf<'attempt-stopped'>): void {
+    const job = this.#board.live(report)
+    if (job !== undefined) this.#stopWith(job, report.error)
   }
 
   #stopWith(job: ScheduledJob, error: JobError): void {
@@ -115,6 +137,7 @@ export class Attempts {
       blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, this.#board.keyOf(job), job.served, worker, this.#board.fleet) : 0
     job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
     job.delayedWhy = yieldMs > 0 ? error.message : null
+    job.delayedAt = yieldMs > 0 ? worker : null
     const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
     this.#requeue(job, error.code, Math.max(backoffMs, yieldMs))
   }
@@ -127,12 +150,11 @@ export class Attempts {
     const { worker } = job
     this.#board.endAttempt(job, 'failed', error)
     if (!this.#startsAnew(job, job.startsOver, INTERRUPTED)) return
-    const { nowMs, fleet } = this.#board
-    const othersWait = this.#board.lineOf(job.model).waiting > 0
-    const isTold = worker === null || untilMs !== 'untold'
-    const delayMs = isTold ? 0 : turnedAwayMs(nowMs, this.#board.keyOf(job), job, worker, error, fleet, othersWait)
+    const isTold = worker === null || untilMs !== 'untold' || this.#isOpenElsewhere(job, worker)
+    const delayMs = isTold ? 0 : turnedAwayMs(this.#board.nowMs, job, worker, error, this.#areWaitedFor(worker))
     job.delayedBy = 'cooling_down'
     job.delayedWhy = why
+    job.delayedAt = worker
     this.#requeue(job, error.code, delayMs, job.lastWaitMs)
   }
 

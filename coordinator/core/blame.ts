@@ -89,26 +89,20 @@ export function yieldingMs(nowMs: number, key: RouteKey, served: string, worker:
  * The same for one that a cloud turned away, not saying until when. A job that is turned away again and again, while others are
  * answered, waits longer every time: it costs them a pause each. A rate is everybody's.
  */
-export function turnedAwayMs(
-  nowMs: number,
-  key: RouteKey,
-  job: ScheduledJob,
-  worker: FleetWorker,
-  { code }: JobError,
-  fleet: Fleet,
-  othersWait: boolean,
-): number {
-  const answers = worker.models.get(job.served)?.breaker.answers ?? 0
-  const seen = job.answersSeen?.get(worker.id) ?? Number.POSITIVE_INFINITY
-  ;(job.answersSeen ??= new Map()).set(worker.id, answers)
+export function turnedAwayMs(nowMs: number, job: ScheduledJob, worker: FleetWorker, { code }: JobError, othersWait: boolean): number {
+  let answers = 0
+  for (const { breaker } of worker.models.values()) answers += breaker.answers
+  const seen = job.turnedAwayBy?.get(worker.id) ?? Number.POSITIVE_INFINITY
+  ;(job.turnedAwayBy ??= new Map()).set(worker.id, answers)
   if (code !== 'provider_rate_limited' && answers > seen) job.turnedAway += 1
-  if ((!othersWait && job.turnedAway === 0) || isOpenElsewhere(nowMs, key, worker, fleet)) return 0
+  if (!othersWait && job.turnedAway === 0) return 0
   const untilMs = worker.hold?.onTrial === true ? (worker.hold.untilMs ?? nowMs) : nowMs
   const aloneMs = job.turnedAway === 0 ? 0 : Math.min(ALONE_MAX_MS, ALONE_MS * 2 ** (job.turnedAway - 1))
   return Math.max(0, untilMs - nowMs) + OTHERS_FIRST_MS + aloneMs
 }
 
-function isOpenElsewhere(nowMs: number, key: RouteKey, worker: FleetWorker, fleet: Fleet): boolean {
+/** Another provider than this one may take it now. */
+export function isOpenElsewhere(nowMs: number, key: RouteKey, worker: FleetWorker, fleet: Fleet): boolean {
   return eligiblePlaces(key, fleet).some(
     ({ worker: other, model }) => other !== worker && other.holding(model, nowMs) === null && other.cooling(model, nowMs) === null,
   )

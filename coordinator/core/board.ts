@@ -75,6 +75,11 @@ export class Board {
     return undefined
   }
 
+  /** How the tiers stand to a job that is delayed, by now. */
+  judgeDelayed(job: ScheduledJob): void {
+    this.waits.judgeStandings(this.nowMs, job, this.#offering.of(job.model))
+  }
+
   joinLine(job: ScheduledJob): void {
     job.phase = 'queued'
     this.waits.judgeTiers(this.nowMs, job, this.#offering.of(job.model))
@@ -88,9 +93,9 @@ export class Board {
     return line
   }
 
-  /** It ends without an answer: it is charged for what it has brought, in place of what was estimated. */
+  /** It ends without an answer: it is charged for its prompt and what it has brought, in place of what was estimated. */
   dismiss(job: ScheduledJob): void {
-    this.lineOf(job.model).adjust(job, job.team, producedBy(job) - job.cost)
+    this.lineOf(job.model).adjust(job, job.team, spentBy(job) - job.cost)
     this.forget(job)
   }
 
@@ -132,7 +137,8 @@ export class Board {
     // Whatever became of it, a trial that ended without a verdict must not keep its provider closed.
     const breaker = job.worker?.models.get(job.served)?.breaker
     if (breaker?.trial === job.id) breaker.trial = null
-    if (status !== 'succeeded') job.worker?.quota?.correct(this.nowMs, job.startedMs, producedBy(job) - job.cost)
+    if (status !== 'succeeded')
+      job.worker?.quota?.correct(this.nowMs, job.startedMs, (isUnread(status, error) ? 0 : spentBy(job)) - job.cost)
     this.running.delete(job)
     job.ranMs += this.nowMs - job.startedMs
     job.worker = null
@@ -264,7 +270,12 @@ export class Board {
   readonly isSpent = (purse: string): boolean => this.spentUntilMs.has(purse)
 }
 
-/** The tokens of its current attempt. */
-function producedBy({ tokens, tokensAtStart }: ScheduledJob): number {
-  return Math.max(0, tokens - tokensAtStart)
+/** The tokens of its current attempt: its prompt may have been computed to the last of them. */
+function spentBy({ promptCost, tokens, tokensAtStart }: ScheduledJob): number {
+  return promptCost + Math.max(0, tokens - tokensAtStart)
+}
+
+/** Nothing was computed for it: the provider said so, or was not there. */
+function isUnread(status: AttemptStatus, error: JobError | null): boolean {
+  return status === 'refused' || error?.providerStatus !== undefined || error?.code === 'provider_unreachable'
 }

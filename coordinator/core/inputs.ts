@@ -58,6 +58,8 @@ export type Input =
   | ({ kind: 'attempt-finished'; cost: number } & Report)
   /** With a hold it was the provider that could not take more: the job is not blamed. */
   | ({ kind: 'attempt-failed'; error: JobError; hold?: Setback } & Report)
+  /** It is to end like this, whatever its provider is still doing. */
+  | ({ kind: 'attempt-stopped'; error: JobError } & Report)
   /** This process did not run for so long: nobody was silent who was not heard meanwhile. */
   | { kind: 'paused'; ms: number }
   | { kind: 'time-passed' }
@@ -82,8 +84,9 @@ export type AcceptedJob = {
   waitedMs: number
   team: string
   priority: Priority
-  /** Estimated tokens, prompt and answer. */
+  /** Estimated tokens, prompt and answer, and of those the prompt's. */
   cost: number
+  promptCost: number
   maxWaitMs: number | null
   maxRunMs: number | null
   /** Hashes of the conversation's growing prefixes, shortest first. */

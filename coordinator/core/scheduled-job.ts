@@ -21,6 +21,7 @@ export type ScheduledJob = {
   readonly team: Team<ScheduledJob>
   readonly rank: number
   readonly cost: number
+  readonly promptCost: number
   readonly maxWaitMs: number | null
   readonly maxRunMs: number | null
   /** Time spent in attempts that ended. */
@@ -42,6 +43,8 @@ export type ScheduledJob = {
   answersSeen: Map<WorkerId, number> | null
   /** How often a cloud turned it away that had answered others since the last time. */
   turnedAway: number
+  /** How many answers each had given by then; null: none has. */
+  turnedAwayBy: Map<WorkerId, number> | null
   /** Where it stands in line; null while it does not. */
   flow: Flow<ScheduledJob> | null
   readonly prefix: readonly string[]
@@ -62,8 +65,9 @@ export type ScheduledJob = {
   notBeforeMs: number
   /** Why it is delayed, while it is. */
   delayedBy: 'retry_backoff' | 'cooling_down'
-  /** What was said of it. */
+  /** What was said of it, and at whom. */
   delayedWhy: string | null
+  delayedAt: FleetWorker | null
   worker: FleetWorker | null
   /** The model that its current or last attempt runs: another name than `model` where that is `auto`. */
   served: string
@@ -87,6 +91,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     streamed = true,
     waitedMs,
     cost,
+    promptCost,
     maxWaitMs,
     maxRunMs,
     prefix,
@@ -104,6 +109,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     team,
     rank: PRIORITIES.indexOf(accepted.priority),
     cost,
+    promptCost,
     maxWaitMs,
     maxRunMs,
     ranMs: 0,
@@ -118,6 +124,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     avoid: NOBODY,
     answersSeen: null,
     turnedAway: 0,
+    turnedAwayBy: null,
     flow: null,
     prefix,
     phase: 'queued',
@@ -132,6 +139,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     notBeforeMs: 0,
     delayedBy: 'retry_backoff',
     delayedWhy: null,
+    delayedAt: null,
     worker: null,
     served: model,
     startsOver: false,

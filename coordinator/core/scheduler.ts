@@ -92,6 +92,9 @@ export class Scheduler {
       case 'attempt-failed':
         this.#attempts.fail(input)
         break
+      case 'attempt-stopped':
+        this.#attempts.stop(input)
+        break
       case 'terms-set':
         for (const { job, patience, purses } of input.jobs) this.#setTerms(job, patience, purses)
         break
@@ -229,7 +232,7 @@ export class Scheduler {
     for (const [purse, untilMs] of board.spentUntilMs) if (untilMs <= nowMs) this.#membership.setPurse(purse, null)
     for (const worker of board.workers.values()) this.#membership.judge(worker)
     for (const job of board.delayed) {
-      if (job.notBeforeMs > nowMs) continue
+      if (job.notBeforeMs > nowMs && !this.#attempts.isWanted(job)) continue
       board.delayed.delete(job)
       board.joinLine(job)
     }

@@ -34,14 +34,20 @@ export class Waits {
 
   /** How the tiers that offer its model stand to the job now, and when the next one opens. */
   judgeTiers(nowMs: number, job: ScheduledJob, offering: ReadonlySet<Tier>): void {
-    const waitedMs = job.waitedMs + nowMs - job.waitingSinceMs
-    job.tiers = standings(job.patience, waitedMs, offering)
+    const waitedMs = this.judgeStandings(nowMs, job, offering)
     if (job.opening !== null) this.#openings.remove(job.opening)
     job.opening = null
     const opensMs = nextOpening(job.patience, waitedMs, offering)
     if (opensMs === null) return
     job.opening = { job, atMs: nowMs + opensMs - waitedMs, heapIndex: -1 }
     this.#openings.add(job.opening)
+  }
+
+  /** The same of one that stands in no line. Answers how long it has waited. */
+  judgeStandings(nowMs: number, job: ScheduledJob, offering: ReadonlySet<Tier>): number {
+    const waitedMs = job.waitedMs + nowMs - job.waitingSinceMs
+    job.tiers = standings(job.patience, waitedMs, offering)
+    return waitedMs
   }
 
   /** A job to which a tier opens; judging its tiers anew takes it off this list. */

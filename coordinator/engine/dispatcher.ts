@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { SPEND_LIMIT } from '../core/attempt-errors.ts'
+import { SPEND_LIMIT, tooLarge } from '../core/attempt-errors.ts'
 import type { EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { decisionDetails } from '../core/decision.ts'
@@ -81,7 +81,10 @@ export class Dispatcher {
     live.terms = job.terms
     live.generation = job.generation
     this.#live.set(record.id, live)
-    const inserted = this.#writer.insertJob(record, job.request, job.along).then(() => this.#unload(live))
+    const inserted = this.#writer.insertJob(record, job.request, job.along).then(() => {
+      live.isStored = true
+      live.unload(this.#scheduler.waitingCount)
+    })
     const stored = inserted.catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, its caller is told, and no row of it stays.
       live.unstorable = true
@@ -91,7 +94,7 @@ export class Dispatcher {
       this.#live.delete(record.id)
       throw error
     })
-    this.#apply({ kind: 'job-accepted', job: { ...accepted(record, job.prefix, job.terms, !job.restartless, 0), streamed: job.streamed } })
+    this.#apply({ kind: 'job-accepted', job: { ...accepted(record, job, job.terms, !job.restartless, 0), streamed: job.streamed } })
     // A job that found a slot at once is accepted and started by one event: nearly every job does.
     const started = record.attempt === 1 && live.decision !== null ? { attempt: 1, ...decisionDetails(live.decision) } : {}
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })
@@ -199,7 +202,7 @@ export class Dispatcher {
     if (this.#live.has(record.id)) return
     const live = this.#takeUp(record, undefined)
     live.request = request
-    this.#unload(live)
+    live.unload(this.#scheduler.waitingCount)
     this.#line(live, null)
   }
 
@@ -221,6 +224,7 @@ export class Dispatcher {
   #takeUp(record: JobRecord, progress: StoredProgress | undefined): LiveJob {
     const live = new LiveJob(record, null, delivered(progress))
     live.announced = true
+    live.isStored = true
     live.tokensAtAttemptStart = live.tokenIds.length
     this.#live.set(record.id, live)
     return live
@@ -236,7 +240,8 @@ export class Dispatcher {
     const ranMs = worker === null || record.attemptStartedMs === null ? 0 : nowMs - record.attemptStartedMs
     this.#apply({
       kind: 'job-recovered',
-      job: accepted(record, [], live.terms, true, waitedMs),
+      // How much of what was estimated is its prompt is known from the worker, or not any more.
+      job: accepted(record, { prefix: [], promptCost: record.promptTokens ?? record.cost }, live.terms, true, waitedMs),
       ranMs: ranBeforeMs + ranMs,
       attempt: record.attempt,
       worker,
@@ -311,9 +316,7 @@ export class Dispatcher {
       return
     }
     if (live.chars > ANSWER_CHARS_MAX) {
-      this.#parts.link.cancel(worker, chunk.job, chunk.attempt)
-      const message = `The answer is longer than ${ANSWER_CHARS_MAX} characters.`
-      this.attemptFailed(worker, chunk, { code: 'answer_too_large', message, layer: 'provider', retryable: false })
+      this.#apply({ kind: 'attempt-stopped', job: chunk.job, attempt: chunk.attempt, worker, error: tooLarge(ANSWER_CHARS_MAX) })
       return
     }
     if (chunk.promptTokens > 0) {
@@ -425,11 +428,15 @@ export class Dispatcher {
       return
     }
     const asked = (this.#meanwhile = [{ input, actor }])
-    try {
-      for (let next = asked.shift(); next !== undefined; next = asked.shift()) this.#decide(next.input, next.actor)
-    } finally {
-      this.#meanwhile = null
-    }
+    const failures: unknown[] = []
+    for (let next = asked.shift(); next !== undefined; next = asked.shift())
+      try {
+        this.#decide(next.input, next.actor)
+      } catch (error) {
+        failures.push(error)
+      }
+    this.#meanwhile = null
+    if (failures.length > 0) throw failures[0]
   }
 
   #decide(input: Input, actor: string): void {
@@ -549,6 +556,7 @@ export class Dispatcher {
       const { request, generation, tokenIds: continuation, streamed: stream } = live
       const start = { job: id, attempt, model, request, continuation, stream, seedGiven }
       this.#parts.link.start(worker, generation === undefined ? start : { ...start, generation })
+      live.unload(this.#scheduler.waitingCount)
       return
     }
     void this.#parts.readRequest(id).then(
@@ -556,7 +564,7 @@ export class Dispatcher {
         live.request = request
         // Meanwhile the attempt may have been cancelled or lost, and another one started.
         if (this.#current(worker, { job: id, attempt }) === live) this.#send(live)
-        this.#unload(live)
+        else live.unload(this.#scheduler.waitingCount)
       },
       (cause: unknown) => {
         if (cause instanceof Fault && cause.retryable) {
@@ -570,13 +578,6 @@ export class Dispatcher {
         this.attemptFailed(worker, { job: id, attempt }, { code: 'request_unreadable', message, layer: 'routing', retryable: false })
       },
     )
-  }
-
-  /** What is stored and long is read back when it is wanted, and the more wait, the less is long: all of it together stays bounded. */
-  #unload(live: LiveJob): void {
-    const { length } = live.request ?? ''
-    const isSent = live.record.status !== 'queued'
-    if (isSent ? length > SENT_REQUEST_CHARS : length * (1 + this.#scheduler.waitingCount) > WAITING_REQUESTS_CHARS) live.request = null
   }
 
   #endAttempt(effect: Extract<Effect, { kind: 'attempt-ended' }>): void {
@@ -710,8 +711,5 @@ const SETTLED_MS = 1_000
 const REQUEST_RETRY_MS = 250
 // The contract promises a note at least every five seconds.
 const WAITING_NOTE_MS = 2_000
-const WAITING_REQUESTS_CHARS = 32 * 1_024 * 1_024
-// Of one that is on its way to its answer, for an attempt that may follow.
-const SENT_REQUEST_CHARS = 65_536
 // Sixteen times what any model says.
 const ANSWER_CHARS_MAX = 64 * 1_024 * 1_024

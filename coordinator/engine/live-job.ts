@@ -34,6 +34,8 @@ export class LiveJob {
   decision: Decision | null = null
   /** PostgreSQL refused its row: nothing about it is written any more. */
   unstorable = false
+  /** Its row is in PostgreSQL, and its prompt with it. */
+  isStored = false
   /** Its acceptance is in the ledger. */
   announced = false
   /** How much of its prompt the current attempt has computed; null: not said. */
@@ -58,10 +60,19 @@ export class LiveJob {
     this.answer = progress?.answer ?? new Answer()
     this.storedTokens = this.tokenIds.length
     this.storedChars = this.answer.text.length
+    this.chars = this.answer.text.length + this.answer.reasoning.length
   }
 
   get text(): string {
     return this.answer.text
+  }
+
+  /** What is stored and long is read back when it is wanted, and the more wait, the less is long: all of it together stays bounded. */
+  unload(waiting: number): void {
+    if (!this.isStored || this.request === null) return
+    const { length } = this.request
+    const isLong = this.record.status === 'queued' ? length * (1 + waiting) > WAITING_REQUESTS_CHARS : length > SENT_REQUEST_CHARS
+    if (isLong) this.request = null
   }
 
   /** What is stored as the job's output. */
@@ -209,5 +220,8 @@ function sizeOf({ reasoning, reasoningSignature, refusal, toolCalls, logprobs, a
   return size + JSON.stringify([asides, annotations, logprobs]).length
 }
 
+const WAITING_REQUESTS_CHARS = 32 * 1_024 * 1_024
+// Of one that is on its way to its answer, for an attempt that may follow.
+const SENT_REQUEST_CHARS = 65_536
 // With some alternatives.
 const LOGPROB_CHARS = 500

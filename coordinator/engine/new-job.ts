@@ -26,8 +26,9 @@ export type NewJob = {
   priority: Priority
   maxWaitMs: number | null
   maxRunMs: number | null
-  /** Estimated tokens of prompt and answer. */
+  /** Estimated tokens of prompt and answer, and of those the prompt's. */
   cost: number
+  promptCost: number
   /** The GenerationRequest of proto/request.ts as JSON. */
   request: string
   generation?: GenerationRequest
@@ -46,9 +47,15 @@ export function sameTerms(left: Terms, right: Terms): boolean {
 }
 
 /** The record as the scheduler is to know it. */
-export function accepted(record: JobRecord, prefix: readonly string[], terms: Terms, restartable: boolean, waitedMs: number): AcceptedJob {
+export function accepted(
+  record: JobRecord,
+  known: { prefix: readonly string[]; promptCost: number },
+  terms: Terms,
+  restartable: boolean,
+  waitedMs: number,
+): AcceptedJob {
   const { id, model, pinnedProvider: provider, needs, team, priority, cost, maxWaitMs, maxRunMs } = record
-  return { id, model, provider, ...terms, needs, restartable, waitedMs, team, priority, cost, maxWaitMs, maxRunMs, prefix }
+  return { id, model, provider, ...terms, needs, restartable, waitedMs, team, priority, cost, maxWaitMs, maxRunMs, ...known }
 }
 
 export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord {

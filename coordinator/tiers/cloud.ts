@@ -22,6 +22,7 @@ export class CloudTier {
   readonly #parts: CloudParts
   readonly #providers = new Map<WorkerId, Provider>()
   readonly #calls = new Map<string, Call>()
+  #isClosing = false
 
   constructor(parts: CloudParts) {
     this.#parts = parts
@@ -65,6 +66,7 @@ export class CloudTier {
   }
 
   start(id: WorkerId, { job, attempt, model, request, generation = parsed(request), stream, seedGiven }: CloudStart): void {
+    if (this.#isClosing) return
     const provider = this.#providers.get(id)
     const offered = provider === undefined ? undefined : modelOf(provider, model)
     if (provider === undefined || offered === undefined) {
@@ -116,6 +118,7 @@ export class CloudTier {
 
   /** This process ends: what its calls have cost by now is told, while that can still be written. */
   breakOff(): void {
+    this.#isClosing = true
     for (const { id, job, attempt } of [...this.#calls.values()]) this.cancel(id, job, attempt)
   }
 

@@ -150,6 +150,7 @@ const PLAIN: Omit<NewJob, 'id' | 'traceId'> = {
   maxWaitMs: null,
   maxRunMs: null,
   cost: 24,
+  promptCost: 0,
   request: JSON.stringify({
     prompt: { kind: 'chat', messages: [{ role: 'user', content: 'hello there' }] },
     stop: [],

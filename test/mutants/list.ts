@@ -370,15 +370,15 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'what was estimated for an answer that never came is not given back',
     file: 'coordinator/core/board.ts',
-    find: 'this.lineOf(job.model).adjust(job, job.team, producedBy(job) - job.cost)',
+    find: 'this.lineOf(job.model).adjust(job, job.team, spentBy(job) - job.cost)',
     replace: '',
     tests: ['sharing'],
   },
   {
     bug: 'a limit per minute counts what a call was estimated at that ended without an answer',
     file: 'coordinator/core/board.ts',
-    find: 'producedBy(job) - job.cost)\n    this.running',
-    replace: '0)\n    this.running',
+    find: '(isUnread(status, error) ? 0 : spentBy(job)) - job.cost)',
+    replace: '0)',
     tests: ['tiers'],
   },
   {
@@ -563,8 +563,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a delayed job is never woken',
     file: 'coordinator/core/scheduler.ts',
-    find: '      if (job.notBeforeMs > nowMs) continue\n',
-    replace: '      if (job.notBeforeMs > 0) continue\n',
+    find: 'if (job.notBeforeMs > nowMs && !this.#attempts.isWanted(job)) continue',
+    replace: 'if (job.notBeforeMs > 0) continue',
     tests: ['simulation'],
   },
   {

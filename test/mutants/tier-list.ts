@@ -193,8 +193,8 @@ export const TIER_MUTANTS: Mutant[] = [
   },
   {
     bug: 'prompts of jobs that wait fill the memory',
-    file: 'coordinator/engine/dispatcher.ts',
-    find: 'length * (1 + this.#scheduler.waitingCount) > WAITING_REQUESTS_CHARS',
+    file: 'coordinator/engine/live-job.ts',
+    find: 'length * (1 + waiting) > WAITING_REQUESTS_CHARS',
     replace: 'false',
     tests: ['dispatcher'],
   },
@@ -204,6 +204,20 @@ export const TIER_MUTANTS: Mutant[] = [
     find: 'if (live.chars > ANSWER_CHARS_MAX) {',
     replace: 'if (live.chars < 0) {',
     tests: ['dispatcher'],
+  },
+  {
+    bug: 'clouds: who lets others go first is not taken by who is free',
+    file: 'coordinator/core/attempts.ts',
+    find: 'if (job.delayedAt === null) return false',
+    replace: 'if (job.delayedAt !== undefined) return false',
+    tests: ['tiers'],
+  },
+  {
+    bug: 'a prompt whose caller did not wait for the answer is free',
+    file: 'coordinator/core/board.ts',
+    find: 'return promptCost +',
+    replace: 'return 0 * promptCost +',
+    tests: ['sharing', 'tiers'],
   },
   {
     bug: 'clouds: what is not reached is asked by everybody at once',

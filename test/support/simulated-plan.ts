@@ -96,6 +96,7 @@ function clientPlan(index: number, calm: boolean, hosts: HostPlan[], chance: Cha
       maxWaitMs: !calm && chance.maybe(0.1) ? chance.between(500, 8_000) : null,
       maxRunMs: !calm && chance.maybe(0.1) ? chance.between(500, 4_000) : null,
       cost,
+      promptCost: PROMPT_TOKENS,
       request: JSON.stringify(request),
       seed,
       prefix: chance.maybe(0.3) ? [`p${chance.between(1, 3)}`] : [],

@@ -23,7 +23,16 @@ export const RULES: SchedulerRules = {
 
 /** A job as a caller without wishes submits it. */
 export function plainJob(job: string, wishes: Partial<AcceptedJob> = {}): AcceptedJob {
-  const plain = { model: 'm', provider: null, team: 'default', priority: 'normal' as const, cost: 100, maxWaitMs: null, maxRunMs: null }
+  const plain = {
+    model: 'm',
+    provider: null,
+    team: 'default',
+    priority: 'normal' as const,
+    cost: 100,
+    promptCost: 0,
+    maxWaitMs: null,
+    maxRunMs: null,
+  }
   const free = { ...FREE.terms, needs: [], restartable: true, waitedMs: 0 }
   return { ...plain, ...free, prefix: [], ...wishes, id: job as JobId }
 }
