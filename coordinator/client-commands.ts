@@ -139,7 +139,7 @@ function archive(noun: string, name: string): Usage {
 /** What is made from a file. */
 function defined(noun: string, name: string, shown: Show): Usage[] {
   return [
-    list(noun, shown, noun === 'users' ? {} : PAGED),
+    list(noun, shown),
     show(noun, name),
     { words: 'create', flags: { from: 'FILE' }, ask: (_, flags) => post(noun, definition(flags)) },
     archive(noun, name),

@@ -14,14 +14,15 @@ export class FleetFacts {
     return this.#facts.get(worker)
   }
 
-  restore(worker: WorkerId, facts: Partial<WorkerFacts> & { version: string; heardMs: number }): void {
+  restore(worker: WorkerId, facts: Partial<WorkerFacts> & { version: string; joinedMs: number; heardMs: number }): void {
     this.#facts.set(worker, { models: [], host: null, reason: null, drained: false, revokedMs: null, ...facts })
   }
 
   hello(worker: WorkerId, hello: ToldHello, nowMs: number): void {
-    const before = this.#facts.get(worker)?.models ?? []
+    const { models: before = [], joinedMs = nowMs } = this.#facts.get(worker) ?? {}
     const { version, models, host } = hello
-    this.#facts.set(worker, { version, models, host: host ?? null, heardMs: nowMs, reason: null, drained: false, revokedMs: null })
+    const fresh = { reason: null, drained: false, revokedMs: null }
+    this.#facts.set(worker, { version, models, host: host ?? null, joinedMs, heardMs: nowMs, ...fresh })
     this.#compare(worker, before, hello.models)
   }
 
@@ -57,6 +58,8 @@ export type WorkerFacts = {
   version: string
   models: ToldModel[]
   host: ToldHost | null
+  /** When it was first seen. */
+  joinedMs: number
   heardMs: number
   /** Why it takes nothing, where a person said so. */
   reason: string | null

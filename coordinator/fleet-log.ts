@@ -63,8 +63,14 @@ export class FleetLog {
   breakerChanged(id: WorkerId, model: string, untilMs: number | null, why: string): void {
     const state = untilMs === null ? 'online' : 'cooling_down'
     const until = untilMs === null ? null : new Date(untilMs).toISOString()
-    this.#parts.log.warn(`Model "${model}" on worker "${this.#nameOf(id)}" is ${state}: ${why}.`)
-    this.#add('provider.state_changed', this.#nameOf(id), { model, state, until, why })
+    const name = this.#nameOf(id)
+    this.#parts.log.warn(`Model "${model}" on "${name}" is ${state}: ${why}.`)
+    const isWorker = this.#parts.scheduler.findWorker(id)?.cloud === null
+    this.#parts.writer.addEvent({
+      ...this.#parts.newEvent('provider.state_changed', 'coordinator', { model, state, until, why }),
+      provider: name,
+      worker: isWorker ? name : null,
+    })
   }
 
   heldChanged(id: WorkerId, model: string | null, hold: Hold | null): void {

@@ -30,6 +30,7 @@ import { FleetLog } from './fleet-log.ts'
 import { WorkerSessions } from './link.ts'
 import { storedOffer } from './told.ts'
 import { Metrics } from './metrics.ts'
+import { quotaLeft } from './quota-left.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
 import { Db, type DbOptions, isUnavailable } from './store/db.ts'
@@ -172,7 +173,12 @@ async function startCoordinator(
     (worker) => facts.find(worker),
     (worker) => facts.note(worker, { drained: true }),
   )
-  metrics = new Metrics(scheduler, facts, () => clock.now())
+  metrics = new Metrics(
+    scheduler,
+    facts,
+    () => clock.now(),
+    (provider) => quotaLeft(provider, facts, purses, clock.now()),
+  )
   const sessions = new WorkerSessions({
     coordinator: coordinatorId,
     heartbeatIntervalMs: config.heartbeatIntervalMs,
@@ -246,7 +252,12 @@ async function startCoordinator(
     readSpending: (fromMs, untilMs) => readSpending(db, fromMs, untilMs),
     stored: () => writer.drained(),
     now: () => clock.now(),
-    onThreshold: (purse, ratio, window) => addEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio, window }),
+    onThreshold: (purse, ratio, window) => {
+      const [, kind, name] = /^(team|provider):(.*)$/s.exec(purse) ?? []
+      const whose = { team: kind === 'team' ? (name ?? null) : null, provider: kind === 'provider' ? (name ?? null) : null }
+      const event = newEvent('spend.threshold_reached', 'coordinator', { account: purse, ratio, window })
+      writer.addEvent({ ...event, ...whose })
+    },
     onEmpty: (purse, untilMs) => {
       dispatcher.setPurse(purse, untilMs)
     },
@@ -254,8 +265,8 @@ async function startCoordinator(
   const registry = new Registry({ db, dispatcher, cloud, vault, isLimited: (purse) => purses.isLimited(purse) })
 
   for (const worker of known) {
-    const { version, seenMs, drained, revokedMs } = worker
-    facts.restore(worker.id, { version, heardMs: seenMs, drained, revokedMs })
+    const { version, joinedMs, seenMs, drained, revokedMs } = worker
+    facts.restore(worker.id, { version, joinedMs, heardMs: seenMs, drained, revokedMs })
     dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
   let limitsKept: LimitInForce[] = []

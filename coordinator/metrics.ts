@@ -2,6 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { JobRecord } from './core/job.ts'
 import type { Scheduler } from './core/scheduler.ts'
 import { stateOf } from './core/provider-state.ts'
+import type { FleetWorker } from './core/fleet.ts'
 import type { FleetFacts } from './fleet-facts.ts'
 
 /**
@@ -43,11 +44,11 @@ export class Metrics {
   readonly #commit = this.#histogram('database_commit_seconds', 'One batch of the writer, from sending to durable.', [], FAST_BUCKETS)
   readonly #rows = this.#counter('database_rows_written_total', 'Rows written by the writer.', [])
 
-  constructor(scheduler: Scheduler, facts: FleetFacts, now: () => number) {
+  constructor(scheduler: Scheduler, facts: FleetFacts, now: () => number, quotaLeft: (provider: FleetWorker) => number | null) {
     collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
     this.#fleetGauges(scheduler, facts, now)
     this.#queueGauges(scheduler, now)
-    this.#providerGauges(scheduler, facts, now)
+    this.#providerGauges(scheduler, now, quotaLeft)
   }
 
   get contentType(): string {
@@ -113,7 +114,7 @@ export class Metrics {
     })
   }
 
-  #providerGauges(scheduler: Scheduler, facts: FleetFacts, now: () => number): void {
+  #providerGauges(scheduler: Scheduler, now: () => number, quotaLeft: (provider: FleetWorker) => number | null): void {
     this.#gauge('provider_state', '1 for the state that the provider is in.', ['provider', 'tier', 'state'], (gauge) => {
       for (const provider of scheduler.providers) {
         const [first] = provider.models.values()
@@ -121,17 +122,17 @@ export class Metrics {
         gauge.set({ provider: provider.name, tier: first?.offer.tier ?? (provider.cloud === null ? 'gpu' : 'cloud'), state }, 1)
       }
     })
-    this.#gauge('provider_quota_remaining_ratio', 'What is left of the tighter limit per minute.', ['provider'], (gauge) => {
-      for (const provider of scheduler.providers) {
-        const ratio = provider.quota?.remaining(now()) ?? null
-        if (ratio !== null) gauge.set({ provider: provider.name }, ratio)
-      }
-      // A subscription's windows, as a worker's command-line agent tells them: the tightest of its models.
-      for (const worker of scheduler.workers) {
-        const told = (facts.find(worker.id)?.models ?? []).filter((model) => model.hasQuota)
-        if (told.length > 0) gauge.set({ provider: worker.name }, Math.min(...told.map((model) => model.quotaRatio)))
-      }
-    })
+    this.#gauge(
+      'provider_quota_remaining_ratio',
+      'What is left of the tightest limit: of a minute, money or a window.',
+      ['provider'],
+      (gauge) => {
+        for (const provider of scheduler.providers) {
+          const ratio = quotaLeft(provider)
+          if (ratio !== null) gauge.set({ provider: provider.name }, ratio)
+        }
+      },
+    )
   }
 
   #fleetGauges(scheduler: Scheduler, facts: FleetFacts, now: () => number): void {

@@ -38,8 +38,11 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
       children.set(name, child)
       child.once('exit', (code, signal) => {
         children.delete(name)
+        // One that was drained has done as it was told, and who drained it may want the coordinator for other workers.
+        if (!stopping && name === 'worker' && code === 0)
+          console.log('The local worker was drained and has ended; the coordinator serves on. Start anew to have a worker again.')
         // One without the other serves nobody: what ends by itself ends both, and says so.
-        if (!stopping) {
+        else if (!stopping) {
           resolve(`The ${name} ended (${signal ?? `exit status ${code}`}).`)
           stop()
         }

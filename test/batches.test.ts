@@ -66,7 +66,7 @@ test('rows come as JSONL too, and one that fails fails alone', async () => {
   expect(byKey.get('bad')).toMatchObject({
     status: expect.stringMatching(/failed|parked/),
     output: expect.anything(),
-    error: expect.anything(),
+    error: { code: expect.any(String) as string, provider_status: null },
   })
 })
 

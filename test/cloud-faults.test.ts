@@ -367,6 +367,9 @@ test('a count that no model can have reached does not keep a job from its end', 
     return row?.status === 'succeeded' && row.prompt_tokens === 2_147_483_647
   })
   await db.close()
+  // A cloud is a provider and no worker.
+  const told = (await world.events(`&job=${id}`)).filter(({ type }) => type === 'job.succeeded')
+  expect(told).toMatchObject([{ provider: cloud.name, worker: null }])
 })
 
 test('a request that is larger than a limit holds is no matter of waiting', async () => {

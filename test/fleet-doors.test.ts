@@ -221,6 +221,8 @@ test('every list comes in pages, also those that are held in memory', async () =
   const names = async (list: string): Promise<unknown[]> => ((await world.get(`/api/${list}`)) as Page).data.map(({ name }) => name)
   expect((await names('models/aliases')).slice(0, 2)).toEqual(['two', 'one'])
   expect((await names('policies')).slice(0, 2)).toEqual(['two', 'one'])
+  const clouds = [await addCloud(world), await addCloud(world)]
+  expect((await names('providers')).slice(0, 2)).toEqual(clouds.map(({ name }) => name).toReversed())
 })
 
 function say(content: string): { role: string; content: string }[] {

@@ -238,8 +238,9 @@ test.each(CAPS)('a spent $0 waits until midnight with what costs money, and with
   expect(waiting?.detail).toMatch(/spend limit/)
   expect(Object.values(whyNot(await decision(id)))).toEqual([by === 'provider' ? 'over_quota' : 'spend_limit_reached'])
   expect(await ended(world, await enqueue(world, 'own', headers))).toMatchObject({ status: 'succeeded', tier: 'gpu' })
-  const told = await world.events('&type=spend.threshold_reached')
-  expect(told.some(({ details }) => String(details.account).startsWith(`${by}:`) && details.ratio === 1)).toBe(true)
+  const told = (await world.events('&type=spend.threshold_reached')).filter(({ details }) => String(details.account).startsWith(`${by}:`))
+  expect(told.map(({ details }) => details.ratio)).toContain(1)
+  expect(told.every(({ team, provider }) => (by === 'team') === (team !== null) && (by === 'provider') === (provider !== null))).toBe(true)
   if (raise === null) {
     // What a key has asked for is not paid by nobody once that is revoked.
     await send(world, 'POST', `/api/keys/${key}/revoke`, {})
@@ -323,6 +324,26 @@ test('a purse is full again with the first call of a day or a month, whoever loo
   expect(purses.view('team:t')).toMatchObject({ dayMicros: 0, monthMicros: 0 })
   expect(spend(9)).toBe(true)
   expect(told.at(-1)).toEqual(['team:t', null])
+})
+
+test('every share of a limit that a payment passes is told once, also over a restart', async () => {
+  const told: [number, string][] = []
+  const paid = { team: 't', policy: null, key: null, provider: 'p', micros: 85 }
+  const purses = new Purses({
+    readSpending: async () => [paid],
+    stored: async () => {},
+    now: () => Date.UTC(2026, 0, 30),
+    onThreshold: (_purse, ratio, window) => told.push([ratio, window]),
+    onEmpty: () => {},
+  })
+  purses.setLimits('team', new Map([['t', { perDay: 100, perMonth: null }]]))
+  await purses.load()
+  expect([told, purses.remaining('team:t'), purses.remaining('team:other')]).toEqual([[], expect.closeTo(0.15), null])
+  purses.settle(['team:t'], 0, 40)
+  expect(told).toEqual([
+    [0.95, 'day'],
+    [1, 'day'],
+  ])
 })
 
 function pursesAt(

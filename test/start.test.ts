@@ -36,7 +36,14 @@ test('up serves the built-in model, says how to talk to it, stops without a trac
   second.kill('SIGKILL')
   await second.exited
   const third = await up(world, data, {})
+  // Its worker is drained by somebody: that is no reason to take the coordinator down.
+  const authorization = `Bearer ${key}`
+  const { data: workers } = (await (await fetch(`${world.url}/api/workers`, { headers: { authorization } })).json()) as Workers
+  await fetch(`${world.url}/api/workers/${workers[0]?.id}/drain`, { method: 'POST', headers: { authorization } })
+  await world.until('it says so', () => third.output.includes('the coordinator serves on'))
+  expect((await fetch(`${world.url}/readyz`)).status).toBe(200)
   await third.stop()
+  expect(third.ended).toEqual({ code: 0, signal: null })
   await world.until('nothing is left behind', () => leftBehind(world.dir).length === 0)
 })
 
@@ -199,6 +206,8 @@ test('SIGTERM of a worker drains: what runs is finished, or goes on elsewhere wi
   const job = await world.job(long.seen.job)
   expect(job.attempts.map((attempt) => attempt.error?.code ?? attempt.status)).toEqual(['worker_draining', 'succeeded'])
 })
+
+type Workers = { data: { id: string }[] }
 
 async function up(world: World, data: string, extra: Record<string, string>): Promise<Running> {
   const running = world.start('up', ['up'], {

@@ -17,7 +17,7 @@ import { type Caller, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, cancelRows, inRow, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
-import { usageView } from './job-view.ts'
+import { errorView, usageView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { cutWhenUnread } from './sse.ts'
 import { isDeeper, NESTING_MAX } from './well-formed.ts'
@@ -183,5 +183,5 @@ const NO_ROWS: BatchCounts = { queued: 0, running: 0, succeeded: 0, failed: 0, c
 
 function resultView({ record, output }: ResultRow): Record<string, unknown> {
   const { rowKey, id, status, error } = record
-  return { row_key: rowKey, job: id, status, output, usage: usageView(record), error }
+  return { row_key: rowKey, job: id, status, output, usage: usageView(record), error: errorView(error) }
 }

@@ -125,7 +125,8 @@ export class JobStream implements Follower {
     const { record } = this.#live
     const waiting = this.#dispatcher.waiting(record.id)
     const view = waiting === undefined ? null : waitingView(waiting)
-    this.#event('state', { status: record.status, attempt: record.attempt, worker: record.workerName, waiting: view })
+    const worker = record.tier === 'cloud' ? null : record.workerName
+    this.#event('state', { status: record.status, attempt: record.attempt, worker, provider: record.workerName, waiting: view })
   }
 
   #event(name: string, data: Record<string, unknown>): void {

@@ -50,7 +50,7 @@ export function jobView(
   }
 }
 
-function errorView(error: JobError | null): Record<string, unknown> | null {
+export function errorView(error: JobError | null): Record<string, unknown> | null {
   if (error === null) return null
   const { providerStatus, ...said } = error
   return { ...said, provider_status: providerStatus ?? null }

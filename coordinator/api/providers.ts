@@ -19,9 +19,10 @@ import {
 import { type Caller, requireAdmin, requireOperator } from './auth.ts'
 import { type Body, fieldsOf, inside, integer, isObject, listOf, named, numeric, oneOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
-import { pageOfAll, readQuery, rfc3339 } from './paging.ts'
+import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 import { spendLimit } from './policies.ts'
 import { drainWorker } from './workers.ts'
+import { quotaLeft } from '../quota-left.ts'
 import { ABILITIES, type Ability } from '../../proto/abilities.ts'
 
 type ById = { Params: { id: string } }
@@ -30,7 +31,8 @@ type ById = { Params: { id: string } }
 export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/providers', async (request) => {
     const query = readQuery(request.query, ['limit', 'cursor'])
-    const placeOf = ({ name, id }: FleetWorker): string => `${name} ${id}`
+    const placeOf = ({ name, id }: FleetWorker): string =>
+      newestFirst(parts.registry.findProvider(id)?.createdMs ?? parts.facts.find(id)?.joinedMs ?? 0, `${name} ${id}`)
     return pageOfAll(parts.scheduler.providers, query, placeOf, (provider) => providerView(parts, provider))
   })
 
@@ -298,7 +300,7 @@ function providerView(parts: ApiParts, provider: FleetWorker): Record<string, un
     until: rfc3339(untilMs),
     busy: provider.occupied.size,
     max_parallel: provider.cloud?.maxParallel ?? offers.reduce((sum, offer) => sum + offer.slots, 0),
-    quota_remaining_ratio: provider.quota?.remaining(nowMs) ?? null,
+    quota_remaining_ratio: quotaLeft(provider, parts.facts, parts.purses, nowMs),
     ...(record === undefined
       ? { models: offers.map((offer) => ({ name: offer.name, slots: offer.slots, state: offer.state })) }
       : settingsView(parts, record)),

@@ -5,7 +5,7 @@ import { recorded } from '../store/events.ts'
 import { archiveWorker, revokeWorker } from '../store/workers.ts'
 import { type Caller, requireAdmin, requireOperator } from './auth.ts'
 import type { ApiParts } from './health.ts'
-import { pageOfAll, readQuery, rfc3339 } from './paging.ts'
+import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
 
@@ -13,7 +13,7 @@ type ById = { Params: { id: string } }
 export function registerWorkers(app: FastifyInstance, parts: ApiParts): void {
   app.get('/api/workers', async (request) => {
     const query = readQuery(request.query, ['limit', 'cursor'])
-    const placeOf = ({ name, id }: FleetWorker): string => `${name} ${id}`
+    const placeOf = ({ name, id }: FleetWorker): string => newestFirst(parts.facts.find(id)?.joinedMs ?? 0, `${name} ${id}`)
     return pageOfAll(parts.scheduler.workers, query, placeOf, (worker) => workerView(parts, worker))
   })
 

@@ -663,7 +663,8 @@ export class Dispatcher {
       team: record.team,
       job: record.id,
       provider: record.workerName,
-      worker: record.workerName,
+      // A cloud is a provider and no worker.
+      worker: record.tier === 'cloud' ? null : record.workerName,
       traceId: record.traceId,
     })
   }

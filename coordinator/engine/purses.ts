@@ -35,6 +35,8 @@ export class Purses {
     for (const paid of day) for (const purse of namesOf(paid)) this.#add(purse, paid.micros, 0, untilMs)
     for (const { purse, micros, atMs } of this.#meanwhile) this.#add(purse, micros, micros, atMs)
     this.#meanwhile = undefined
+    // What was reached before this process looked was told by the one before it, or by another.
+    for (const purse of this.#limits.keys()) this.#warn(purse, false)
     this.judgeAll()
   }
 
@@ -73,9 +75,17 @@ export class Purses {
       this.#reserved.set(purse, Math.max(0, (this.#reserved.get(purse) ?? 0) - reservedMicros))
       this.#add(purse, paidMicros, paidMicros, this.#parts.now())
       this.#meanwhile?.push({ purse, micros: paidMicros, atMs: this.#parts.now() })
-      this.#warn(purse)
+      this.#warn(purse, true)
       this.#judge(purse)
     }
+  }
+
+  /** What is left of the tighter limit, 0 to 1; null without limits. */
+  remaining(purse: string): number | null {
+    const { dayMicros, monthMicros, perDay, perMonth } = this.view(purse)
+    if (perDay === null && perMonth === null) return null
+    const left = (limit: number | null, used: number): number => (limit === null ? 1 : limit === 0 ? 0 : Math.max(0, 1 - used / limit))
+    return Math.min(left(perDay, dayMicros), left(perMonth, monthMicros))
   }
 
   /** What was spent today and this month, and of how much. */
@@ -107,7 +117,7 @@ export class Purses {
   }
 
   /** Says once per window that so much of a limit is spent. */
-  #warn(purse: string): void {
+  #warn(purse: string, isNews: boolean): void {
     const limit = this.#limits.get(purse)
     const spent = this.#spent.get(purse)
     if (limit === undefined || spent === undefined) return
@@ -119,9 +129,9 @@ export class Purses {
       const reached = THRESHOLDS.findLast((ratio) => micros >= ratio * most) ?? 0
       const name = `${purse} ${window}`
       const before = this.#thresholds.get(name) ?? 0
-      if (reached === before) continue
       this.#thresholds.set(name, reached)
-      if (reached > before) this.#parts.onThreshold(purse, reached, window)
+      if (!isNews) continue
+      for (const ratio of THRESHOLDS) if (ratio > before && ratio <= reached) this.#parts.onThreshold(purse, ratio, window)
     }
   }
 

@@ -199,6 +199,8 @@ export type EventView = {
   id: string
   type: string
   job: string | null
+  team: string | null
+  provider: string | null
   worker: string | null
   trace_id: string | null
   severity: string

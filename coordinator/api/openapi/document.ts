@@ -85,7 +85,7 @@ export function openApiDocument(version: string): OpenApiDocument {
 }
 
 const INTRODUCTION =
-  'Language-model work on your own GPUs first. A key goes into "Authorization: Bearer" or "x-api-key". Lists are newest first and come in pages; unknown parameters are refused and named. Everything that is not answered with success is an error with a stable code.'
+  'Language-model work on your own GPUs first. A key goes into "Authorization: Bearer" or "x-api-key". Lists are newest first (models and quotas by name) and come in pages; unknown parameters are refused and named. Everything that is not answered with success is an error with a stable code.'
 
 /** Headers that say how the jobs of a request are to be run. */
 const WORK_HEADERS: Record<string, Schema> = {
