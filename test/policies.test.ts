@@ -339,6 +339,11 @@ test('every share of a limit that a payment passes is told once, also over a res
   purses.setLimits('team', new Map([['t', { perDay: 100, perMonth: null }]]))
   await purses.load()
   expect([told, purses.remaining('team:t'), purses.remaining('team:other')]).toEqual([[], expect.closeTo(0.15), null])
+  purses.settle(['team:t'], 0, 5)
+  expect(told).toEqual([])
+  // What the rows say later is news.
+  paid.micros = 90
+  await purses.load()
   purses.settle(['team:t'], 0, 40)
   expect(told).toEqual([
     [0.95, 'day'],

@@ -305,6 +305,24 @@ test('who lets others go first at a cloud is taken by whoever else can take it',
   expect(world.startedOn('a')).toEqual(expect.arrayContaining(['first', 'other']))
 })
 
+test('a provider that has no slot is no reason to try the one that turns a job away', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 4 })
+  cloud(world, 'full', { maxParallel: 1 })
+  world.enqueue('poison', { patience: ANY_TIER, provider: null })
+  let others = 0
+  for (let second = 0; second < 240; second++) {
+    for (let each = 0; each < 2; each++) world.enqueue(`${others++}`, { patience: ANY_TIER })
+    for (const [job, { worker }] of world.live)
+      if (worker === 'full') continue
+      else if (job === 'poison')
+        world.fail('poison', { ...BROKEN, providerStatus: 503 }, { state: 'cooling_down', untilMs: 'untold', why: '503' })
+      else world.finish(job)
+    world.pass(1_000)
+  }
+  expect(world.outcomes.size).toBeGreaterThan(others - 20)
+})
+
 test('a rate that is used up keeps nobody away for longer than all', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { maxParallel: 1 })

@@ -84,8 +84,8 @@ async function store(
 }
 
 async function lineUp(parts: ApiParts, id: string, rows: NewRow[], actor: string, onLinedUp: () => void): Promise<BatchRecord> {
-  for (const [index, { record, request: prompt }] of rows.entries()) {
-    parts.dispatcher.takeUp(record, prompt)
+  for (const [index, { record, promptCost, request: prompt }] of rows.entries()) {
+    parts.dispatcher.takeUp(record, prompt, promptCost)
     onLinedUp()
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
   }
@@ -188,7 +188,12 @@ async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIn
     const job = { ...inRow(index, () => newJob(parts, request, { type, parsed, detached: true }, wishes)), batch, rowKey }
     const record = newRecord(job, parts.now(), parts.coordinator)
     const event = parts.newEvent('job.accepted', request.caller.actor, { type, model: record.model, batch })
-    rows.push({ record, request: job.request, event: { ...event, team: record.team, job: record.id, traceId: record.traceId } })
+    rows.push({
+      record,
+      promptCost: job.promptCost,
+      request: job.request,
+      event: { ...event, team: record.team, job: record.id, traceId: record.traceId },
+    })
     // Others are being served meanwhile.
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
   }

@@ -101,11 +101,9 @@ export function turnedAwayMs(nowMs: number, job: ScheduledJob, worker: FleetWork
   return Math.max(0, untilMs - nowMs) + OTHERS_FIRST_MS + aloneMs
 }
 
-/** Another provider than this one may take it now. */
+/** Another provider than this one has a slot for it now. */
 export function isOpenElsewhere(nowMs: number, key: RouteKey, worker: FleetWorker, fleet: Fleet): boolean {
-  return eligiblePlaces(key, fleet).some(
-    ({ worker: other, model }) => other !== worker && other.holding(model, nowMs) === null && other.cooling(model, nowMs) === null,
-  )
+  return eligiblePlaces(key, fleet).some(({ worker: other, model }) => other !== worker && other.free(model, nowMs) > 0)
 }
 
 const ALONE_MS = 1_000

@@ -93,9 +93,9 @@ export class Board {
     return line
   }
 
-  /** It ends without an answer: it is charged for its prompt and what it has brought, in place of what was estimated. */
+  /** It ends with an attempt that brought no answer: it is charged for what that took, in place of what was estimated. */
   dismiss(job: ScheduledJob): void {
-    this.lineOf(job.model).adjust(job, job.team, spentBy(job) - job.cost)
+    this.lineOf(job.model).adjust(job, job.team, job.spent - job.cost)
     this.forget(job)
   }
 
@@ -137,8 +137,8 @@ export class Board {
     // Whatever became of it, a trial that ended without a verdict must not keep its provider closed.
     const breaker = job.worker?.models.get(job.served)?.breaker
     if (breaker?.trial === job.id) breaker.trial = null
-    if (status !== 'succeeded')
-      job.worker?.quota?.correct(this.nowMs, job.startedMs, (isUnread(status, error) ? 0 : spentBy(job)) - job.cost)
+    job.spent = isUnread(job, status, error) ? 0 : spentBy(job)
+    if (status !== 'succeeded') job.worker?.quota?.correct(this.nowMs, job.startedMs, job.spent - job.cost)
     this.running.delete(job)
     job.ranMs += this.nowMs - job.startedMs
     job.worker = null
@@ -275,7 +275,10 @@ function spentBy({ promptCost, tokens, tokensAtStart }: ScheduledJob): number {
   return promptCost + Math.max(0, tokens - tokensAtStart)
 }
 
-/** Nothing was computed for it: the provider said so, or was not there. */
-function isUnread(status: AttemptStatus, error: JobError | null): boolean {
-  return status === 'refused' || error?.providerStatus !== undefined || error?.code === 'provider_unreachable'
+/** Nothing was computed for it: the provider said so, or was never asked. */
+function isUnread({ tokens, tokensAtStart }: ScheduledJob, status: AttemptStatus, error: JobError | null): boolean {
+  if (tokens > tokensAtStart) return false
+  return status === 'refused' || error?.providerStatus !== undefined || error?.layer === 'ingress' || UNASKED.has(error?.code ?? '')
 }
+
+const UNASKED = new Set(['provider_unreachable', 'provider_lacks_model', 'request_unreadable'])

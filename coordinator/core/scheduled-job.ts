@@ -57,6 +57,8 @@ export type ScheduledJob = {
   strikes: number
   /** All that failed; a refusal is none. */
   failures: number
+  /** Tokens that its last attempt took, prompt and answer. */
+  spent: number
   /** Length of the answer so far, over all attempts. */
   tokens: number
   tokensAtStart: number
@@ -132,6 +134,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     numbersSpent: 0,
     strikes: 0,
     failures: 0,
+    spent: 0,
     tokens: 0,
     tokensAtStart: 0,
     startedMs: 0,

@@ -198,12 +198,12 @@ export class Dispatcher {
   }
 
   /** A row of a batch, stored already, joins the line. */
-  takeUp(record: JobRecord, request: string): void {
+  takeUp(record: JobRecord, request: string, promptCost: number): void {
     if (this.#live.has(record.id)) return
     const live = this.#takeUp(record, undefined)
     live.request = request
     live.unload(this.#scheduler.waitingCount)
-    this.#line(live, null)
+    this.#line(live, null, 0, promptCost)
   }
 
   /** Takes up a job that another coordinator left behind. */
@@ -230,8 +230,8 @@ export class Dispatcher {
     return live
   }
 
-  /** `ranBeforeMs`: in attempts that ended under a coordinator before this one. */
-  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null, ranBeforeMs = 0): void {
+  /** `ranBeforeMs`: in attempts that ended under a coordinator before this one; `promptCost`: known from a worker, or not any more. */
+  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null, ranBeforeMs = 0, promptCost = live.record.promptTokens ?? 0): void {
     const { record, tokenIds } = live
     live.terms = this.#parts.termsOf(record)
     const nowMs = this.#parts.now()
@@ -240,8 +240,7 @@ export class Dispatcher {
     const ranMs = worker === null || record.attemptStartedMs === null ? 0 : nowMs - record.attemptStartedMs
     this.#apply({
       kind: 'job-recovered',
-      // How much of what was estimated is its prompt is known from the worker, or not any more.
-      job: accepted(record, { prefix: [], promptCost: record.promptTokens ?? record.cost }, live.terms, true, waitedMs),
+      job: accepted(record, { prefix: [], promptCost: Math.min(promptCost, record.cost) }, live.terms, true, waitedMs),
       ranMs: ranBeforeMs + ranMs,
       attempt: record.attempt,
       worker,

@@ -12,6 +12,7 @@ export class Purses {
   /** The highest share of a limit that was told of, by account and window. */
   readonly #thresholds = new Map<string, number>()
   #day = 0
+  #isPrimed = false
   /** What was paid since a reading of the rows began, which it does not hold. */
   #meanwhile: { purse: string; micros: number; atMs: number }[] | undefined
 
@@ -35,8 +36,9 @@ export class Purses {
     for (const paid of day) for (const purse of namesOf(paid)) this.#add(purse, paid.micros, 0, untilMs)
     for (const { purse, micros, atMs } of this.#meanwhile) this.#add(purse, micros, micros, atMs)
     this.#meanwhile = undefined
-    // What was reached before this process looked was told by the one before it, or by another.
-    for (const purse of this.#limits.keys()) this.#warn(purse, false)
+    // What was reached before this process began was told by the one before it.
+    if (!this.#isPrimed) for (const purse of this.#limits.keys()) this.#warn(purse, false)
+    this.#isPrimed = true
     this.judgeAll()
   }
 

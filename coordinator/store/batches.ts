@@ -21,7 +21,7 @@ export type BatchRecord = {
 }
 
 export type NewBatch = Omit<BatchRecord, 'createdMs' | 'cancelledMs'> & { idempotency?: { key: string; hash: Buffer } }
-export type NewRow = { record: JobRecord; request: string; event: EventRecord }
+export type NewRow = { record: JobRecord; promptCost: number; request: string; event: EventRecord }
 
 /** All of it or nothing: rows are written in pieces, so that no statement is huge, inside one transaction. */
 export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, pieces: AsyncIterable<NewRow[]>): Promise<void> {

@@ -42,7 +42,7 @@ const MEASURED = 900
 async function fill(store: Store, count: number): Promise<number> {
   for (let index = 0; index < count; index++) {
     const job = store.newJob()
-    store.dispatcher.takeUp(newRecord(job, Date.now(), store.coordinator), job.request)
+    store.dispatcher.takeUp(newRecord(job, Date.now(), store.coordinator), job.request, job.promptCost)
     if (index % 1_000 === 0) await nextTurn()
   }
   return count

@@ -370,15 +370,15 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'what was estimated for an answer that never came is not given back',
     file: 'coordinator/core/board.ts',
-    find: 'this.lineOf(job.model).adjust(job, job.team, spentBy(job) - job.cost)',
+    find: 'this.lineOf(job.model).adjust(job, job.team, job.spent - job.cost)',
     replace: '',
     tests: ['sharing'],
   },
   {
     bug: 'a limit per minute counts what a call was estimated at that ended without an answer',
     file: 'coordinator/core/board.ts',
-    find: '(isUnread(status, error) ? 0 : spentBy(job)) - job.cost)',
-    replace: '0)',
+    find: 'job.startedMs, job.spent - job.cost)',
+    replace: 'job.startedMs, 0)',
     tests: ['tiers'],
   },
   {

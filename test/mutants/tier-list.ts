@@ -220,6 +220,13 @@ export const TIER_MUTANTS: Mutant[] = [
     tests: ['sharing', 'tiers'],
   },
   {
+    bug: 'clouds: a provider that has no slot is taken for one that could take a job',
+    file: 'coordinator/core/blame.ts',
+    find: 'other.free(model, nowMs) > 0',
+    replace: 'other.holding(model, nowMs) === null',
+    tests: ['tiers'],
+  },
+  {
     bug: 'clouds: what is not reached is asked by everybody at once',
     file: 'coordinator/core/fleet.ts',
     find: '    if (this.hold?.onTrial === true) this.cooldown.trial ??= job\n',

@@ -1,7 +1,7 @@
 import type { GenerationRequest, Reasoning } from '../../../proto/request.ts'
 import { callIds } from './answer-reader.ts'
 import type { ReasoningMarks } from './chat-template.ts'
-import { callJudge, constraintOf, mustCall } from './constraint.ts'
+import { callJudge, constraintOf, mustCall, Reading } from './constraint.ts'
 import type { AnswerPlan } from './generation.ts'
 import type { GrammarState } from './sequence.ts'
 import type { CallForm } from './tool-calls.ts'
@@ -30,11 +30,13 @@ export function answerPlan(request: GenerationRequest, parts: PlanParts): Answer
   const chat = request.prompt.kind === 'chat'
   const { traits, prompt, reasoningBegun } = parts
   const tools = chat && request.toolChoice !== 'none' ? request.tools : undefined
-  const { grammar, faultOf } = constraintOf({ ...request, tools: tools ?? [] }, traits.callForm, traits.reasoning !== undefined)
+  const reading = new Reading()
+  const wish = { ...request, tools: tools ?? [] }
+  const { grammar, faultOf } = constraintOf(wish, traits.callForm, traits.reasoning !== undefined, reading)
   const plan: AnswerPlan = {}
   if (grammar !== undefined) plan.grammar = parts.makeGrammar(grammar)
   if (faultOf !== undefined) plan.faultOf = faultOf
-  const faultOfCall = callJudge(tools ?? [])
+  const faultOfCall = callJudge(tools ?? [], reading)
   if (faultOfCall !== undefined) plan.faultOfCall = faultOfCall
   const reasoning = chat ? traits.reasoning : undefined
   const calls =

@@ -18,7 +18,7 @@ export type Constraint = {
 type Wish = Pick<GenerationRequest, 'format' | 'tools' | 'toolChoice' | 'parallelToolCalls'>
 
 /** `reasons`: the model may have thought before. Throws `UnsupportedSchema` where a schema asks for what cannot be honoured. */
-export function constraintOf(wish: Wish, form: CallForm, reasons: boolean): Constraint {
+export function constraintOf(wish: Wish, form: CallForm, reasons: boolean, reading = new Reading()): Constraint {
   const before = reasons ? `${LEADING_SPACE} ` : ''
   const { format, tools = [], toolChoice = 'auto' } = wish
   if (mustCall(wish)) return { grammar: callGrammar(wish, form, before) }
@@ -28,7 +28,7 @@ export function constraintOf(wish: Wish, form: CallForm, reasons: boolean): Cons
   const text = `${before}${writer.value(schema)}`
   const mayCall = tools.length > 0 && toolChoice === 'auto'
   const root = mayCall ? `${text} | ${calls(writer, tools, { ...form, bare: false }, wish.parallelToolCalls !== false)}` : text
-  return { grammar: writer.grammar(root), faultOf: judgeOf(schema) }
+  return { grammar: writer.grammar(root), faultOf: judgeOf(schema, reading) }
 }
 
 export function mustCall({ tools = [], toolChoice = 'auto' }: Wish): boolean {
@@ -75,13 +75,13 @@ function oneCall(writer: GrammarWriter, { name, parameters }: Tool, { argumentsK
 }
 
 /** Why a call's arguments are not what its tool promised to be given; only tools that are strict are judged. */
-export function callJudge(tools: readonly Tool[]): ((name: string, given: string) => string | undefined) | undefined {
+export function callJudge(tools: readonly Tool[], reading: Reading): ((name: string, given: string) => string | undefined) | undefined {
   const judges = new Map<string, NonNullable<Constraint['faultOf']>>()
   for (const { name, parameters, strict } of tools) {
     if (strict !== true || parameters === undefined) continue
     // Refuses what cannot be judged either.
     new GrammarWriter().value(parameters)
-    judges.set(name, judgeOf(parameters))
+    judges.set(name, judgeOf(parameters, reading))
   }
   if (judges.size === 0) return undefined
   return (name, given) => {
@@ -90,8 +90,8 @@ export function callJudge(tools: readonly Tool[]): ((name: string, given: string
   }
 }
 
-function judgeOf(schema: JsonSchema): NonNullable<Constraint['faultOf']> {
-  const validate = validatorOf(schema)
+function judgeOf(schema: JsonSchema, reading: Reading): NonNullable<Constraint['faultOf']> {
+  const validate = validatorOf(schema, reading)
   return (text) => {
     let value: unknown
     try {
@@ -122,21 +122,35 @@ function withinLimit<T>(timeout: number, act: () => T): T {
 
 const LIMITED: vm.Context = vm.createContext({ act: undefined })
 const CALL = new vm.Script('act()')
+/** The time in which all schemas of one request have to be read. */
+export class Reading {
+  #leftMs = READING_MS_MAX
+
+  within<T>(read: () => T): T {
+    const beganMs = performance.now()
+    try {
+      return withinLimit(Math.max(1, Math.round(this.#leftMs)), read)
+    } finally {
+      this.#leftMs -= performance.now() - beganMs
+    }
+  }
+}
+
 class TooLong extends Error {}
 // A busy host takes a while for the largest schema that is honest.
-const READING_MS_MAX = 5_000
+const READING_MS_MAX = 3_000
 const JUDGING_MS_MAX = 1_000
 
 /** A schema for an earlier draft says so, or writes its tuples in the earlier way. */
-function validatorOf(schema: JsonSchema): ValidateFunction {
+function validatorOf(schema: JsonSchema, reading: Reading): ValidateFunction {
   const { $schema, ...rest } = typeof schema === 'object' ? schema : { $schema: undefined }
   const early = /draft-0[4-7]/.test(String($schema)) || /"items":\[/.test(JSON.stringify(schema))
   const options = { strict: false, validateFormats: false, logger: false } as const
   try {
     const ajv = early ? new Ajv(options) : new Ajv2020(options)
-    return withinLimit(READING_MS_MAX, () => ajv.compile(typeof schema === 'object' ? rest : schema))
+    return reading.within(() => ajv.compile(typeof schema === 'object' ? rest : schema))
   } catch (error) {
-    if (error instanceof TooLong) throw new UnsupportedSchema('schema', 'takes too long to be read: use a smaller schema')
+    if (error instanceof TooLong) throw new UnsupportedSchema('schema', 'takes too long to be read: use a smaller schema, or fewer of them')
     throw new UnsupportedSchema('schema', `is not a valid JSON Schema: ${(error as Error).message.slice(0, 300)}`)
   }
 }
