@@ -328,11 +328,12 @@ test('a purse is full again with the first call of a day or a month, whoever loo
 
 test('every share of a limit that a payment passes is told once, also over a restart', async () => {
   const told: [number, string][] = []
+  let nowMs = Date.UTC(2026, 0, 30)
   const paid = { team: 't', policy: null, key: null, provider: 'p', micros: 85 }
   const purses = new Purses({
     readSpending: async () => [paid],
     stored: async () => {},
-    now: () => Date.UTC(2026, 0, 30),
+    now: () => nowMs,
     onThreshold: (_purse, ratio, window) => told.push([ratio, window]),
     onEmpty: () => {},
   })
@@ -348,6 +349,15 @@ test('every share of a limit that a payment passes is told once, also over a res
   expect(told).toEqual([
     [0.95, 'day'],
     [1, 'day'],
+  ])
+  // A new day has limits of its own.
+  nowMs = Date.UTC(2026, 0, 31)
+  paid.micros = 0
+  await purses.load()
+  purses.settle(['team:t'], 0, 85)
+  expect(told.slice(2)).toEqual([
+    [0.5, 'day'],
+    [0.8, 'day'],
   ])
 })
 

@@ -323,6 +323,30 @@ test('a provider that has no slot is no reason to try the one that turns a job a
   expect(world.outcomes.size).toBeGreaterThan(others - 20)
 })
 
+test.each(['503', '500'])('who met a sick cloud (%s) is not overtaken at the one that is well', (status) => {
+  const world = new SchedulerWorld()
+  for (const name of ['sick', 'well']) cloud(world, name, { maxParallel: 1 })
+  world.enqueue('first', { patience: ANY_TIER })
+  world.enqueue('mine', { patience: ANY_TIER, priority: 'interactive', maxWaitMs: 10_000 })
+  const [onSick] = [...world.live].find(([, { worker }]) => worker === 'sick') ?? []
+  expect(['first', 'mine']).toContain(onSick)
+  const late = (): void => {
+    for (let index = 0; index < 3; index++) world.enqueue(`${Math.round(world.nowMs)}-${index}`, { patience: ANY_TIER, priority: 'batch' })
+  }
+  late()
+  const error = { ...BROKEN, providerStatus: Number(status) }
+  const hold = { state: 'cooling_down' as const, untilMs: 'untold' as const, why: status }
+  world.fail(onSick ?? '', error, status === '503' ? hold : undefined)
+  const before = world.startedOn('well').length
+  for (let second = 0; second < 3 && world.startedOn('well').length === before; second++) {
+    const [onWell] = [...world.live].find(([, { worker }]) => worker === 'well') ?? []
+    world.finish(onWell ?? '')
+    late()
+    world.pass(1_000)
+  }
+  expect(world.startedOn('well')[before]).toBe(onSick)
+})
+
 test('a rate that is used up keeps nobody away for longer than all', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { maxParallel: 1 })

@@ -75,7 +75,7 @@ export class Attempts {
     this.#board.fillWorker(input.worker)
   }
 
-  /** Whoever lets others go first at one provider need not wait where another one is free to take it. */
+  /** Whoever lets others go first at one provider may stand in line for another. */
   isWanted(job: ScheduledJob): boolean {
     if (job.delayedAt === null) return false
     this.#board.judgeDelayed(job)
@@ -133,12 +133,13 @@ export class Attempts {
       this.#board.emit({ kind: blame.isVoid ? 'job-failed' : 'job-parked', job: job.id, error })
       return
     }
-    const yieldMs =
-      blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, this.#board.keyOf(job), job.served, worker, this.#board.fleet) : 0
+    const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
+    job.delayedAt = null
+    const yields = blame.yields && worker !== null && (backoffMs === 0 || !this.#isOpenElsewhere(job, worker))
+    const yieldMs = yields ? yieldingMs(this.#board.nowMs, job.served, worker) : 0
     job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
     job.delayedWhy = yieldMs > 0 ? error.message : null
-    job.delayedAt = yieldMs > 0 ? worker : null
-    const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
+    job.delayedAt = yieldMs > 0 && backoffMs === 0 ? worker : null
     this.#requeue(job, error.code, Math.max(backoffMs, yieldMs))
   }
 
@@ -150,11 +151,11 @@ export class Attempts {
     const { worker } = job
     this.#board.endAttempt(job, 'failed', error)
     if (!this.#startsAnew(job, job.startsOver, INTERRUPTED)) return
-    const isTold = worker === null || untilMs !== 'untold' || this.#isOpenElsewhere(job, worker)
+    const isTold = worker === null || untilMs !== 'untold'
     const delayMs = isTold ? 0 : turnedAwayMs(this.#board.nowMs, job, worker, error, this.#areWaitedFor(worker))
     job.delayedBy = 'cooling_down'
     job.delayedWhy = why
-    job.delayedAt = worker
+    job.delayedAt = delayMs > 0 ? worker : null
     this.#requeue(job, error.code, delayMs, job.lastWaitMs)
   }
 
@@ -181,8 +182,12 @@ export class Attempts {
     this.#board.lineOf(job.model).adjust(job, job.team, -job.cost)
     this.#board.waits.begin(this.#board.nowMs, job, waitedMs)
     if (delayMs > 0) {
-      job.phase = 'delayed'
       job.notBeforeMs = this.#board.nowMs + delayMs
+      if (this.isWanted(job)) {
+        this.#board.joinOthers(job)
+        return
+      }
+      job.phase = 'delayed'
       this.#board.delayed.add(job)
       return
     }

@@ -79,10 +79,10 @@ export const ATTEMPTS_EVER = 30
 // Fewer new tokens than this and an attempt brought next to nothing.
 const PROGRESS_TOKENS = 8
 
-/** For how long the job lets others go first: until they have had time to try the model; not where another provider may take it. */
-export function yieldingMs(nowMs: number, key: RouteKey, served: string, worker: FleetWorker, fleet: Fleet): number {
+/** For how long the job lets others go first there: until they have had time to try the model. */
+export function yieldingMs(nowMs: number, served: string, worker: FleetWorker): number {
   const untilMs = worker.cooling(served, nowMs)
-  return untilMs === null || isOpenElsewhere(nowMs, key, worker, fleet) ? 0 : untilMs - nowMs + OTHERS_FIRST_MS
+  return untilMs === null ? 0 : untilMs - nowMs + OTHERS_FIRST_MS
 }
 
 /**
@@ -101,9 +101,11 @@ export function turnedAwayMs(nowMs: number, job: ScheduledJob, worker: FleetWork
   return Math.max(0, untilMs - nowMs) + OTHERS_FIRST_MS + aloneMs
 }
 
-/** Another provider than this one has a slot for it now. */
+/** Another provider than this one may take it, now or when a slot is free there. */
 export function isOpenElsewhere(nowMs: number, key: RouteKey, worker: FleetWorker, fleet: Fleet): boolean {
-  return eligiblePlaces(key, fleet).some(({ worker: other, model }) => other !== worker && other.free(model, nowMs) > 0)
+  return eligiblePlaces(key, fleet).some(
+    ({ worker: other, model }) => other !== worker && other.holding(model, nowMs) === null && other.cooling(model, nowMs) === null,
+  )
 }
 
 const ALONE_MS = 1_000

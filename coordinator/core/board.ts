@@ -27,6 +27,8 @@ export class Board {
   /** Models whose line or slots changed in this input: filled when it has been taken in whole. */
   readonly unsettled = new Set<string>()
   readonly delayed = new Set<ScheduledJob>()
+  /** Those that let others go first at a provider, and stand in line for the others. */
+  readonly shunning = new Set<ScheduledJob>()
   readonly running = new Set<ScheduledJob>()
   readonly waits = new Waits()
   readonly serviceTimes = new ServiceTimes()
@@ -80,6 +82,20 @@ export class Board {
     this.waits.judgeStandings(this.nowMs, job, this.#offering.of(job.model))
   }
 
+  /** It stands in line, until its time, for everybody but the provider at which it lets others go first. */
+  joinOthers(job: ScheduledJob): void {
+    this.shunning.add(job)
+    this.joinLine(job)
+  }
+
+  /** Its time there is over. */
+  joinAll(job: ScheduledJob): void {
+    this.shunning.delete(job)
+    if (job.flow === null) return
+    this.lineOf(job.model).remove(job)
+    this.joinLine(job)
+  }
+
   joinLine(job: ScheduledJob): void {
     job.phase = 'queued'
     this.waits.judgeTiers(this.nowMs, job, this.#offering.of(job.model))
@@ -101,6 +117,7 @@ export class Board {
 
   forget(job: ScheduledJob): void {
     if (job.phase === 'delayed') this.delayed.delete(job)
+    this.shunning.delete(job)
     if (job.phase === 'delayed' || job.flow !== null) this.waits.end(this.nowMs, job)
     this.lines.get(job.model)?.remove(job)
     this.running.delete(job)
@@ -222,7 +239,8 @@ export class Board {
 
   // ── placing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  keyOf({ model, provider, tiers, needs, purses, sha256, avoid }: ScheduledJob): RouteKey {
+  keyOf({ model, provider, tiers, needs, purses, sha256, avoid: failedAt, delayedAt, notBeforeMs }: ScheduledJob): RouteKey {
+    const avoid = delayedAt !== null && notBeforeMs > this.nowMs ? [...failedAt, delayedAt.id] : failedAt
     return { model, provider, tiers, needs, sha256, avoid, broke: purses.some(this.isSpent) }
   }
 

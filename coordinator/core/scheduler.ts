@@ -232,10 +232,13 @@ export class Scheduler {
     for (const [purse, untilMs] of board.spentUntilMs) if (untilMs <= nowMs) this.#membership.setPurse(purse, null)
     for (const worker of board.workers.values()) this.#membership.judge(worker)
     for (const job of board.delayed) {
-      if (job.notBeforeMs > nowMs && !this.#attempts.isWanted(job)) continue
+      const isDue = job.notBeforeMs <= nowMs
+      if (!isDue && !this.#attempts.isWanted(job)) continue
       board.delayed.delete(job)
-      board.joinLine(job)
+      if (isDue) board.joinLine(job)
+      else board.joinOthers(job)
     }
+    for (const job of board.shunning) if (job.notBeforeMs <= nowMs) board.joinAll(job)
     for (const job of board.running) this.#attempts.judgeRunning(job)
     for (let job = waits.opening(nowMs); job !== undefined; job = waits.opening(nowMs)) {
       board.lineOf(job.model).remove(job)

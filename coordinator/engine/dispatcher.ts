@@ -81,10 +81,7 @@ export class Dispatcher {
     live.terms = job.terms
     live.generation = job.generation
     this.#live.set(record.id, live)
-    const inserted = this.#writer.insertJob(record, job.request, job.along).then(() => {
-      live.isStored = true
-      live.unload(this.#scheduler.waitingCount)
-    })
+    const inserted = this.#writer.insertJob(record, job.request, job.along).then(() => live.wasStored(this.#scheduler.waitingCount))
     const stored = inserted.catch((error: unknown) => {
       // A row that PostgreSQL refuses was never accepted: whatever runs for it stops, its caller is told, and no row of it stays.
       live.unstorable = true
@@ -231,7 +228,7 @@ export class Dispatcher {
   }
 
   /** `ranBeforeMs`: in attempts that ended under a coordinator before this one; `promptCost`: known from a worker, or not any more. */
-  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null, ranBeforeMs = 0, promptCost = live.record.promptTokens ?? 0): void {
+  #line(live: LiveJob, worker: { id: WorkerId; name: string } | null, ranBeforeMs = 0, promptCost?: number): void {
     const { record, tokenIds } = live
     live.terms = this.#parts.termsOf(record)
     const nowMs = this.#parts.now()
@@ -240,7 +237,13 @@ export class Dispatcher {
     const ranMs = worker === null || record.attemptStartedMs === null ? 0 : nowMs - record.attemptStartedMs
     this.#apply({
       kind: 'job-recovered',
-      job: accepted(record, { prefix: [], promptCost: Math.min(promptCost, record.cost) }, live.terms, true, waitedMs),
+      job: accepted(
+        record,
+        { prefix: [], promptCost: Math.min(promptCost ?? record.promptTokens ?? record.cost, record.cost) },
+        live.terms,
+        true,
+        waitedMs,
+      ),
       ranMs: ranBeforeMs + ranMs,
       attempt: record.attempt,
       worker,

@@ -67,6 +67,11 @@ export class LiveJob {
     return this.answer.text
   }
 
+  wasStored(waiting: number): void {
+    this.isStored = true
+    this.unload(waiting)
+  }
+
   /** What is stored and long is read back when it is wanted, and the more wait, the less is long: all of it together stays bounded. */
   unload(waiting: number): void {
     if (!this.isStored || this.request === null) return

@@ -114,6 +114,7 @@ export class Purses {
         spent.dayMicros = 0
         if (newMonth) spent.monthMicros = 0
       }
+      for (const name of this.#thresholds.keys()) if (name.endsWith(' day') || newMonth) this.#thresholds.delete(name)
     }
     this.#day = Math.max(this.#day, dayMs)
   }

@@ -563,7 +563,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a delayed job is never woken',
     file: 'coordinator/core/scheduler.ts',
-    find: 'if (job.notBeforeMs > nowMs && !this.#attempts.isWanted(job)) continue',
+    find: 'if (!isDue && !this.#attempts.isWanted(job)) continue',
     replace: 'if (job.notBeforeMs > 0) continue',
     tests: ['simulation'],
   },

@@ -145,7 +145,7 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: a poison prompt is always the next to be tried',
     file: 'coordinator/core/blame.ts',
-    find: 'return untilMs === null || isOpenElsewhere(nowMs, key, worker, fleet) ? 0 : untilMs - nowMs + OTHERS_FIRST_MS',
+    find: 'return untilMs === null ? 0 : untilMs - nowMs + OTHERS_FIRST_MS',
     replace: 'return 0',
     tests: ['tiers'],
   },
@@ -220,10 +220,10 @@ export const TIER_MUTANTS: Mutant[] = [
     tests: ['sharing', 'tiers'],
   },
   {
-    bug: 'clouds: a provider that has no slot is taken for one that could take a job',
-    file: 'coordinator/core/blame.ts',
-    find: 'other.free(model, nowMs) > 0',
-    replace: 'other.holding(model, nowMs) === null',
+    bug: 'clouds: who lets others go first at one stands in line for it all the same',
+    file: 'coordinator/core/board.ts',
+    find: 'delayedAt !== null && notBeforeMs > this.nowMs ?',
+    replace: 'delayedAt !== null && notBeforeMs > Number.POSITIVE_INFINITY ?',
     tests: ['tiers'],
   },
   {

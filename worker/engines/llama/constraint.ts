@@ -125,16 +125,27 @@ const CALL = new vm.Script('act()')
 /** The time in which all schemas of one request have to be read. */
 export class Reading {
   #leftMs = READING_MS_MAX
+  #early: Ajv | undefined
+  #late: Ajv2020 | undefined
 
-  within<T>(read: () => T): T {
+  compile(schema: JsonSchema, early: boolean): ValidateFunction {
     const beganMs = performance.now()
     try {
-      return withinLimit(Math.max(1, Math.round(this.#leftMs)), read)
+      return withinLimit(Math.max(1, Math.round(this.#leftMs)), () => {
+        // The schema of its draft is most of the work: it is compiled once.
+        const ajv = early ? (this.#early ??= new Ajv(AJV)) : (this.#late ??= new Ajv2020(AJV))
+        const validate = ajv.compile(schema)
+        // Two may have the same $id.
+        ajv.removeSchema()
+        return validate
+      })
     } finally {
       this.#leftMs -= performance.now() - beganMs
     }
   }
 }
+
+const AJV = { strict: false, validateFormats: false, logger: false } as const
 
 class TooLong extends Error {}
 // A busy host takes a while for the largest schema that is honest.
@@ -145,10 +156,8 @@ const JUDGING_MS_MAX = 1_000
 function validatorOf(schema: JsonSchema, reading: Reading): ValidateFunction {
   const { $schema, ...rest } = typeof schema === 'object' ? schema : { $schema: undefined }
   const early = /draft-0[4-7]/.test(String($schema)) || /"items":\[/.test(JSON.stringify(schema))
-  const options = { strict: false, validateFormats: false, logger: false } as const
   try {
-    const ajv = early ? new Ajv(options) : new Ajv2020(options)
-    return reading.within(() => ajv.compile(typeof schema === 'object' ? rest : schema))
+    return reading.compile(typeof schema === 'object' ? rest : schema, early)
   } catch (error) {
     if (error instanceof TooLong) throw new UnsupportedSchema('schema', 'takes too long to be read: use a smaller schema, or fewer of them')
     throw new UnsupportedSchema('schema', `is not a valid JSON Schema: ${(error as Error).message.slice(0, 300)}`)
