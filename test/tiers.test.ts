@@ -347,6 +347,41 @@ test.each(['503', '500'])('who met a sick cloud (%s) is not overtaken at the one
   expect(world.startedOn('well')[before]).toBe(onSick)
 })
 
+test('what one cloud forbids is asked of the other, though the job lets others go first there', () => {
+  const world = new SchedulerWorld()
+  for (const name of ['a', 'b']) cloud(world, name, { maxParallel: 1 })
+  world.enqueue('job', { patience: ANY_TIER })
+  const first = world.live.get('job' as JobId)?.worker
+  world.fail('job', BROKEN)
+  expect(world.live.get('job' as JobId)?.worker).not.toBe(first)
+  world.fail('job', { ...BROKEN, code: 'provider_forbids', providerStatus: 403 })
+  expect(world.outcomes.get('job' as JobId)).toBeUndefined()
+  world.pass(3_000)
+  expect(world.live.get('job' as JobId)?.worker).toBe(first)
+})
+
+test('a cloud at which it failed already is no way out for who lets others go first at the next', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'failed', { maxParallel: 1 })
+  world.enqueue('x', { patience: ANY_TIER })
+  world.fail('x', { ...BROKEN, code: 'provider_cut_answer' })
+  cloud(world, 'sick', { maxParallel: 1 })
+  if (world.live.get('x' as JobId)?.worker === 'failed') world.fail('x', { ...BROKEN, code: 'provider_cut_answer' })
+  world.pass(2_000)
+  expect(world.live.get('x' as JobId)?.worker).toBe('sick')
+  // It works for long.
+  world.enqueue('long', { patience: ANY_TIER })
+  for (let index = 0; index < 8; index++) world.enqueue(`${index}`, { patience: ANY_TIER })
+  for (let second = 0; second < 120; second++) {
+    for (const [job, { worker }] of world.live)
+      if (worker === 'failed') continue
+      else if (job === 'x') world.fail('x', BROKEN)
+      else world.finish(job)
+    world.pass(1_000)
+  }
+  expect(world.outcomes.size).toBeGreaterThan(6)
+})
+
 test('a rate that is used up keeps nobody away for longer than all', () => {
   const world = new SchedulerWorld()
   cloud(world, 'cloud', { maxParallel: 1 })

@@ -77,7 +77,7 @@ export class Attempts {
 
   /** Whoever lets others go first at one provider may stand in line for another. */
   isWanted(job: ScheduledJob): boolean {
-    if (job.delayedAt === null) return false
+    if (job.delayedAt === null || job.backoffUntilMs > this.#board.nowMs) return false
     this.#board.judgeDelayed(job)
     return this.#isOpenElsewhere(job, job.delayedAt)
   }
@@ -121,7 +121,7 @@ export class Attempts {
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
     this.#board.endAttempt(job, status, error)
-    if (!error.retryable || isForbidden(this.#board.keyOf(job), worker, error, this.#board.fleet)) {
+    if (!error.retryable || isForbidden({ ...this.#board.keyOf(job), avoid: job.avoid }, worker, error, this.#board.fleet)) {
       this.#board.dismiss(job)
       this.#board.emit({ kind: 'job-failed', job: job.id, error: { ...error, retryable: false } })
       return
@@ -134,12 +134,11 @@ export class Attempts {
       return
     }
     const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
-    job.delayedAt = null
-    const yields = blame.yields && worker !== null && (backoffMs === 0 || !this.#isOpenElsewhere(job, worker))
-    const yieldMs = yields ? yieldingMs(this.#board.nowMs, job.served, worker) : 0
+    const yieldMs = blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, job.served, worker) : 0
     job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
     job.delayedWhy = yieldMs > 0 ? error.message : null
-    job.delayedAt = yieldMs > 0 && backoffMs === 0 ? worker : null
+    job.delayedAt = yieldMs > 0 ? worker : null
+    job.backoffUntilMs = this.#board.nowMs + backoffMs
     this.#requeue(job, error.code, Math.max(backoffMs, yieldMs))
   }
 

@@ -104,7 +104,8 @@ export function turnedAwayMs(nowMs: number, job: ScheduledJob, worker: FleetWork
 /** Another provider than this one may take it, now or when a slot is free there. */
 export function isOpenElsewhere(nowMs: number, key: RouteKey, worker: FleetWorker, fleet: Fleet): boolean {
   return eligiblePlaces(key, fleet).some(
-    ({ worker: other, model }) => other !== worker && other.holding(model, nowMs) === null && other.cooling(model, nowMs) === null,
+    ({ worker: other, model }) =>
+      other !== worker && !key.avoid.includes(other.id) && other.holding(model, nowMs) === null && other.cooling(model, nowMs) === null,
   )
 }
 

@@ -65,6 +65,8 @@ export type ScheduledJob = {
   startedMs: number
   progressedMs: number
   notBeforeMs: number
+  /** Until then it goes nowhere at all. */
+  backoffUntilMs: number
   /** Why it is delayed, while it is. */
   delayedBy: 'retry_backoff' | 'cooling_down'
   /** What was said of it, and at whom. */
@@ -140,6 +142,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     startedMs: 0,
     progressedMs: 0,
     notBeforeMs: 0,
+    backoffUntilMs: 0,
     delayedBy: 'retry_backoff',
     delayedWhy: null,
     delayedAt: null,

@@ -208,7 +208,7 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: who lets others go first is not taken by who is free',
     file: 'coordinator/core/attempts.ts',
-    find: 'if (job.delayedAt === null) return false',
+    find: 'if (job.delayedAt === null || job.backoffUntilMs > this.#board.nowMs) return false',
     replace: 'if (job.delayedAt !== undefined) return false',
     tests: ['tiers'],
   },
