@@ -1,4 +1,5 @@
 import type { ToldHello, ToldHost, ToldModel } from '../proto/link.ts'
+import type { FleetWorker } from './core/fleet.ts'
 import type { WorkerId } from './core/job.ts'
 
 /** What workers told about themselves that no decision depends on: for people, metrics and the model events. */
@@ -36,6 +37,18 @@ export class FleetFacts {
     this.#compare(worker, before, models)
   }
 
+  /** When the worker was last heard: the scheduler's own clock begins anew with the coordinator. */
+  heardMs({ id, lastHeardMs }: FleetWorker): number {
+    return this.#facts.get(id)?.heardMs ?? lastHeardMs
+  }
+
+  /** Gone, and not missed: it said goodbye, was sent away, or nobody has looked for it in a day. */
+  isRetired(worker: FleetWorker, nowMs: number): boolean {
+    if (worker.state !== 'offline') return false
+    const { drained = false, revokedMs = null } = this.#facts.get(worker.id) ?? {}
+    return drained || revokedMs !== null || nowMs - this.heardMs(worker) > MISSED_MS
+  }
+
   /** Why it is, or will soon be, as it is: a person's word. */
   note(worker: WorkerId, what: Partial<Pick<WorkerFacts, 'reason' | 'drained' | 'revokedMs'>>): void {
     const known = this.#facts.get(worker)
@@ -67,5 +80,7 @@ export type WorkerFacts = {
   drained: boolean
   revokedMs: number | null
 }
+
+const MISSED_MS = 86_400_000
 
 type ModelListener = (worker: WorkerId, model: ToldModel, was: string | undefined) => void

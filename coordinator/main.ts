@@ -38,7 +38,7 @@ import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { Lease, type Loss } from './store/lease.ts'
-import { activeKeys, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
+import { activeKeys, hasOtherBootstrapKey, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
 import { type LimitInForce, limitsInForce, readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
@@ -131,6 +131,8 @@ async function startCoordinator(
   await keepPartitions(db, clock, log, closing)
 
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
+  // Of those that were made here, each data directory has its own.
+  if (adminKey.file !== null && (await hasOtherBootstrapKey(db, installation, sha256(adminKey.value)))) throw otherSecrets(adminKey.file)
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
 
   const outbound = new Outbound(config.allowedCidrs)
@@ -143,6 +145,7 @@ async function startCoordinator(
   const writer = new Writer(db, {
     onFlush: (tookMs, rows) => metrics?.commit(tookMs, rows),
     onDropped: (error, what) => log.error({ err: error }, `PostgreSQL refused rows: ${what}`),
+    stillOurs: () => lease.stillOurs(),
   })
   closing.push(() => closeWriter(writer, log))
   const feed = new EventFeed({ db, coordinator: coordinatorId, now: () => clock.now(), onProblem: (text) => log.warn(text) })
@@ -266,14 +269,20 @@ async function startCoordinator(
 
   for (const worker of known) {
     const { version, joinedMs, seenMs, drained, revokedMs } = worker
-    facts.restore(worker.id, { version, joinedMs, heardMs: seenMs, drained, revokedMs })
-    dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
+    const wasThere = worker.state === 'online' || worker.state === 'suspect'
+    // Written only when its state changes: one that was there when the last coordinator died was heard until then.
+    facts.restore(worker.id, { version, joinedMs, heardMs: wasThere ? clock.now() : seenMs, drained, revokedMs })
+    dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), wasThere)
   }
   let limitsKept: LimitInForce[] = []
   const keptOf = (wanted: LimitInForce['kind']): [string, SpendLimits][] =>
     limitsKept.filter(({ kind }) => kind === wanted).map(({ name, perDay, perMonth }) => [name, { perDay, perMonth }])
+  const keyReadings = readings()
+  const fleetReadings = readings()
   const reloadKeys = async (): Promise<void> => {
+    const isNewest = keyReadings()
     const [keys, keyTiers, kept] = await Promise.all([activeKeys(db), tiersByKey(db), limitsInForce(db)])
+    if (!isNewest()) return
     keyring.replace(keys)
     sessions.judge((token) => admission.admits(token))
     registry.setKeyTiers(keyTiers)
@@ -289,12 +298,14 @@ async function startCoordinator(
   }
   const reload = async (): Promise<void> => {
     await reloadKeys()
-    const revoked = await revokedWorkers(db)
-    admission.setRevoked(revoked)
-    for (const worker of revoked) sessions.cutOff(worker as WorkerId)
-    const teams = await allTeams(db)
-    for (const team of teams) dispatcher.setTeam(team)
-    registry.setTeams(teams)
+    const isNewest = fleetReadings()
+    const [revoked, teams] = await Promise.all([revokedWorkers(db), allTeams(db)])
+    if (isNewest()) {
+      admission.setRevoked(revoked)
+      for (const worker of revoked) sessions.cutOff(worker as WorkerId)
+      for (const team of teams) dispatcher.setTeam(team)
+      registry.setTeams(teams)
+    }
     await registry.load()
     const limits = (perDay: number | null, perMonth: number | null): SpendLimits => ({ perDay, perMonth })
     const ofTeams = teams.map((team): [string, SpendLimits] => [team.name, limits(team.spendMicrosPerDay, team.spendMicrosPerMonth)])
@@ -454,6 +465,20 @@ async function startCoordinator(
   }
 }
 
+/** Of what is read now and then, and whenever it was changed: told apart, so that a slow reading does not undo a later one. */
+function readings(): () => () => boolean {
+  let begun = 0
+  let applied = 0
+  return () => {
+    const mine = ++begun
+    return () => {
+      if (mine < applied) return false
+      applied = mine
+      return true
+    }
+  }
+}
+
 const LOGIN_REPORT_MS = 10_000
 const SPENDING_SWEEP_MS = 300_000
 const KEY_SWEEP_MS = 3_600_000
@@ -529,7 +554,8 @@ async function listenForWorkers(
   sessions: WorkerSessions,
   closing: (() => Promise<void> | void)[],
 ): Promise<LinkServer> {
-  const server = await serveLink(`${config.host}:${config.grpcPort}`, admit, (end, token) => sessions.open(end, token)).catch(
+  const host = config.host.includes(':') ? `[${config.host}]` : config.host
+  const server = await serveLink(`${host}:${config.grpcPort}`, admit, (end, token) => sessions.open(end, token)).catch(
     async (cause: unknown) => {
       // grpc-js does not say why, so it is asked again of whoever knows.
       throw portFault((await bindError(config.host, config.grpcPort)) ?? cause, 'HOLDFAST_GRPC_PORT', config.grpcPort)
@@ -551,6 +577,13 @@ async function bindError(host: string, port: number): Promise<Error | undefined>
   }
   probe.close()
   return undefined
+}
+
+function otherSecrets(file: string): Fault {
+  return new Fault(
+    'other_secrets',
+    `Another coordinator serves this database with another admin key than the one in ${file}, which would put it out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY.`,
+  )
 }
 
 function portFault(cause: unknown, setting: string, port: number): Fault {

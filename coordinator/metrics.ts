@@ -16,7 +16,7 @@ export class Metrics {
   readonly #cost = this.#counter('cost_micros_total', 'Paid for jobs that ended, in millionths of a dollar.', ['provider', 'model', 'team'])
   readonly #stale = this.#counter('stale_reports_total', 'Reports of workers about attempts nobody listens to any more.', [])
   readonly #refusedKeys = this.#counter('keys_refused_total', 'Requests with a missing or wrong key.', [])
-  readonly #queueWait = this.#histogram('queue_wait_seconds', 'From acceptance to the first attempt.', ['model'], WAIT_BUCKETS)
+  readonly #queueWait = this.#histogram('queue_wait_seconds', 'From acceptance to the first attempt.', ['model', 'priority'], WAIT_BUCKETS)
   readonly #firstToken = this.#histogram(
     'time_to_first_token_seconds',
     'From acceptance to the first token.',
@@ -48,7 +48,7 @@ export class Metrics {
     collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
     this.#fleetGauges(scheduler, facts, now)
     this.#queueGauges(scheduler, now)
-    this.#providerGauges(scheduler, now, quotaLeft)
+    this.#providerGauges(scheduler, facts, now, quotaLeft)
   }
 
   get contentType(): string {
@@ -60,7 +60,7 @@ export class Metrics {
   }
 
   started(record: JobRecord): void {
-    this.#queueWait.observe({ model: record.model }, (record.queueMs ?? 0) / 1000)
+    this.#queueWait.observe({ model: record.model, priority: record.priority }, (record.queueMs ?? 0) / 1000)
   }
 
   firstToken(record: JobRecord): void {
@@ -114,9 +114,10 @@ export class Metrics {
     })
   }
 
-  #providerGauges(scheduler: Scheduler, now: () => number, quotaLeft: (provider: FleetWorker) => number | null): void {
+  #providerGauges(scheduler: Scheduler, facts: FleetFacts, now: () => number, quotaLeft: (provider: FleetWorker) => number | null): void {
     this.#gauge('provider_state', '1 for the state that the provider is in.', ['provider', 'tier', 'state'], (gauge) => {
       for (const provider of scheduler.providers) {
+        if (facts.isRetired(provider, now())) continue
         const [first] = provider.models.values()
         const { state } = stateOf(provider, now())
         gauge.set({ provider: provider.name, tier: first?.offer.tier ?? (provider.cloud === null ? 'gpu' : 'cloud'), state }, 1)
@@ -136,11 +137,13 @@ export class Metrics {
   }
 
   #fleetGauges(scheduler: Scheduler, facts: FleetFacts, now: () => number): void {
+    // One that is gone for good is no news: an alert about it would fire for ever.
+    const expected = (): FleetWorker[] => [...scheduler.workers].filter((worker) => !facts.isRetired(worker, now()))
     this.#gauge('worker_up', '1 while the worker can be given work.', ['worker'], (gauge) => {
-      for (const worker of scheduler.workers) gauge.set({ worker: worker.name }, worker.state === 'online' ? 1 : 0)
+      for (const worker of expected()) gauge.set({ worker: worker.name }, worker.state === 'online' ? 1 : 0)
     })
     this.#gauge('worker_heartbeat_age_seconds', 'Since the worker was last heard.', ['worker'], (gauge) => {
-      for (const worker of scheduler.workers) gauge.set({ worker: worker.name }, Math.max(0, now() - worker.lastHeardMs) / 1000)
+      for (const worker of expected()) gauge.set({ worker: worker.name }, Math.max(0, now() - facts.heardMs(worker)) / 1000)
     })
     this.#gauge(
       'worker_slots',

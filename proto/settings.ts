@@ -9,8 +9,9 @@ export class Settings {
 
   constructor(env: NodeJS.ProcessEnv) {
     this.#env = env
-    for (const name of Object.keys(env))
-      if (name.startsWith('HOLDFAST_') && !KNOWN.has(name)) throw new SettingError(name, `is not a setting.${didYouMean(name)}`)
+    for (const [name, value = ''] of Object.entries(env))
+      if (isOfKubernetes(name, value)) throw new SettingError(name, OF_KUBERNETES)
+      else if (name.startsWith('HOLDFAST_') && !KNOWN.has(name)) throw new SettingError(name, `is not a setting.${didYouMean(name)}`)
   }
 
   text(name: SettingName, fallback: string): string {
@@ -114,11 +115,26 @@ const FOR_TESTS = [
   'HOLDFAST_TEST_MODEL',
   'HOLDFAST_TEST_SEED',
   'HOLDFAST_TEST_DATABASE_URL',
+  'HOLDFAST_TEST_REDIS_URL',
   'HOLDFAST_TEST_TEMPLATE',
+  'HOLDFAST_BENCH_CASES',
   'HOLDFAST_BENCH_LLAMA_SERVER',
+  'HOLDFAST_BENCH_PROFILE',
 ]
 
 const KNOWN = new Set<string>([...NAMES, ...FOR_TESTS])
+
+/**
+ * Kubernetes tells every pod of every Service in its namespace by variables: of one called holdfast-http as HOLDFAST_HTTP_SERVICE_HOST
+ * and HOLDFAST_HTTP_PORT=tcp://10.0.0.7:80, which would even take a setting's place.
+ */
+function isOfKubernetes(name: string, value: string): boolean {
+  return OF_A_SERVICE.test(name) || (/^HOLDFAST_\w*PORT$/.test(name) && /^(tcp|udp|sctp):\/\//.test(value))
+}
+
+const OF_A_SERVICE = /^HOLDFAST_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$/
+const OF_KUBERNETES =
+  'is no setting: Kubernetes made it from a Service of that name. Set `enableServiceLinks: false` in the spec of the pod.'
 
 function didYouMean(name: string): string {
   const words = name.split('_')

@@ -187,6 +187,28 @@ describe('what a key is narrowed to', () => {
     expect(await refused(world, 'POST', '/api/teams', { name: 'x' }, member.as)).toMatchObject({ status: 403, code: 'forbidden' })
   })
 
+  test('a key that may only make jobs sees those of the team it makes them for, whoever holds it', async () => {
+    const owner = await person('owner', { teams: ['red', 'blue'] })
+    const narrow = await newKey({ kind: 'personal', user: owner.email, scopes: ['inference'] })
+    const rows = (key: string): string => JSON.stringify({ custom_id: key, method: 'POST', url: '/v1/chat/completions', body: job })
+    const made: Record<string, string> = {}
+    for (const team of ['red', 'blue']) {
+      const { as } = await newKey({ kind: 'team', team })
+      const form = new FormData()
+      form.set('purpose', 'batch')
+      form.set('file', new Blob([rows(team)]), `${team}.jsonl`)
+      const uploaded = await fetch(`${world.url}/v1/files`, { method: 'POST', headers: as, body: form })
+      made[team] = ((await uploaded.json()) as { id: string }).id
+    }
+    expect(await status('GET', `/v1/files/${made.blue}/content`, undefined, owner.as)).toBe(200)
+    expect(await status('GET', `/v1/files/${made.red}/content`, undefined, narrow.as)).toBe(200)
+    expect(await status('GET', `/v1/files/${made.blue}/content`, undefined, narrow.as)).toBe(404)
+    const listed = (await send(world, 'GET', '/v1/files', undefined, narrow.as)) as { data: { filename: string }[] }
+    expect(listed.data.map(({ filename }) => filename)).not.toContain('blue.jsonl')
+    const others = await enqueue(world, 'fake', (await newKey({ kind: 'team', team: 'blue' })).as)
+    expect(await status('POST', `/api/jobs/${others}/cancel`, undefined, narrow.as)).toBe(404)
+  })
+
   test('time: an expired key is refused as that', async () => {
     const expires = new Date(Date.now() + 2_000).toISOString()
     const { as, id } = await teamKey({ expires_at: expires })

@@ -41,3 +41,29 @@ function row(id: string): Record<string, unknown> {
   const numbers = { version: 1, cost: 1, strikes: 0, failures: 0, seed: 1, attempt: 0, cost_micros: 0 }
   return { ...texts, ...numbers, created_at: new Date(0) }
 }
+
+test('a million that nobody owns are taken up page by page, and others are served between', async () => {
+  const ids = Array.from({ length: 4_500 }, (_, index) => `01900000-0000-7000-8000-${String(index).padStart(12, '0')}`)
+  const left = [...ids]
+  const pages: number[] = []
+  const db = {
+    query: (text: string, values: unknown[]) => {
+      if (!text.includes('update jobs set owner')) return Promise.resolve([])
+      const page = left.splice(0, values[2] as number)
+      pages.push(page.length)
+      return Promise.resolve(page.map(row))
+    },
+  } as unknown as Db
+  const recovered: string[] = []
+  let turns = 0
+  const dispatcher = { find: () => undefined, recover: (record: { id: string }) => recovered.push(record.id) } as unknown as Dispatcher
+  const told: string[] = []
+  const log = { info: (text: string) => told.push(text), warn: () => {} }
+  const others = setInterval(() => (turns += 1), 0)
+  await new Adoption({ db, lease: { id: 'me' } as Lease, dispatcher, log, addEvent: () => {} }).adopt()
+  clearInterval(others)
+  expect(recovered).toEqual(ids)
+  expect(pages).toEqual([2_000, 2_000, 500])
+  expect(turns).toBeGreaterThan(0)
+  expect(told).toEqual(['Took up 4500 jobs that had no coordinator any more.'])
+})

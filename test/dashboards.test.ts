@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { addCloud, type Cloud } from './support/cloud.ts'
 import { freePorts, World } from './support/world.ts'
 
 /** Board and alerts against a real Prometheus that scrapes a real coordinator, with the configuration that is shipped. */
@@ -16,12 +17,14 @@ describe.skipIf(missing.length > 0)(
   `a board over a running system (needs Prometheus; missing here: ${missing.join(', ') || 'nothing'})`,
   () => {
     let world: World
+    let cloud: Cloud
     let prometheus: Prometheus
 
     beforeAll(async () => {
       world = await World.open()
       await world.coordinator({ HOLDFAST_HEARTBEAT_S: '0.5' })
       await world.worker('a', 'quick=fake:?slots=2&rate=500 slow=fake:?slots=1&rate=10')
+      cloud = await addCloud(world, { limits: { requests_per_minute: 10_000 } })
       prometheus = await Prometheus.start(world)
     })
 
@@ -39,10 +42,11 @@ describe.skipIf(missing.length > 0)(
       await world.until(
         'data in every panel',
         async () => {
-          // Rates and percentiles show what happened lately, so something has to happen while they are asked for.
+          // Rates and percentiles show what happened lately, so something has to happen while they are asked for: more than there
+          // are slots, because the time to the next start is that of one that waited.
           await Promise.all([
-            chat(world, 'quick', 20),
-            chat(world, 'quick', 20),
+            ...Array.from({ length: 4 }, () => chat(world, 'quick', 20)),
+            chat(world, cloud.model, 20),
             world.request('GET', '/api/jobs', undefined, { authorization: 'Bearer wrong' }),
           ])
           for (const target of empty) if (await prometheus.hasData(target.expr)) empty.delete(target)
@@ -59,13 +63,16 @@ describe.skipIf(missing.length > 0)(
       for (const { panel, expr } of targets(board().panels)) if (EMPTY_WITHOUT_GPU.includes(panel.title)) await prometheus.hasData(expr)
       const choices = board().templating.list.flatMap(({ query }) => (typeof query === 'string' ? [] : [query.query]))
       expect(choices).toHaveLength(2)
+      const offered: string[] = []
       for (const choice of choices) {
-        const [, metric = '', label = ''] = /^label_values\((\w+), (\w+)\)$/.exec(choice) ?? []
-        await world.until(
-          `values of ${choice}`,
-          async () => ((await prometheus.get(`/api/v1/label/${label}/values?match[]=${metric}`)) as unknown[]).length > 0,
-        )
+        const [, metric = '', label = ''] = /^label_values\((.+), (\w+)\)$/.exec(choice) ?? []
+        const values = await world.until(`values of ${choice}`, async () => {
+          const found = (await prometheus.get(`/api/v1/label/${label}/values?match[]=${encodeURIComponent(metric)}`)) as string[]
+          return found.length > 0 && found
+        })
+        offered.push(...values)
       }
+      expect(offered).toEqual(expect.arrayContaining(['a', 'quick', 'slow', cloud.model]))
     })
 
     test('every metric that the board and the alerts name is one of the coordinator', async () => {
@@ -77,6 +84,9 @@ describe.skipIf(missing.length > 0)(
       )
       expect(named.length).toBeGreaterThan(20)
       expect(named.filter((name) => !known.has(name))).toEqual([])
+      // Those that Node and prom-client count are many, and the board shows a few.
+      const unseen = [...known].filter((name) => name?.startsWith('holdfast_') && !name.startsWith('holdfast_coordinator_'))
+      expect(unseen.filter((name) => !named.includes(name ?? ''))).toEqual([])
     })
 
     test('Prometheus takes the alert rules and evaluates every one without an error', async () => {

@@ -1,6 +1,14 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import os from 'node:os'
 import path from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import pg from 'pg'
 import { expect, test } from 'vitest'
+import { Db } from '../coordinator/store/db.ts'
+import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
+import { Lease } from '../coordinator/store/lease.ts'
+import { migrate } from '../coordinator/store/migrate.ts'
 import { postgresOf } from './bench/measure.ts'
 import { type Running, World } from './support/world.ts'
 
@@ -66,10 +74,10 @@ test('a PostgreSQL that was frozen for longer than the lease costs no coordinato
     const both = [await first.coordinator({ DATABASE_URL: url, ...QUICK }), await second.coordinator({ DATABASE_URL: url, ...QUICK })]
     const frozen = postgres()
     for (const pid of frozen) process.kill(pid, 'SIGSTOP')
-    await new Promise((resolve) => setTimeout(resolve, 6_000))
+    await setTimeout(6_000)
     for (const pid of frozen) process.kill(pid, 'SIGCONT')
     // Longer than whoever would have been given up needs to find that out.
-    await new Promise((resolve) => setTimeout(resolve, 4_000))
+    await setTimeout(4_000)
     for (const world of [first, second]) await world.until('it is ready', async () => (await fetch(`${world.url}/readyz`)).ok)
     expect(both.map(({ ended }) => ended)).toEqual([null, null])
     expect(await first.events('&type=coordinator.lost')).toEqual([])
@@ -83,6 +91,13 @@ test('what is asked of a job at a coordinator that does not run it is answered t
   try {
     await first.coordinator({ DATABASE_URL: url })
     await second.coordinator({ DATABASE_URL: url })
+    const third = first.start('third', ['coordinator'], {
+      DATABASE_URL: url,
+      HOLDFAST_DATA_DIR: path.join(first.dir, 'third'),
+      HOLDFAST_ADMIN_KEY: '',
+    })
+    await third.exited
+    expect([third.ended?.code, third.output]).toEqual([1, expect.stringContaining('give each the same HOLDFAST_ADMIN_KEY')])
     const both = `127.0.0.1:${first.grpcPort},127.0.0.1:${second.grpcPort}`
     await first.worker('a', 'fake=fake:?slots=2&rate=20&crash_on=POISON', { HOLDFAST_COORDINATOR: both })
     const body = { model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 60 }
@@ -106,6 +121,59 @@ test('what is asked of a job at a coordinator that does not run it is answered t
     await close()
   }
 })
+
+test('a clock that jumps makes nobody late, whoever misses renewals is given up, and one that could not renew asks before it speaks', async () => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-lease-'))
+  const postgres = await EmbeddedPostgres.start(dir, { info: () => {}, warn: () => {}, error: () => {}, debug: () => {} })
+  const db = new Db({ socketDir: postgres.socketDir })
+  const lost: string[] = []
+  const leases = ['a', 'b'].map(
+    (installation) =>
+      new Lease(
+        db,
+        { coordinator: randomUUID(), installation, leaseMs: LEASE_MS },
+        { onLost: ({ why }) => lost.push(why), onProblem: (text) => expect.fail(text) },
+      ),
+  )
+  const [one, other] = leases as [Lease, Lease]
+  try {
+    await migrate(db)
+    for (const lease of leases) {
+      await lease.lock()
+      await lease.begin('test')
+    }
+    // Who looked before PostgreSQL was up for so long gives nobody up.
+    await setTimeout(LEASE_MS)
+    const jump = `update coordinators set lease_until = now() - interval '1 minute'`
+    await db.query(jump)
+    expect((await one.expireOthers()).expired).toEqual([])
+    const dead = randomUUID()
+    await db.query(`insert into coordinators (id, installation, version, lease_until) values ($1, 'dead', 'test', now())`, [dead])
+    expect((await one.expireOthers()).expired).toEqual([])
+    await setTimeout(LEASE_MS)
+    expect(await one.expireOthers()).toEqual({ expired: [dead], left: true })
+    expect([lost, other.stillOurs()]).toEqual([[], null])
+
+    const holder = new pg.Client({ host: postgres.socketDir, user: 'holdfast', database: 'holdfast' })
+    await holder.connect()
+    await holder.query('begin; lock table coordinators in exclusive mode')
+    await setTimeout(LEASE_MS * 1.5)
+    await holder.query('delete from coordinators where id = $1', [other.id])
+    const answers = [one.stillOurs(), other.stillOurs()]
+    await holder.query('commit')
+    await holder.end()
+    expect([await answers[0], await answers[1]]).toEqual([true, false])
+    expect(lost).toEqual([expect.stringContaining('its lease ran out')])
+    expect([one.stillOurs(), await other.stillOurs()]).toEqual([null, false])
+  } finally {
+    for (const lease of leases) await lease.release()
+    await db.close()
+    await postgres.stop()
+    rmSync(dir, { recursive: true })
+  }
+})
+
+const LEASE_MS = 1_500
 
 /** A job that waits: its worker left. */
 async function submitDetachedTo(world: World): Promise<string> {

@@ -13,6 +13,9 @@ class Between implements AsyncDisposable {
   isHole = false
   /** The next commit of a batch is carried out and its answer is lost with the connection. */
   losesCommit = false
+  /** The next commit of a batch is answered, and that is the last for a while. */
+  goesAfterCommit = false
+  isAway = false
   readonly #dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-between-'))
   readonly #sockets = new Set<Socket>()
   readonly #server = createServer((client) => this.#join(client))
@@ -31,6 +34,8 @@ class Between implements AsyncDisposable {
     const both = [client, server]
     let isBatch = false
     let isLost = false
+    let isLast = false
+    if (this.isAway) for (const socket of both) socket.destroy()
     client.on('data', (data) => {
       if (this.isHole) return
       const text = data.toString('latin1')
@@ -39,11 +44,19 @@ class Between implements AsyncDisposable {
         isLost = true
         this.losesCommit = false
       }
+      if (this.goesAfterCommit && isBatch && text.includes('commit\0')) {
+        isLast = true
+        this.goesAfterCommit = false
+      }
       server.write(data)
     })
     server.on('data', (data) => {
       if (isLost) for (const socket of both) socket.destroy()
       else if (!this.isHole) client.write(data)
+      if (!isLast) return
+      isLast = false
+      this.isAway = true
+      for (const socket of this.#sockets) if (socket !== client) socket.end()
     })
     for (const socket of both) {
       this.#sockets.add(socket)
@@ -82,6 +95,27 @@ test('a batch whose commit was carried out and not answered is accepted, runs, a
   const { id } = (await first.json()) as BatchView
   const again = await world.request('POST', '/api/batches', { model: 'fake', rows }, { 'idempotency-key': 'once' })
   expect(((await again.json()) as BatchView).id).toBe(id)
+  await world.until('all rows have run', async () => ((await world.get(`/api/batches/${id}`)) as BatchView).counts.succeeded === 5)
+  expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(5)
+})
+
+test('a batch that was stored is accepted, also when PostgreSQL goes away before it can be looked at', async () => {
+  await using between = new Between()
+  const DATABASE_URL = await between.open()
+  await using world = await World.open()
+  await world.coordinator({ DATABASE_URL })
+  await world.worker('a', 'fake=fake:?slots=2')
+  const rows = Array.from({ length: 5 }, (_, index) => ({
+    row_key: `r${index}`,
+    messages: [{ role: 'user', content: 'x' }],
+    max_tokens: 2,
+  }))
+  between.goesAfterCommit = true
+  const first = await world.request('POST', '/api/batches', { model: 'fake', rows })
+  expect([between.goesAfterCommit, between.isAway, first.status]).toEqual([false, true, 202])
+  const { id, counts } = (await first.json()) as BatchView
+  expect(counts).toMatchObject({ total: 5, queued: 5 })
+  between.isAway = false
   await world.until('all rows have run', async () => ((await world.get(`/api/batches/${id}`)) as BatchView).counts.succeeded === 5)
   expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(5)
 })

@@ -180,6 +180,28 @@ test('a refused connection is told without the address behind the name or the pa
   expect(failure).toMatchObject({ code: 'call_failed', message: 'localhost could not be reached: ECONNREFUSED.' })
 })
 
+test('a name with silent servers is looked up once, and not all names at a time', async () => {
+  const port = await listen((_request, response) => response.end('ok'))
+  const asked: string[] = []
+  const answers: (() => void)[] = []
+  vi.spyOn(dns, 'lookup').mockImplementation(((host: string, _options: unknown, answer: (error: null, found: unknown[]) => void) => {
+    asked.push(host)
+    answers.push(() => answer(null, [{ address: '127.0.0.1', family: 4 }]))
+  }) as never)
+  const outbound = new Outbound(LOCAL)
+  const hosts = ['a', 'a', 'a', 'b', 'c', 'd', 'e'].map((name) => `${name}.example`)
+  const posts = hosts.map((host) => outbound.post(`http://${host}:${port}/`, {}, '', 5_000))
+  await vi.waitFor(() => expect(asked).toEqual(['a.example', 'b.example', 'c.example', 'd.example']))
+  answers[0]?.()
+  await vi.waitFor(() => expect(asked.at(-1)).toBe('e.example'))
+  for (const answer of answers.slice(1)) answer()
+  expect(await Promise.all(posts)).toEqual(hosts.map(() => ({ status: 200 })))
+  const later = outbound.post(`http://a.example:${port}/`, {}, '', 5_000)
+  await vi.waitFor(() => expect(asked).toHaveLength(6))
+  answers[5]?.()
+  expect(await later).toEqual({ status: 200 })
+})
+
 test('a malformed callback_url is refused by name, a good one taken', () => {
   expect(checkCallbackUrl('https://example.com/hook?x=1').hostname).toBe('example.com')
   const bad = [
@@ -188,6 +210,7 @@ test('a malformed callback_url is refused by name, a good one taken', () => {
     'file:///etc/passwd',
     'https://user:word@example.com/',
     `https://example.com/${'x'.repeat(2_000)}`,
+    `https://example.com/?q=${'字'.repeat(300)}`,
   ]
   for (const text of bad)
     expect(() => checkCallbackUrl(text), text).toThrow(

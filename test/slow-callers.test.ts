@@ -118,3 +118,18 @@ test.each(SENDERS)('%s is cut off when nobody takes a byte of it, and not when i
   expect(gone.bytes).toBeLessThan(SENT_BYTES)
   server.close()
 })
+
+test('whoever left before the stream began is told to have left', async () => {
+  let left = 0
+  const server = createServer((_request, response) => {
+    response.on('close', () => {
+      new SseSink(response, { onRoom: () => {}, onClosed: () => (left += 1) }).open({})
+    })
+    socket.destroy()
+  }).listen(0, '127.0.0.1')
+  await new Promise((resolve) => server.once('listening', resolve))
+  const socket = connect((server.address() as AddressInfo).port, '127.0.0.1')
+  socket.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n')
+  await vi.waitFor(() => expect(left).toBe(1))
+  server.close()
+})

@@ -1,5 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -136,6 +137,15 @@ test('a malformed or unknown setting stops the start and names itself', async ()
     expect(running.output).toContain(name)
     expect(running.output).not.toMatch(/\bat .*\.ts:\d+/)
   }
+})
+
+const hasIpv6 = Object.values(os.networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === '::1'))
+
+test.skipIf(!hasIpv6)('both doors open at an address of IPv6', async () => {
+  await using world = await World.open()
+  await world.coordinator({ HOLDFAST_HOST: '::' })
+  await world.worker('a', 'fake=fake:', { HOLDFAST_COORDINATOR: `[::1]:${world.grpcPort}` })
+  expect((await fetch(`http://[::1]:${world.httpPort}/readyz`)).status).toBe(200)
 })
 
 test('commands: help with an example, wrong usage is 2, refused is 1, json is json', async () => {

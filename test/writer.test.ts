@@ -9,7 +9,7 @@ import type { JobId, JobRecord } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
-import { findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
+import { adoptJobs, findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
 import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
 import { Writer } from '../coordinator/store/writer.ts'
 import { unsoundRows } from './support/sound.ts'
@@ -385,6 +385,132 @@ test('a batch that was stored but whose answer was lost is neither stored twice 
   expect(lost).toBe(true)
   expect((await findJob(db, one.id))?.status).toBe('queued')
   expect((await readProgress(db, [one.id])).get(one.id)?.text).toBe('once')
+  await writer.close()
+})
+
+test('a connection that cannot be opened says nothing about the rows: they wait for one that can', async () => {
+  const dedicated = db.dedicated.bind(db)
+  const reasons = ['ENETUNREACH', '28P01', 'CERT_HAS_EXPIRED']
+  db.dedicated = async (...given) => {
+    const code = reasons.shift()
+    if (code !== undefined) throw Object.assign(new Error(`not now: ${code}`), { code })
+    return dedicated(...given)
+  }
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const one = record()
+  await writer.insertJob(one, '{}')
+  db.dedicated = dedicated
+  expect(reasons).toEqual([])
+  expect((await findJob(db, one.id))?.status).toBe('queued')
+  await writer.close()
+})
+
+test('where a neighbour is refused, an end is told with what it answered, and what was checkpointed anew replaces what was there', async () => {
+  const dedicated = db.dedicated.bind(db)
+  const order: string[] = []
+  db.dedicated = async (...given) => {
+    const session = await dedicated(...given)
+    return {
+      ...session,
+      run: async (name, text, values) => {
+        const rows = await session.run(name, text, values)
+        if (text.includes('job_outputs')) order.push('output')
+        return rows
+      },
+    }
+  }
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  const [ended, runs] = [record(), record()]
+  await Promise.all([writer.insertJob(ended, '{}'), writer.insertJob(runs, '{}')])
+  writer.addProgress({ job: runs.id, firstToken: 0, tokenIds: [1], text: 'old', extra: null })
+  await writer.drained()
+  finish(ended)
+  writer.updateJob(ended, (error) => order.push(error === null ? 'told' : 'refused'))
+  writer.addOutput(ended.id, '{"text":"x"}')
+  writer.clearProgress(runs.id)
+  writer.addProgress({ job: runs.id, firstToken: 0, tokenIds: [1, 2], text: 'new', extra: null })
+  await expect(writer.insertJob({ ...record(), status: 'odd' as JobRecord['status'] }, '{}')).rejects.toThrow('refused')
+  await writer.drained()
+  db.dedicated = dedicated
+  expect(order).toEqual(['output', 'told'])
+  expect(await readOutput(db, ended.id)).toEqual({ text: 'x' })
+  expect((await readProgress(db, [runs.id])).get(runs.id)?.text).toBe('new')
+  await writer.close()
+})
+
+test('an idempotency key that another has stored meanwhile is told, also after the connection broke; its own is there', async () => {
+  const dedicated = db.dedicated.bind(db)
+  let breaks: 'before' | 'after' | null = null
+  db.dedicated = async (...given) => {
+    const session = await dedicated(...given)
+    return {
+      ...session,
+      run: async (name, text, values) => {
+        const how = text.startsWith('with') ? breaks : null
+        if (how !== null) breaks = null
+        const rows = how === 'before' ? [] : await session.run(name, text, values)
+        if (how !== null) throw Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' })
+        return rows
+      },
+    }
+  }
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
+  const hash = Buffer.alloc(32)
+  const other = randomUUID()
+  await db.query('insert into idempotency_keys (team, key, request_hash, job) values ($1, $2, $3, $4)', ['default', 'taken', hash, other])
+  breaks = 'before'
+  await expect(writer.insertJob(record(), '{}', { idempotency: { key: 'taken', hash } })).rejects.toThrow('refused')
+  breaks = 'after'
+  const mine = record()
+  await writer.insertJob(mine, '{}', { idempotency: { key: 'mine', hash } })
+  db.dedicated = dedicated
+  const rows = await db.query(`select key, job from idempotency_keys where key in ('taken', 'mine') order by key`)
+  expect(rows).toEqual([
+    { key: 'mine', job: mine.id },
+    { key: 'taken', job: other },
+  ])
+  await writer.close()
+})
+
+test('who finds that its jobs are others’ tells no end of them, and what they cost all the same', async () => {
+  let isOurs: boolean | null = null
+  const stillOurs = (): Promise<boolean> | null => (isOurs === null ? null : Promise.resolve(isOurs))
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)), stillOurs })
+  const one = record()
+  await writer.insertJob(one, '{}')
+  const tell = (text: string): void => {
+    const nobody = { team: null, provider: null, worker: null, traceId: null }
+    writer.addOutput(one.id, JSON.stringify({ text }))
+    writer.addEvent({ id: newId(), atMs: Date.now(), type: 'job.succeeded', actor: 'test', details: {}, job: one.id, ...nobody })
+  }
+  isOurs = false
+  tell('of the sleeper')
+  writer.addPayment({ job: one.id, attempt: 1, atMs: Date.now(), provider: 'p', team: 'default', policy: null, key: null, micros: 7 })
+  await writer.drained()
+  isOurs = true
+  tell('of the owner')
+  await writer.drained()
+  expect(await readOutput(db, one.id)).toEqual({ text: 'of the owner' })
+  expect(await db.query(`select type from events where job = $1`, [one.id])).toEqual([{ type: 'job.succeeded' }])
+  expect(await db.query(`select micros from payments where job = $1`, [one.id])).toHaveLength(1)
+  await writer.close()
+})
+
+test('what nobody owns is adopted some at a time, the oldest first, each once', async () => {
+  await db.query(`update jobs set status = 'cancelled', finished_at = now() where finished_at is null`)
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const [me, installation] = [randomUUID(), randomUUID()]
+  await db.query(`insert into coordinators (id, installation, version, lease_until) values ($1, $2, 'test', now())`, [me, installation])
+  const orphans = Array.from({ length: 5 }, () => record())
+  for (const one of orphans) await writer.insertJob({ ...one, owner: randomUUID() }, '{}')
+  await writer.insertJob({ ...record(), owner: me }, '{}')
+  const pages: string[][] = []
+  for (let round = 0; round < 4; round++) pages.push((await adoptJobs(db, me, [], 2)).map((one) => one.id))
+  const ids = orphans.map((one) => one.id)
+  expect(pages).toEqual([ids.slice(0, 2), ids.slice(2, 4), ids.slice(4), []])
+  // What it owns already and has lost is given once more.
+  expect((await adoptJobs(db, me, [ids[0] as JobId], 2)).map((one) => one.id)).toEqual([ids[0]])
+  await db.query('delete from coordinators where id = $1', [me])
   await writer.close()
 })
 

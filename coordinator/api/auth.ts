@@ -190,16 +190,21 @@ export function requireOperator(caller: Caller): void {
 
 /** Whose jobs, batches and events of every team are to be seen: an operator cannot handle what is hidden. */
 export function seesAllTeams(caller: Caller): boolean {
-  return caller.admin || caller.role === 'operator'
+  return mayRead(caller) && (caller.admin || caller.role === 'operator')
 }
 
-/** The teams whose rows a list may show; null: all. */
+/** The teams whose rows a list may show; null: all. A key that may only make jobs sees those of the team it makes them for, whoever holds it. */
 export function teamsSeen(caller: Caller): readonly string[] | null {
+  if (!mayRead(caller)) return caller.teams.slice(0, 1)
   return seesAllTeams(caller) ? null : caller.teams
 }
 
 export function seesTeam(caller: Caller, team: string): boolean {
-  return seesAllTeams(caller) || caller.teams.includes(team)
+  return teamsSeen(caller)?.includes(team) ?? true
+}
+
+function mayRead({ scopes }: Caller): boolean {
+  return scopes === null || scopes.includes('read')
 }
 
 /** What a list says of whose rows it could hold. */
@@ -213,7 +218,7 @@ export function requireScope(caller: Caller, scope: Scope): void {
     throw new Fault('missing_scope', `The key "${caller.name}" has the scopes ${caller.scopes.join(', ')}; this needs ${scope}.`, {
       status: 403,
     })
-  if (scope === 'inference' && caller.teams.length === 0 && !seesAllTeams(caller))
+  if (scope === 'inference' && caller.teams.length === 0 && !caller.admin && caller.role !== 'operator')
     throw new Fault('forbidden', `The holder of the key "${caller.name}" is in no team, and every job is of one.`, { status: 403 })
   if (scope === 'inference' && caller.role === 'viewer')
     throw new Fault('forbidden', `The key "${caller.name}" belongs to a viewer, who sees jobs and makes none.`, { status: 403 })

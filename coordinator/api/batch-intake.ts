@@ -4,7 +4,16 @@ import { badRequest, Fault } from '../core/fault.ts'
 import { isFinal, type JobRecord } from '../core/job.ts'
 import { newRecord } from '../engine/new-job.ts'
 import { newId } from '../ids.ts'
-import { type BatchRecord, findBatch, type NewBatch, type NewRow, saveBatch } from '../store/batches.ts'
+import {
+  type BatchCounts,
+  type BatchRecord,
+  countRows,
+  findBatch,
+  type NewBatch,
+  type NewRow,
+  NO_ROWS,
+  saveBatch,
+} from '../store/batches.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
 import type { ApiParts } from './health.ts'
 import { hashOf, refuseOther } from './idempotency.ts'
@@ -66,9 +75,10 @@ async function store(
   const { endpoint, inputFile, metadata } = intake
   const rows = await prepare(parts, request, intake, id, wishes)
   const batch: NewBatch = { id, team, rows: rows.length, endpoint, inputFile, metadata, traceId: wishes.traceId, ...claim }
+  let saved: BatchRecord
   try {
     const event = parts.newEvent('batch.accepted', actor, { batch: id, rows: rows.length, team })
-    await saveBatch(parts.db, batch, event, inPieces(rows))
+    saved = await saveBatch(parts.db, batch, event, inPieces(rows))
   } catch (error) {
     // Sent twice at once: the other one was a moment earlier.
     const again = isDuplicate(error) ? await claimOf(parts, request) : undefined
@@ -80,19 +90,47 @@ async function store(
     if (accepted === 'in doubt') throw inDoubt(id)
     return accepted
   }
-  return lineUp(parts, id, rows, actor, onLinedUp)
+  return lineUp(parts, saved, rows, actor, onLinedUp)
 }
 
-async function lineUp(parts: ApiParts, id: string, rows: NewRow[], actor: string, onLinedUp: () => void): Promise<BatchRecord> {
+async function lineUp(parts: ApiParts, batch: BatchRecord, rows: NewRow[], actor: string, onLinedUp: () => void): Promise<BatchRecord> {
   for (const [index, { record, promptCost, request: prompt }] of rows.entries()) {
     parts.dispatcher.takeUp(record, prompt, promptCost)
     onLinedUp()
     if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
   }
-  const accepted = (await findBatch(parts.db, id)) as BatchRecord
   // Whoever cancelled it meanwhile could only stop the rows that were taken up by then.
-  if (accepted.cancelledMs !== null) await cancelRows(parts, id, actor)
-  return accepted
+  const asked = findWhenThere(parts, batch.id).then(async (found) => {
+    if (found !== undefined && found.cancelledMs !== null) await cancelRows(parts, batch.id, actor)
+    return found
+  })
+  // It is accepted, whether PostgreSQL can be asked again or not.
+  return (await Promise.race([asked, setTimeout(ASK_AGAIN_MS, batch, { ref: false })])) ?? batch
+}
+
+/** What was accepted just now; where PostgreSQL went away since, all of it waits, as far as is known. */
+export async function countAccepted(parts: ApiParts, batch: BatchRecord): Promise<BatchCounts> {
+  try {
+    return (await countRows(parts.db, [batch.id])).get(batch.id) ?? NO_ROWS
+  } catch (error) {
+    if (!isLost(error)) throw error
+    return { ...NO_ROWS, queued: batch.rows }
+  }
+}
+
+async function findWhenThere(parts: ApiParts, id: string): Promise<BatchRecord | undefined> {
+  for (;;) {
+    const found = await findOrAway(parts, id)
+    if (found !== 'away') return found
+    await setTimeout(ASK_AGAIN_MS)
+  }
+}
+
+function findOrAway(parts: ApiParts, id: string): Promise<BatchRecord | undefined | 'away'> {
+  return findBatch(parts.db, id).catch((error: unknown) => {
+    if (!isLost(error)) throw error
+    return 'away' as const
+  })
 }
 
 /**
@@ -108,12 +146,9 @@ async function lineUpIfStored(
 ): Promise<BatchRecord | undefined> {
   for (let missing = 0; missing < 3; ) {
     await setTimeout(ASK_AGAIN_MS)
-    const found = await findBatch(parts.db, id).catch((error: unknown) => {
-      if (!isLost(error)) throw error
-      return 'away' as const
-    })
+    const found = await findOrAway(parts, id)
     if (found === undefined) missing += 1
-    else if (found !== 'away') return lineUp(parts, id, rows, actor, onLinedUp)
+    else if (found !== 'away') return lineUp(parts, found, rows, actor, onLinedUp)
   }
   return undefined
 }

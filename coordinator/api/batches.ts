@@ -9,12 +9,13 @@ import {
   findBatch,
   listBatches,
   markCancelled,
+  NO_ROWS,
   readResults,
   type ResultRow,
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, scopeOf, seesTeam, teamsSeen } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, cancelRows, inRow, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, cancelRows, countAccepted, inRow, type Row } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { errorView, usageView } from './job-view.ts'
@@ -47,7 +48,7 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
     return reply
       .code(202)
       .header('location', `/api/batches/${batch.id}`)
-      .send(await viewOf(parts, batch))
+      .send(batchView(batch, await countAccepted(parts, batch)))
   })
 
   app.get('/api/batches', async (request) => {
@@ -178,8 +179,6 @@ function batchView(batch: BatchRecord, counts: BatchCounts | undefined): Record<
     results_url: `/api/batches/${batch.id}/results`,
   }
 }
-
-const NO_ROWS: BatchCounts = { queued: 0, running: 0, succeeded: 0, failed: 0, cancelled: 0, parked: 0, lastFinishedMs: null }
 
 function resultView({ record, output }: ResultRow): Record<string, unknown> {
   const { rowKey, id, status, error } = record

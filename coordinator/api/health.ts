@@ -1,7 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { stateOf } from '../core/provider-state.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
-import type { FleetWorker } from '../core/fleet.ts'
 import type { WorkerId } from '../core/job.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
@@ -138,7 +137,7 @@ function problemsOf(parts: ApiParts): string[] {
     for (const model of provider.models.keys()) served.add(model)
   }
   for (const worker of parts.scheduler.workers) {
-    if (worker.state !== 'online' && !isRetired(parts, worker)) problems.push(`worker ${worker.name} is ${worker.state}`)
+    if (worker.state !== 'online' && !parts.facts.isRetired(worker, parts.now())) problems.push(`worker ${worker.name} is ${worker.state}`)
     for (const { offer } of worker.models.values()) {
       if (worker.serves(offer.name)) served.add(offer.name)
       else if (worker.state === 'online') problems.push(`model ${offer.name} on worker ${worker.name} is ${offer.state}: ${offer.detail}`)
@@ -149,12 +148,3 @@ function problemsOf(parts: ApiParts): string[] {
   if (served.size === 0) problems.push('nobody serves any model')
   return problems
 }
-
-/** Gone, and not missed: it said goodbye, was sent away, or nobody has looked for it in a day. */
-function isRetired(parts: ApiParts, { id, state, lastHeardMs }: FleetWorker): boolean {
-  if (state !== 'offline') return false
-  const { drained = false, revokedMs = null, heardMs = lastHeardMs } = parts.facts.find(id) ?? {}
-  return drained || revokedMs !== null || parts.now() - heardMs > MISSED_MS
-}
-
-const MISSED_MS = 86_400_000

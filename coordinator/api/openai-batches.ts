@@ -10,7 +10,7 @@ import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
 import { type Caller, seesTeam, teamsSeen } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, inRow, isDuplicate, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, countAccepted, inRow, isDuplicate, type Row } from './batch-intake.ts'
 import { cancelBatch, getBatch, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -48,7 +48,7 @@ export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): vo
       metadata: readMetadata(fields.metadata),
       maxWaitMs: WINDOW_MS,
     })
-    return viewOf(parts, batch)
+    return batchView(batch, await countAccepted(parts, batch))
   })
 
   app.get('/v1/batches', async (request) => {

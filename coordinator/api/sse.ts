@@ -20,6 +20,8 @@ export class SseSink {
     response.on('drain', () => this.#unblock())
     response.on('timeout', () => this.cut())
     response.on('close', listeners.onClosed)
+    // Whoever left before this was made does not leave again.
+    if (response.destroyed) process.nextTick(listeners.onClosed)
     // A full socket keeps a connection open that has been ended: what is written behind the end is an error, and of nobody's.
     response.on('error', () => {})
   }

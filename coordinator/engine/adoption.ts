@@ -1,5 +1,6 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { EventType } from '../core/event.ts'
-import type { JobId } from '../core/job.ts'
+import type { JobId, JobRecord } from '../core/job.ts'
 import { waitingCallbacks } from '../store/callbacks.ts'
 import type { Db } from '../store/db.ts'
 import { adoptJobs, jobsOfCancelledBatches, ownedJobs, readAttempts, readProgress } from '../store/jobs.ts'
@@ -13,6 +14,7 @@ export class Adoption {
   #looking: Promise<void> | undefined
   /** The last look broke off, if there was one: jobs may be ours in PostgreSQL, and in nobody's hands. */
   #inDoubt = true
+  #lookedMs = 0
 
   constructor(parts: AdoptionParts) {
     this.#parts = parts
@@ -21,15 +23,29 @@ export class Adoption {
   async adopt(): Promise<void> {
     const inDoubt = this.#inDoubt
     this.#inDoubt = true
+    this.#lookedMs = performance.now()
     await this.#adopt(inDoubt)
     this.#inDoubt = false
   }
 
   async #adopt(inDoubt: boolean): Promise<void> {
     const { db, lease, dispatcher, log } = this.#parts
-    const lost = inDoubt ? (await ownedJobs(db, lease.id)).filter((id) => dispatcher.find(id) === undefined) : []
-    const jobs = await adoptJobs(db, lease.id, lost)
-    if (jobs.length === 0) return
+    const owned = inDoubt ? await ownedJobs(db, lease.id) : []
+    let count = 0
+    for (let isMore = true; isMore; ) {
+      const lost = owned.filter((id) => dispatcher.find(id) === undefined)
+      const jobs = await adoptJobs(db, lease.id, lost, JOBS_AT_ONCE)
+      if (jobs.length > 0) await this.#takeUp(jobs)
+      count += jobs.length
+      isMore = jobs.length === JOBS_AT_ONCE
+      // Others are served meanwhile.
+      if (isMore) await nextTurn()
+    }
+    if (count > 0) log.info(`Took up ${count} jobs that had no coordinator any more.`)
+  }
+
+  async #takeUp(jobs: JobRecord[]): Promise<void> {
+    const { db, dispatcher } = this.#parts
     const ids = jobs.map((job) => job.id)
     const progress = await readProgress(db, ids)
     const called = await waitingCallbacks(db, ids)
@@ -41,7 +57,6 @@ export class Adoption {
     for (const record of jobs) dispatcher.recover(record, progress.get(record.id), called.has(record.id), ranMs.get(record.id))
     // A cancel that was begun before is carried out.
     for (const id of cancelled) dispatcher.cancel(id, 'coordinator')
-    log.info(`Took up ${jobs.length} jobs that had no coordinator any more.`)
   }
 
   /** Looks every few seconds, and reads anew what another coordinator may have changed. */
@@ -64,9 +79,10 @@ export class Adoption {
   }
 
   async #look(reload: () => Promise<void>): Promise<void> {
-    const { lease } = this.#parts
-    for (const coordinator of await lease.expireOthers()) this.#parts.addEvent('coordinator.lost', 'coordinator', { coordinator })
-    await this.adopt()
+    const { expired, left } = await this.#parts.lease.expireOthers()
+    for (const coordinator of expired) this.#parts.addEvent('coordinator.lost', 'coordinator', { coordinator })
+    // Looking reads all that waits, and where nobody went there is nothing to find; now and then it is done all the same.
+    if (this.#inDoubt || left || performance.now() - this.#lookedMs > LOOK_ANYWAY_MS) await this.adopt()
     await reload()
   }
 }
@@ -80,3 +96,6 @@ type AdoptionParts = {
 }
 
 const LOOK_EVERY_MS = 5_000
+const LOOK_ANYWAY_MS = 60_000
+// A million at once would be one statement of minutes, and a turn of seconds.
+const JOBS_AT_ONCE = 2_000

@@ -4,6 +4,7 @@ import https from 'node:https'
 import { isIP, type LookupFunction } from 'node:net'
 import ipaddr from 'ipaddr.js'
 import { badRequest, Fault } from '../core/fault.ts'
+import { Places } from '../store/places.ts'
 
 /**
  * The one place that calls addresses which callers gave us. A name is resolved here, what it resolves to is judged, and
@@ -12,6 +13,8 @@ import { badRequest, Fault } from '../core/fault.ts'
  */
 export class Outbound {
   readonly #allowed: Cidr[]
+  readonly #places = new Places(LOOKUPS_AT_ONCE)
+  readonly #pending = new Map<string, Promise<dns.LookupAddress[]>>()
 
   constructor(allowedCidrs: string[]) {
     this.#allowed = allowedCidrs.map((cidr) => ipaddr.parseCIDR(cidr))
@@ -62,13 +65,31 @@ export class Outbound {
   }
 
   #resolve(host: string, options: dns.LookupOptions, answer: Parameters<LookupFunction>[2]): void {
-    dns.lookup(host, { ...options, all: true }, (error, found) => {
+    const answered = (error: NodeJS.ErrnoException | null, found: dns.LookupAddress[]): void => {
       if (error !== null) return answer(error, '', 0)
       const reachable = found.filter(({ address }) => this.#mayReach(address))
       const [first] = reachable
       if (first === undefined) return answer(refused(host), '', 0)
       return options.all === true ? answer(null, reachable) : answer(null, first.address, first.family)
-    })
+    }
+    this.#lookUp(host, options).then(
+      (found) => answered(null, found),
+      (error: NodeJS.ErrnoException) => answered(error, []),
+    )
+  }
+
+  /**
+   * A name whose servers are silent holds one of the few threads that look names up for the whole process, whoever has stopped
+   * waiting for it: each name is looked up once at a time, and only so many of them.
+   */
+  #lookUp(host: string, options: dns.LookupOptions): Promise<dns.LookupAddress[]> {
+    const name = `${host} ${options.family ?? 0} ${options.hints ?? 0}`
+    let pending = this.#pending.get(name)
+    if (pending === undefined) {
+      pending = this.#places.hold(() => lookUp(host, options)).finally(() => this.#pending.delete(name))
+      this.#pending.set(name, pending)
+    }
+    return pending
   }
 
   #mayReach(text: string): boolean {
@@ -80,6 +101,12 @@ export class Outbound {
   }
 }
 
+function lookUp(host: string, options: dns.LookupOptions): Promise<dns.LookupAddress[]> {
+  return new Promise((resolve, reject) => {
+    dns.lookup(host, { ...options, all: true }, (error, found) => (error === null ? resolve(found) : reject(error)))
+  })
+}
+
 /** The callback address of a request, or a fault that says what is wrong with it. */
 export function checkCallbackUrl(text: string): URL {
   if (text.length > URL_MAX) throw badCallback(`is longer than ${URL_MAX} characters`)
@@ -87,6 +114,8 @@ export function checkCallbackUrl(text: string): URL {
   if (url === null) throw badCallback('is not a URL')
   if (url.protocol !== 'http:' && url.protocol !== 'https:') throw badCallback('must start with http:// or https://')
   if (url.username !== '' || url.password !== '') throw badCallback('must not hold a user name or password')
+  // Written out, a letter may be nine: this is what is stored, and checked again at each try.
+  if (url.href.length > URL_MAX) throw badCallback(`is longer than ${URL_MAX} characters when it is written out`)
   return url
 }
 
@@ -106,6 +135,8 @@ type Cidr = [ipaddr.IPv4 | ipaddr.IPv6, number]
 // All that has ever been given out for use across the internet; beyond it only what is unassigned or internal.
 const GLOBAL_IPV6 = ipaddr.parseCIDR('2000::/3')
 const URL_MAX = 2_000
+// Half of those that the launcher lets there be.
+const LOOKUPS_AT_ONCE = 4
 const ANSWER_BYTES_MAX = 64 * 1024
 
 /** Nobody reads the answer's body. A little is taken so that a receiver can end in peace, then the connection is cut. */

@@ -24,17 +24,20 @@ export type NewBatch = Omit<BatchRecord, 'createdMs' | 'cancelledMs'> & { idempo
 export type NewRow = { record: JobRecord; promptCost: number; request: string; event: EventRecord }
 
 /** All of it or nothing: rows are written in pieces, so that no statement is huge, inside one transaction. */
-export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, pieces: AsyncIterable<NewRow[]>): Promise<void> {
-  await db.longTransaction(async (query) => {
-    await query(`insert into batches (id, team, rows, endpoint, input_file, metadata, trace_id) values ($1, $2, $3, $4, $5, $6, $7)`, [
-      batch.id,
-      batch.team,
-      batch.rows,
-      batch.endpoint,
-      batch.inputFile,
-      batch.metadata === null ? null : JSON.stringify(batch.metadata),
-      batch.traceId,
-    ])
+export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, pieces: AsyncIterable<NewRow[]>): Promise<BatchRecord> {
+  return db.longTransaction(async (query) => {
+    const [row] = await query(
+      `insert into batches (id, team, rows, endpoint, input_file, metadata, trace_id) values ($1, $2, $3, $4, $5, $6, $7) returning *`,
+      [
+        batch.id,
+        batch.team,
+        batch.rows,
+        batch.endpoint,
+        batch.inputFile,
+        batch.metadata === null ? null : JSON.stringify(batch.metadata),
+        batch.traceId,
+      ],
+    )
     if (batch.idempotency !== undefined)
       await query('insert into idempotency_keys (team, key, request_hash, batch) values ($1, $2, $3, $4)', [
         batch.team,
@@ -52,6 +55,7 @@ export async function saveBatch(db: Db, batch: NewBatch, accepted: EventRecord, 
       await query(first.text, values)
       for (const row of rows) query.events?.push(row.event)
     }
+    return parseBatch(row ?? {})
   })
 }
 
@@ -65,7 +69,7 @@ export async function listBatches(
   db: Db,
   filter: { teams: readonly string[] | null; openAi: boolean | null; before: string | null; limit: number },
 ): Promise<BatchRecord[]> {
-  const rows = await db.query(
+  const rows = await db.list(
     `select * from batches
       where ($1::uuid is null or id < $1) and ($2::text[] is null or team = any($2)) and ($3::boolean is null or (endpoint is not null) = $3)
       order by id desc limit $4`,
@@ -86,12 +90,13 @@ export async function markCancelled(query: Query, id: string): Promise<string | 
 
 export type BatchCounts = Record<JobStatus, number> & { lastFinishedMs: number | null }
 
+export const NO_ROWS: BatchCounts = { queued: 0, running: 0, succeeded: 0, failed: 0, cancelled: 0, parked: 0, lastFinishedMs: null }
+
 /** Counts the rows of these batches, by their index: at most 100,000 each. */
 export async function countRows(db: Db, batches: string[]): Promise<Map<string, BatchCounts>> {
   const counts = new Map<string, BatchCounts>()
-  for (const id of batches)
-    counts.set(id, { queued: 0, running: 0, succeeded: 0, failed: 0, cancelled: 0, parked: 0, lastFinishedMs: null })
-  const rows = await db.query(
+  for (const id of batches) counts.set(id, { ...NO_ROWS })
+  const rows = await db.list(
     'select batch, status, count(*) as count, max(finished_at) as last from jobs where batch = any($1) group by batch, status',
     [batches],
   )

@@ -27,7 +27,7 @@ export function binaryArray<T>(type: ElementType, rows: readonly T[], value: (ro
   scratch.writeInt32BE(OIDS[type], 8)
   scratch.writeInt32BE(rows.length, 12)
   scratch.writeInt32BE(1, 16)
-  return Buffer.from(scratch.subarray(0, at))
+  return takeOut(0)
 }
 
 /** One value in the same form, where one row is all there is; null stays null. */
@@ -36,7 +36,7 @@ export function binaryValue(type: ElementType, element: Element): Buffer | null 
   at = 0
   WRITERS[type](element)
   // Every writer puts the length in front, which the driver does too.
-  return Buffer.from(scratch.subarray(4, at))
+  return takeOut(4)
 }
 
 const HEADER_BYTES = 20
@@ -54,6 +54,15 @@ const OIDS: Record<ElementType, number> = {
 // Written to by one array after the other and copied out: building is synchronous, so one is enough.
 let scratch = Buffer.allocUnsafe(1 << 16)
 let at = 0
+
+/** What was written from there on. What one huge prompt needed is not kept for ever. */
+function takeOut(from: number): Buffer {
+  const taken = Buffer.from(scratch.subarray(from, at))
+  if (scratch.length > SCRATCH_KEPT_BYTES) scratch = Buffer.allocUnsafe(1 << 16)
+  return taken
+}
+
+const SCRATCH_KEPT_BYTES = 4 << 20
 
 function reserve(bytes: number): void {
   if (at + bytes <= scratch.length) return

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import pg from 'pg'
 import type { EventRecord } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
+import { Places } from './places.ts'
 
 /** The only door to `pg`. */
 export type Rows = Record<string, unknown>[]
@@ -23,8 +24,8 @@ export class Db {
   #watching: NodeJS.Timeout | undefined
   #watcher: Session | undefined
   #wasSilent = false
-  #long = 0
-  readonly #waitingLong: (() => void)[] = []
+  readonly #long = new Places(LONG_AT_ONCE)
+  readonly #lists = new Places(LISTS_AT_ONCE)
   /** Connections whose users ask again when they break; a lock's is none of them. */
   readonly #patient: pg.Client[] = []
   /** Hears when `trouble` changes. */
@@ -154,17 +155,13 @@ export class Db {
   }
 
   /** The same for one that takes long: only so many are open at once, because the other connections are everybody's. */
-  async longTransaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
-    if (this.#long === LONG_AT_ONCE) await new Promise<void>((resolve) => this.#waitingLong.push(resolve))
-    else this.#long += 1
-    try {
-      return await this.transaction(work)
-    } finally {
-      // Its place is handed on, or given up.
-      const next = this.#waitingLong.shift()
-      if (next === undefined) this.#long -= 1
-      else next()
-    }
+  longTransaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    return this.#long.hold(() => this.transaction(work))
+  }
+
+  /** The same for what looks for rows through all of history, where few of them may match. */
+  list(text: string, values: unknown[]): Promise<Rows> {
+    return this.#lists.hold(() => this.query(text, values))
   }
 
   /** A connection of its own, for the writer and for locks; the caller ends it. A statement without an answer within the time rejects. */
@@ -240,7 +237,7 @@ function codeOf(error: unknown): string {
 export function isUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   const code = codeOf(error)
-  if (/^(08|57P)/.test(code) || NETWORK_CODES.has(code)) return true
+  if (/^(08|28|3D|57P)/.test(code) || NETWORK_CODES.has(code)) return true
   return code === '' && /connection|terminated|timeout|ended|closed/i.test(error.message)
 }
 
@@ -253,10 +250,19 @@ const NETWORK_CODES = new Set([
   'EHOSTUNREACH',
   'ENOTFOUND',
   'EAI_AGAIN',
+  'EADDRNOTAVAIL',
+  'ECONNABORTED',
+  'EHOSTDOWN',
+  'EMFILE',
+  'ENETDOWN',
+  'ENETUNREACH',
+  'ENFILE',
+  'EPERM',
   '53300',
 ])
 const READERS = 8
 const LONG_AT_ONCE = 4
+const LISTS_AT_ONCE = 3
 const WATCH_EVERY_MS = 1_000
 // A busy machine takes a second for a small answer now and then.
 const ANSWER_LATE_MS = 5_000

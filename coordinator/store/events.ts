@@ -45,7 +45,7 @@ export type StoredEvent = EventRecord & { severity: Severity }
 
 /** Newest first. */
 export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEvent[]> {
-  const rows = await db.query(
+  const rows = await db.list(
     `select * from events
       where ($1::uuid is null or id < $1) and ($2::text is null or severity = $2) and ($3::text is null or type = $3)
         and ($4::uuid is null or trace_id = $4) and ($5::uuid is null or job = $5) and ($7::text[] is null or team = any($7))
@@ -57,7 +57,7 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
 
 /** Oldest first: what came after an event. */
 export async function eventsAfter(db: Db, after: string, filter: EventFollow, limit: number): Promise<StoredEvent[]> {
-  const rows = await db.query(
+  const rows = await db.list(
     `select * from events
       where id > $1 and ($2::text is null or severity = $2) and ($3::text is null or type = $3) and ($4::text[] is null or team = any($4))
       order by id limit $5`,

@@ -1,4 +1,13 @@
-import type { AttemptRecord, JobError, JobId, JobRecord, JobStatus, Priority, WorkerId } from '../core/job.ts'
+import {
+  type AttemptRecord,
+  isFinal,
+  type JobError,
+  type JobId,
+  type JobRecord,
+  type JobStatus,
+  type Priority,
+  type WorkerId,
+} from '../core/job.ts'
 import type { Db, Query } from './db.ts'
 import { milliseconds, millisecondsOrNull, number, numberOrNull, text, textOrNull } from './rows.ts'
 
@@ -28,10 +37,12 @@ export type JobFilter = {
 
 /** Newest first; `before` is the id the page starts behind. */
 export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> {
-  const rows = await db.query(
+  // Said in these words it is found by the index of what has not ended, and not by reading all that has.
+  const live = filter.status !== null && !isFinal(filter.status) ? 'and finished_at is null' : ''
+  const rows = await db.list(
     `select * from jobs
       where ($1::uuid is null or id < $1) and ($2::text is null or status = $2) and ($3::text is null or model = $3 or served_model = $3)
-        and ($5::text[] is null or team = any($5))
+        and ($5::text[] is null or team = any($5)) ${live}
       order by id desc limit $4`,
     [filter.before, filter.status, filter.model, filter.limit, filter.teams],
   )
@@ -46,16 +57,17 @@ export async function ownedJobs(db: Db, coordinator: string): Promise<JobId[]> {
   return rows.map((row) => text(row.id) as JobId)
 }
 
-/** Makes the coordinator the owner of every live job that has none, or whose owner is gone, or is lost to it; oldest first. */
-export async function adoptJobs(db: Db, coordinator: string, lost: readonly JobId[] = []): Promise<JobRecord[]> {
+/** Makes the coordinator the owner of live jobs that have none, or whose owner is gone, or are lost to it: the oldest so many, in order. */
+export async function adoptJobs(db: Db, coordinator: string, lost: readonly JobId[], limit: number): Promise<JobRecord[]> {
+  const isOrphan = `finished_at is null and status in ('queued', 'running')
+    and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner) or (owner = $1 and id = any($2)))`
   const rows = await db.query(
     `with adopted as (
        update jobs set owner = $1, version = version + 1
-        where finished_at is null and status in ('queued', 'running')
-          and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner) or (owner = $1 and id = any($2)))
+        where id = any(array(select id from jobs where ${isOrphan} order by id limit $3)) and ${isOrphan}
        returning *)
      select * from adopted order by id`,
-    [coordinator, lost],
+    [coordinator, lost, limit],
   )
   return rows.map(parseJob)
 }

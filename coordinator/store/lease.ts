@@ -16,12 +16,19 @@ export class Lease {
   readonly #onLost: (loss: Loss) => void
   readonly #onProblem: (message: string) => void
   #session: Session | undefined
+  /** Of its own: whoever reads much must not keep it from being renewed. */
+  #renewals: Session | undefined
   #timer: NodeJS.Timeout | undefined
+  #renewing: Promise<Renewal> | undefined
+  #begun = false
   #closed = false
+  #lost = false
   #reacquiring = false
-  /** Of this process's clock. */
+  /** Of this process's clock: when the last renewal was asked for. */
   #renewedMs = 0
   #patientUntilMs = 0
+  /** Until when others' leases hold, and since when, by this process's clock, that has been so. */
+  #others = new Map<string, { until: string; sinceMs: number }>()
 
   constructor(
     db: Db,
@@ -74,23 +81,63 @@ export class Lease {
       ])
     })
     this.#renewedMs = performance.now()
+    this.#begun = true
     this.#timer = setInterval(() => void this.#renew(), this.#leaseMs / 3)
+  }
+
+  /**
+   * Null while nobody can have given this process up. Once that could be, such as after it was frozen, a promise of whether
+   * its jobs are still its own, kept when PostgreSQL has answered.
+   */
+  stillOurs(): Promise<boolean> | null {
+    if (this.#lost) return Promise.resolve(false)
+    if (!this.#begun || this.#closed || performance.now() - this.#renewedMs <= this.#leaseMs) return null
+    return this.#askWhetherOurs()
+  }
+
+  async #askWhetherOurs(): Promise<boolean> {
+    while (!this.#closed) {
+      const renewal = await this.#renew()
+      if (renewal !== 'away') return renewal === 'ours'
+      await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS))
+    }
+    return true
   }
 
   /**
    * Deletes the rows of coordinators that did not renew; their jobs may be adopted from then on. After a restart of
    * PostgreSQL, and when this process could not renew in time itself, nobody could for a while: then nobody is given up
-   * until one lease time has passed.
+   * until one lease time has passed. And a clock of PostgreSQL that jumps makes nobody late: who was not seen to miss a
+   * renewal is given the time for one. `left`: somebody is gone since the last look, in whatever way.
    */
-  async expireOthers(): Promise<string[]> {
+  async expireOthers(): Promise<{ expired: string[]; left: boolean }> {
     const nowMs = performance.now()
-    if (nowMs < this.#patientUntilMs || this.#isLate(nowMs)) return []
     const rows = await this.#db.query(
-      `delete from coordinators where lease_until < now() and id <> $1
-          and pg_postmaster_start_time() < now() - $2 * interval '1 ms' returning id`,
+      `select id, lease_until::text as until, lease_until < now() and pg_postmaster_start_time() < now() - $2 * interval '1 ms' as is_over
+         from coordinators where id <> $1`,
       [this.id, this.#leaseMs],
     )
-    return rows.map((row) => text(row.id))
+    const before = this.#others
+    this.#others = new Map()
+    for (const row of rows) {
+      const [id, until] = [text(row.id), text(row.until)]
+      const known = before.get(id)
+      this.#others.set(id, known?.until === until ? known : { until, sinceMs: nowMs })
+    }
+    const expired: string[] = []
+    const gone = [...before.keys()].some((id) => !this.#others.has(id))
+    if (nowMs < this.#patientUntilMs || this.#isLate(nowMs)) return { expired, left: gone }
+    for (const row of rows) {
+      const id = text(row.id)
+      const seen = this.#others.get(id)
+      if (row.is_over !== true || seen === undefined || nowMs - seen.sinceMs < this.#leaseMs * MISSED_SHARE) continue
+      const deleted = await this.#db.query(
+        'delete from coordinators where id = $1 and lease_until::text = $2 and lease_until < now() returning id',
+        [id, seen.until],
+      )
+      if (deleted.length > 0) expired.push(id)
+    }
+    return { expired, left: gone || expired.length > 0 }
   }
 
   /** What is still live may be adopted at once. */
@@ -100,6 +147,7 @@ export class Lease {
     await this.#db.query('delete from coordinators where id = $1', [this.id]).catch(() => {
       // Without PostgreSQL the lease runs out by itself.
     })
+    await this.#renewals?.end()
     await this.#session?.end()
   }
 
@@ -107,20 +155,37 @@ export class Lease {
     return nowMs - this.#renewedMs > this.#leaseMs * LATE_SHARE
   }
 
-  async #renew(): Promise<void> {
+  #renew(): Promise<Renewal> {
+    this.#renewing ??= this.#ask().finally(() => {
+      this.#renewing = undefined
+    })
+    return this.#renewing
+  }
+
+  async #ask(): Promise<Renewal> {
+    const askedMs = performance.now()
     try {
-      const rows = await this.#db.query(`update coordinators set lease_until = now() + $2 * interval '1 ms' where id = $1 returning id`, [
-        this.id,
-        this.#leaseMs,
-      ])
+      const session = (this.#renewals ??= await this.#db.dedicated(() => (this.#renewals = undefined), this.#leaseMs / 3))
+      const rows = await session.run(
+        undefined,
+        `update coordinators set lease_until = now() + $2 * interval '1 ms' where id = $1 returning id`,
+        [this.id, this.#leaseMs],
+      )
       const nowMs = performance.now()
       if (this.#isLate(nowMs)) this.#patientUntilMs = nowMs + this.#leaseMs
-      this.#renewedMs = nowMs
-      if (rows.length === 0 && !this.#closed)
-        this.#onLost({ why: 'its lease ran out and another coordinator took over its jobs', mayComeBack: true })
+      if (rows.length === 0 && !this.#closed) {
+        if (!this.#lost) this.#onLost({ why: 'its lease ran out and another coordinator took over its jobs', mayComeBack: true })
+        this.#lost = true
+        return 'lost'
+      }
+      this.#renewedMs = askedMs
+      return 'ours'
     } catch (error) {
+      void this.#renewals?.end()
+      this.#renewals = undefined
       // PostgreSQL is away, and so is everybody's lease; the next renewal is due in a moment.
-      if (!(error instanceof Fault) && !isUnavailable(error)) this.#onProblem(`The lease could not be renewed: ${String(error)}`)
+      if (!isUnavailable(error)) this.#onProblem(`The lease could not be renewed: ${String(error)}`)
+      return 'away'
     }
   }
 
@@ -152,10 +217,15 @@ export class Lease {
   }
 }
 
+type Renewal = 'ours' | 'lost' | 'away'
+
 /** Started anew it is another coordinator, unless its place is taken. */
 export type Loss = { why: string; mayComeBack: boolean }
 
 const LOCK_SPACE = 48_651
 // Renewals are a third apart.
 const LATE_SHARE = 0.6
+// Longer than between two renewals.
+const MISSED_SHARE = 0.5
+const ASK_AGAIN_MS = 200
 const LOCK_ATTEMPTS_MAX = 20

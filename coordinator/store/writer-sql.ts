@@ -13,7 +13,7 @@ import type { Batch, Progress } from './writer.ts'
 export function statementFor(batch: Batch): Statement {
   const inserted: { record: JobRecord; request: string }[] = []
   const updated: JobRecord[] = []
-  const idempotent: { record: JobRecord; key: string; hash: Buffer }[] = []
+  const idempotent: Idempotent[] = []
   const callbacks: { record: JobRecord; id: string; url: string }[] = []
   for (const { record, request, along } of batch.jobs.values()) {
     if (request === null) updated.push(record)
@@ -31,7 +31,7 @@ export function statementFor(batch: Batch): Statement {
     parts.push(insertPart(few, partitionOf('job_requests', day), REQUEST, rows))
   }
   for (const [day, rows] of byDay(updated, (record) => record.id)) parts.push(updatePart(few, partitionOf('jobs', day), rows))
-  if (idempotent.length > 0) parts.push(insertPart(few, 'idempotency_keys', IDEMPOTENCY, idempotent))
+  if (idempotent.length > 0) parts.push(idempotencyPart(few, idempotent))
   if (callbacks.length > 0) parts.push(insertPart(few, 'callbacks', CALLBACK, callbacks))
   for (const [day, rows] of byDay(batch.attempts, (row) => row.job))
     parts.push(insertPart(few, partitionOf('attempts', day), ATTEMPT, rows))
@@ -99,6 +99,20 @@ function insertPart<T>(few: boolean, table: string, columns: Column<T>[], rows: 
     values,
     sql: (parameters, onConflict) =>
       `insert into ${table} (${columns.map(([name]) => name).join(', ')}) ${select(parameters)}${onConflict}`,
+  }
+}
+
+/** Sent again, a key is there already for the same job, or it is another's, which must be told. */
+function idempotencyPart(few: boolean, rows: readonly Idempotent[]): Part {
+  const part = insertPart(few, 'idempotency_keys', IDEMPOTENCY, rows)
+  const { select } = given(IDEMPOTENCY, rows, few)
+  return {
+    ...part,
+    sql: (parameters, onConflict) =>
+      onConflict === ''
+        ? part.sql(parameters, '')
+        : `insert into idempotency_keys (team, key, request_hash, job) select * from (${select(parameters)}) x
+             where not exists (select from idempotency_keys k where k.team = x.team and k.key = x.key and k.job = x.job)`,
   }
 }
 
@@ -248,7 +262,9 @@ const CHANGING = new Set(
   ),
 )
 
-const IDEMPOTENCY: Column<{ record: JobRecord; key: string; hash: Buffer }>[] = [
+type Idempotent = { record: JobRecord; key: string; hash: Buffer }
+
+const IDEMPOTENCY: Column<Idempotent>[] = [
   ['team', 'text', (r) => r.record.team],
   ['key', 'text', (r) => r.key],
   ['request_hash', 'bytea', (r) => r.hash],

@@ -94,7 +94,12 @@ const WORTH_ROWS = 32
 // Measured from there on: with 32 callers one lane takes a tenth less, with 128 the two are as good as one.
 const SECOND_LANE_ROWS = 128
 
-type WriterListeners = { onFlush: (tookMs: number, rows: number) => void; onDropped: (error: unknown, what: string) => void }
+type WriterListeners = {
+  onFlush: (tookMs: number, rows: number) => void
+  onDropped: (error: unknown, what: string) => void
+  /** Null while the jobs are surely ours; else a promise of whether they still are. */
+  stillOurs?: () => Promise<boolean> | null
+}
 
 /**
  * One statement in flight; whatever is asked meanwhile gathers and goes as the next, so a thousand jobs a second share a few
@@ -109,6 +114,7 @@ class Lane {
   readonly #onFlush: (tookMs: number, rows: number) => void
   readonly #onDropped: (error: unknown, what: string) => void
   readonly #onArrived: (job: string) => void
+  readonly #stillOurs: () => Promise<boolean> | null
   #gathering = emptyBatch()
   #onTheWay = emptyBatch()
   #session: Session | undefined
@@ -125,6 +131,7 @@ class Lane {
     this.#onArrived = listeners.onArrived
     this.#onFlush = listeners.onFlush
     this.#onDropped = listeners.onDropped
+    this.#stillOurs = listeners.stillOurs ?? (() => null)
   }
 
   /** Something about the job is about to be asked of this lane; `onArrived` tells when all such is in PostgreSQL, or was refused. */
@@ -251,6 +258,8 @@ class Lane {
   }
 
   async #flush(batch: Batch): Promise<void> {
+    const doubt = this.#stillOurs()
+    if (doubt !== null && !(await doubt)) leaveToOthers(batch)
     const began = performance.now()
     try {
       await this.#send(batch)
@@ -263,26 +272,27 @@ class Lane {
   }
 
   /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
-  async #send(batch: Batch): Promise<void> {
+  async #send(batch: Batch, isDoubtful = false): Promise<void> {
     let statement = statementFor(batch)
-    let isDoubtful = false
     for (let attempt = 0; ; attempt++) {
+      let isSent = false
       try {
         await this.#beginDay()
         this.#session ??= await this.#connect()
-        // What was sent when the connection broke may have been stored all the same; what was refused was not, and a key that
-        // another has stored meanwhile must be told.
+        isSent = true
+        // What was sent when the connection broke may have been stored all the same; what was refused was not.
         const { name, text } = isDoubtful ? statement.again : statement.first
         await this.#session.run(name, text, statement.values)
         this.#db.markDown(false)
         this.#db.markRefused(this, null)
         return
       } catch (error) {
-        if (!mayPass(error) || this.#closed) {
+        // A connection that cannot be opened says nothing about the rows, whatever it says.
+        if ((isSent && !mayPass(error)) || this.#closed) {
           this.#db.markRefused(this, null)
           throw error
         }
-        isDoubtful ||= isUnavailable(error)
+        isDoubtful ||= isSent && isUnavailable(error)
         if (isUnavailable(error)) this.#db.markDown(true)
         else this.#db.markRefused(this, (error as Error).message)
         const broken = this.#session
@@ -338,7 +348,8 @@ class Lane {
     for (const single of singles) {
       if (isAbout(single, refused)) continue
       try {
-        await this.#send(single)
+        // Of what one by one is there already, such as by a coordinator that had the job before, nothing is refused.
+        await this.#send(single, true)
         this.#stored(single)
       } catch (error) {
         for (const [job, { request }] of single.jobs) if (request !== null) this.#forget(job, refused)
@@ -413,15 +424,30 @@ function rowsIn(batch: Batch): number {
   return jobs.size + attempts.length + events.length + payments.length + outputs.length + progress.length + cleared.length
 }
 
+/** Of a batch whose jobs another coordinator has taken over: what this one knows of them is not told any more, but for what they have cost. */
+function leaveToOthers(batch: Batch): void {
+  batch.attempts = []
+  batch.events = batch.events.filter((event) => event.job === null)
+  batch.outputs = []
+  batch.progress = []
+  batch.cleared = []
+}
+
+/** The end of a job stays together with what it answered: told as durable, both are. */
 function split(batch: Batch): Batch[] {
   const singles: Batch[] = []
-  for (const [id, job] of batch.jobs) singles.push({ ...emptyBatch(), jobs: new Map([[id, job]]) })
+  const outputs = Map.groupBy(batch.outputs, ({ job }) => job)
+  for (const [id, job] of batch.jobs) {
+    singles.push({ ...emptyBatch(), jobs: new Map([[id, job]]), outputs: outputs.get(id) ?? [] })
+    outputs.delete(id)
+  }
+  for (const alone of outputs.values()) singles.push({ ...emptyBatch(), outputs: alone })
   for (const attempt of batch.attempts) singles.push({ ...emptyBatch(), attempts: [attempt] })
   for (const event of batch.events) singles.push({ ...emptyBatch(), events: [event] })
   for (const payment of batch.payments) singles.push({ ...emptyBatch(), payments: [payment] })
-  for (const output of batch.outputs) singles.push({ ...emptyBatch(), outputs: [output] })
-  for (const progress of batch.progress) singles.push({ ...emptyBatch(), progress: [progress] })
+  // What is cleared is what was there before.
   for (const cleared of batch.cleared) singles.push({ ...emptyBatch(), cleared: [cleared] })
+  for (const progress of batch.progress) singles.push({ ...emptyBatch(), progress: [progress] })
   return singles
 }
 

@@ -155,9 +155,15 @@ async function openFile(settings: ModelSettings): Promise<{ llama: Llama; model:
     logLevel: LlamaLogLevel.warn,
     logger: logOfLlama,
   })
+  if (gpu === 'auto' && llama.gpu === false) tell({ kind: 'log', level: 'warn', message: NO_GPU_FOUND })
   const threads = settings.threads ?? (sizeBytes < SINGLE_THREAD_BYTES ? 1 : llama.cpuMathCores)
   return { llama, model: await loadModel(llama, settings), threads, sizeBytes }
 }
+
+// Otherwise a library that an image lacks shows in nothing but the speed.
+const NO_GPU_FOUND =
+  'it runs on the CPU: this host may have a GPU, but llama.cpp can use none. Its driver, or the libraries of Vulkan or CUDA, are not found here; ' +
+  'gpu_layers=0 says that this is meant'
 
 /** A batch of its own for every input: models that look at a text from both ends cannot read it in parts. */
 async function openVectorModel(settings: ModelSettings, purpose: 'embed' | 'rank'): Promise<OpenedVectorModel> {
