@@ -100,7 +100,7 @@ test('a reader whose socket is full misses nothing: it catches up from PostgreSQ
     },
   })
   const db = {
-    query: async (_sql: string, [after, , , , limit]: [string, null, null, null, number]) =>
+    list: async (_sql: string, [after, , , , limit]: [string, null, null, null, number]) =>
       stored.filter(({ id }) => id > after).slice(0, limit),
   } as unknown as Db
   const feed = { listen: (listener: typeof hear) => ((hear = listener), () => {}) } as unknown as EventFeed
