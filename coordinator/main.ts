@@ -33,7 +33,7 @@ import { Metrics } from './metrics.ts'
 import { quotaLeft } from './quota-left.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
-import { Db, type DbOptions, isUnavailable } from './store/db.ts'
+import { Db, type DbOptions, isUnavailable, type Query } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
@@ -42,7 +42,7 @@ import { activeKeys, hasOtherBootstrapKey, saveBootstrapKey, spendKey, tiersByKe
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
 import { type LimitInForce, limitsInForce, readSpending } from './store/spending.ts'
 import { allTeams } from './store/teams.ts'
-import { listWorkers, revokedWorkers } from './store/workers.ts'
+import { listWorkers, revokedWorkers, touchWorkers } from './store/workers.ts'
 import { Writer } from './store/writer.ts'
 import { MasterKey } from './master-key.ts'
 
@@ -131,8 +131,12 @@ async function startCoordinator(
   await keepPartitions(db, clock, log, closing)
 
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
-  // Of those that were made here, each data directory has its own.
-  if (adminKey.file !== null && (await hasOtherBootstrapKey(db, installation, sha256(adminKey.value)))) throw otherSecrets(adminKey.file)
+  // Of those that were made here, each data directory has its own. Asked before anything is taken over, and when it is written.
+  const refuseOtherKey = async (query: Query): Promise<void> => {
+    if (adminKey.file === null || !(await hasOtherBootstrapKey(query, installation, sha256(adminKey.value)))) return
+    throw otherSecrets(adminKey.file, config.deadAfterMs)
+  }
+  await refuseOtherKey((text, values) => db.query(text, values))
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
 
   const outbound = new Outbound(config.allowedCidrs)
@@ -269,10 +273,8 @@ async function startCoordinator(
 
   for (const worker of known) {
     const { version, joinedMs, seenMs, drained, revokedMs } = worker
-    const wasThere = worker.state === 'online' || worker.state === 'suspect'
-    // Written only when its state changes: one that was there when the last coordinator died was heard until then.
-    facts.restore(worker.id, { version, joinedMs, heardMs: wasThere ? clock.now() : seenMs, drained, revokedMs })
-    dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), wasThere)
+    facts.restore(worker.id, { version, joinedMs, heardMs: seenMs, drained, revokedMs })
+    dispatcher.knowWorker(worker.id, worker.name, worker.models.map(storedOffer), worker.state === 'online' || worker.state === 'suspect')
   }
   let limitsKept: LimitInForce[] = []
   const keptOf = (wanted: LimitInForce['kind']): [string, SpendLimits][] =>
@@ -308,7 +310,10 @@ async function startCoordinator(
     }
     await registry.load()
     const limits = (perDay: number | null, perMonth: number | null): SpendLimits => ({ perDay, perMonth })
-    const ofTeams = teams.map((team): [string, SpendLimits] => [team.name, limits(team.spendMicrosPerDay, team.spendMicrosPerMonth)])
+    const ofTeams = [...registry.teams].map((team): [string, SpendLimits] => [
+      team.name,
+      limits(team.spendMicrosPerDay, team.spendMicrosPerMonth),
+    ])
     const ofPolicies = [...registry.policies].map(([name, policy]): [string, SpendLimits] => [name, limits(policy.spendMicrosPerDay, null)])
     purses.setLimits('team', new Map([...keptOf('team'), ...ofTeams]))
     purses.setLimits('policy', new Map([...keptOf('policy'), ...ofPolicies]))
@@ -358,8 +363,16 @@ async function startCoordinator(
     refusedLogins = 0
   }, LOGIN_REPORT_MS)
   closing.push(() => clearInterval(loginTimer))
-  await saveBootstrapKey(db, { id: newId(), teamId: newId(), hash: sha256(adminKey.value), lastFour: adminKey.value.slice(-4) }, (type) =>
-    newEvent(type, 'coordinator', { name: 'admin', kind: 'bootstrap' }),
+  const touchTimer = setInterval(() => {
+    const here = [...scheduler.workers].filter((worker) => worker.connected).map((worker) => worker.id)
+    touchWorkers(db, here).catch((error: unknown) => log.warn(`When workers were last seen could not be written: ${String(error)}`))
+  }, TOUCH_EVERY_MS)
+  closing.push(() => clearInterval(touchTimer))
+  await saveBootstrapKey(
+    db,
+    { id: newId(), teamId: newId(), hash: sha256(adminKey.value), lastFour: adminKey.value.slice(-4) },
+    (type) => newEvent(type, 'coordinator', { name: 'admin', kind: 'bootstrap' }),
+    refuseOtherKey,
   )
   await reload()
 
@@ -480,6 +493,7 @@ function readings(): () => () => boolean {
 }
 
 const LOGIN_REPORT_MS = 10_000
+const TOUCH_EVERY_MS = 600_000
 const SPENDING_SWEEP_MS = 300_000
 const KEY_SWEEP_MS = 3_600_000
 // Also because a host that slept does not count the hours: looking costs twenty small queries.
@@ -579,10 +593,10 @@ async function bindError(host: string, port: number): Promise<Error | undefined>
   return undefined
 }
 
-function otherSecrets(file: string): Fault {
+function otherSecrets(file: string, leaseMs: number): Fault {
   return new Fault(
     'other_secrets',
-    `Another coordinator serves this database with another admin key than the one in ${file}, which would put it out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY.`,
+    `Another coordinator serves this database with another admin key than the one in ${file}, which would put it out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY. One that has just died counts for ${leaseMs / 1000} s.`,
   )
 }
 

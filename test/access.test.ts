@@ -207,6 +207,15 @@ describe('what a key is narrowed to', () => {
     expect(listed.data.map(({ filename }) => filename)).not.toContain('blue.jsonl')
     const others = await enqueue(world, 'fake', (await newKey({ kind: 'team', team: 'blue' })).as)
     expect(await status('POST', `/api/jobs/${others}/cancel`, undefined, narrow.as)).toBe(404)
+    // An operator in no team makes jobs of the default one, and sees those.
+    const nowhere = await person('operator', { teams: [] })
+    const only = await newKey({ kind: 'personal', user: nowhere.email, scopes: ['inference'] })
+    const form = new FormData()
+    form.set('purpose', 'batch')
+    form.set('file', new Blob([rows('own')]), 'own.jsonl')
+    const own = (await (await fetch(`${world.url}/v1/files`, { method: 'POST', headers: only.as, body: form })).json()) as { id: string }
+    expect(await status('GET', `/v1/files/${own.id}/content`, undefined, only.as)).toBe(200)
+    expect(await status('GET', `/v1/files/${made.blue}/content`, undefined, only.as)).toBe(404)
   })
 
   test('time: an expired key is refused as that', async () => {

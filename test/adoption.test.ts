@@ -11,12 +11,12 @@ test('jobs whose adoption broke off are taken up by the next look', async () => 
   const recovered: string[] = []
   const db = {
     query: (text: string, values: unknown[]) => {
+      const isLost = Array.isArray(values[1]) && values[1].includes(ID)
       if (text.includes('update jobs set owner')) {
-        const isLost = (values[1] as string[]).includes(ID)
-        if (owned && !isLost) return Promise.resolve([])
         owned = true
         return Promise.resolve([row(ID)])
       }
+      if (text.includes('not exists')) return Promise.resolve(owned && !isLost ? [] : [{ id: ID }])
       if (text.startsWith('select id from jobs')) return Promise.resolve(owned ? [{ id: ID }] : [])
       if (broken && text.includes('job_progress')) return Promise.reject(new Error('PostgreSQL went away'))
       return Promise.resolve([])
@@ -48,10 +48,11 @@ test('a million that nobody owns are taken up page by page, and others are serve
   const pages: number[] = []
   const db = {
     query: (text: string, values: unknown[]) => {
-      if (!text.includes('update jobs set owner')) return Promise.resolve([])
-      const page = left.splice(0, values[2] as number)
+      if (text.includes('update jobs set owner')) return Promise.resolve((values[2] as string[]).map(row))
+      if (!text.startsWith('select id from jobs where finished_at is null') || !text.includes('limit')) return Promise.resolve([])
+      const page = left.splice(0, values[3] as number)
       pages.push(page.length)
-      return Promise.resolve(page.map(row))
+      return Promise.resolve(page.map((id) => ({ id })))
     },
   } as unknown as Db
   const recovered: string[] = []

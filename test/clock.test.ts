@@ -4,6 +4,13 @@ import { DatabaseClock } from '../coordinator/store/clock.ts'
 
 const HOUR_MS = 3_600_000
 
+test('what PostgreSQL says first is the time, also where the host is ahead', async () => {
+  const db = { down: false, maybeOne: () => Promise.resolve({ ms: Date.now() - HOUR_MS }) }
+  const clock = await DatabaseClock.start(db, (text) => expect.fail(text))
+  expect(Math.abs(clock.now() - Date.now() + HOUR_MS)).toBeLessThan(50)
+  clock.stop()
+})
+
 test('the clock follows the one of PostgreSQL, and goes slower instead of back', async () => {
   let aheadMs = HOUR_MS
   const db = { down: false, maybeOne: () => Promise.resolve({ ms: Date.now() + aheadMs }) }

@@ -1,6 +1,6 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -61,6 +61,17 @@ test('what the program complains of is told', async () => {
     gpus: [],
     problem: 'nvidia-smi failed: NVIDIA-SMI has failed because it could not talk to the driver.',
   })
+})
+
+test('a program that cannot be started at the moment, such as one that is being replaced, is a problem like another', async () => {
+  const program = standIn('replaced', 'exit 0')
+  const writing = openSync(program, 'r+')
+  expect(await new NvidiaSmi(program).read()).toEqual({
+    gpus: [],
+    problem: expect.stringContaining('nvidia-smi failed: spawn ETXTBSY') as string,
+  })
+  closeSync(writing)
+  expect((await new NvidiaSmi(program).read()).problem).toBe('nvidia-smi names no GPU')
 })
 
 test('a host without the program is asked once and is no problem; where it has no GPU yet, it is asked again', async () => {

@@ -486,7 +486,25 @@ test('who finds that its jobs are others’ tells no end of them, and what they 
   isOurs = false
   tell('of the sleeper')
   writer.addPayment({ job: one.id, attempt: 1, atMs: Date.now(), provider: 'p', team: 'default', policy: null, key: null, micros: 7 })
+  const end = record()
+  const fresh = record()
   await writer.drained()
+  // An end of its own is not stored, and its worker keeps the answer; what nobody has taken over is, whole.
+  isOurs = true
+  await writer.insertJob(end, '{}')
+  isOurs = false
+  finish(end)
+  writer.addOutput(end.id, '{"text":"lost"}')
+  const told = new Promise((resolve) => writer.updateJob(end, resolve))
+  const accepted = writer.insertJob(fresh, '{}')
+  writer.addOutput(fresh.id, '{"text":"kept"}')
+  await accepted
+  expect(await told).toMatchObject({ code: 'job_elsewhere' })
+  expect([(await findJob(db, end.id))?.status, await readOutput(db, end.id), await readOutput(db, fresh.id)]).toEqual([
+    'queued',
+    null,
+    { text: 'kept' },
+  ])
   isOurs = true
   tell('of the owner')
   await writer.drained()
@@ -504,12 +522,24 @@ test('what nobody owns is adopted some at a time, the oldest first, each once', 
   const orphans = Array.from({ length: 5 }, () => record())
   for (const one of orphans) await writer.insertJob({ ...one, owner: randomUUID() }, '{}')
   await writer.insertJob({ ...record(), owner: me }, '{}')
-  const pages: string[][] = []
-  for (let round = 0; round < 4; round++) pages.push((await adoptJobs(db, me, [], 2)).map((one) => one.id))
+  const page = async (lost: JobId[], after: JobId | null): Promise<{ ids: JobId[]; last: JobId | null }> => {
+    const { jobs, last } = await adoptJobs(db, me, lost, { after, limit: 2 })
+    return { ids: jobs.map((one) => one.id), last }
+  }
   const ids = orphans.map((one) => one.id)
-  expect(pages).toEqual([ids.slice(0, 2), ids.slice(2, 4), ids.slice(4), []])
+  // Of those that were found, another coordinator may be a moment earlier with one.
+  const query = db.query.bind(db)
+  db.query = async (text, values) => {
+    if (text.includes('with adopted')) await query('update jobs set owner = $1 where id = $2', [me, ids[1]])
+    return query(text, values)
+  }
+  expect(await page([], null)).toEqual({ ids: ids.slice(0, 1), last: ids[1] })
+  db.query = query
+  expect(await page([], ids[1] as JobId)).toEqual({ ids: ids.slice(2, 4), last: ids[3] })
+  expect(await page([], ids[3] as JobId)).toEqual({ ids: ids.slice(4), last: null })
+  expect(await page([], null)).toEqual({ ids: [], last: null })
   // What it owns already and has lost is given once more.
-  expect((await adoptJobs(db, me, [ids[0] as JobId], 2)).map((one) => one.id)).toEqual([ids[0]])
+  expect(await page([ids[0] as JobId], null)).toEqual({ ids: ids.slice(0, 1), last: null })
   await db.query('delete from coordinators where id = $1', [me])
   await writer.close()
 })

@@ -36,13 +36,18 @@ export class NvidiaSmi {
     // SIGKILL, because a program in trouble may not hear SIGTERM. The locale decides how numbers are written.
     const options = { timeout: this.#timeoutMs, killSignal: 'SIGKILL', env: { ...process.env, LC_ALL: 'C' } } as const
     return new Promise((resolve) => {
-      execFile(this.#program, QUESTION, options, (error, said, complaint) => {
-        // A driver may be installed or loaded later, but a program that is missing is not worth a try every few seconds.
-        this.#absent = error?.code === 'ENOENT'
-        if (this.#absent) resolve(NO_GPUS)
-        else if (error === null) resolve(readGpus(said))
-        else resolve({ gpus: [], problem: error.killed === true ? SILENT : whyFailed(error, said, complaint) })
-      })
+      try {
+        execFile(this.#program, QUESTION, options, (error, said, complaint) => {
+          // A driver may be installed or loaded later, but a program that is missing is not worth a try every few seconds.
+          this.#absent = error?.code === 'ENOENT'
+          if (this.#absent) resolve(NO_GPUS)
+          else if (error === null) resolve(readGpus(said))
+          else resolve({ gpus: [], problem: error.killed === true ? SILENT : whyFailed(error, said, complaint) })
+        })
+      } catch (error) {
+        // Node throws what is wrong with a program that is there, such as one that is being replaced.
+        resolve({ gpus: [], problem: whyFailed(error as Error, '', '') })
+      }
     })
   }
 }

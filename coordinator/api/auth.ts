@@ -190,12 +190,12 @@ export function requireOperator(caller: Caller): void {
 
 /** Whose jobs, batches and events of every team are to be seen: an operator cannot handle what is hidden. */
 export function seesAllTeams(caller: Caller): boolean {
-  return mayRead(caller) && (caller.admin || caller.role === 'operator')
+  return mayRead(caller) && handlesAll(caller)
 }
 
 /** The teams whose rows a list may show; null: all. A key that may only make jobs sees those of the team it makes them for, whoever holds it. */
 export function teamsSeen(caller: Caller): readonly string[] | null {
-  if (!mayRead(caller)) return caller.teams.slice(0, 1)
+  if (!mayRead(caller)) return caller.teams.length > 0 || handlesAll(caller) ? [caller.team] : []
   return seesAllTeams(caller) ? null : caller.teams
 }
 
@@ -204,7 +204,11 @@ export function seesTeam(caller: Caller, team: string): boolean {
 }
 
 function mayRead({ scopes }: Caller): boolean {
-  return scopes === null || scopes.includes('read')
+  return scopes === null || scopes.includes('read') || scopes.includes('admin')
+}
+
+function handlesAll({ admin, role }: Caller): boolean {
+  return admin || role === 'operator'
 }
 
 /** What a list says of whose rows it could hold. */
@@ -218,7 +222,7 @@ export function requireScope(caller: Caller, scope: Scope): void {
     throw new Fault('missing_scope', `The key "${caller.name}" has the scopes ${caller.scopes.join(', ')}; this needs ${scope}.`, {
       status: 403,
     })
-  if (scope === 'inference' && caller.teams.length === 0 && !caller.admin && caller.role !== 'operator')
+  if (scope === 'inference' && caller.teams.length === 0 && !handlesAll(caller))
     throw new Fault('forbidden', `The holder of the key "${caller.name}" is in no team, and every job is of one.`, { status: 403 })
   if (scope === 'inference' && caller.role === 'viewer')
     throw new Fault('forbidden', `The key "${caller.name}" belongs to a viewer, who sees jobs and makes none.`, { status: 403 })

@@ -15,6 +15,7 @@ export class Adoption {
   /** The last look broke off, if there was one: jobs may be ours in PostgreSQL, and in nobody's hands. */
   #inDoubt = true
   #lookedMs = 0
+  #stopped = false
 
   constructor(parts: AdoptionParts) {
     this.#parts = parts
@@ -31,16 +32,17 @@ export class Adoption {
   async #adopt(inDoubt: boolean): Promise<void> {
     const { db, lease, dispatcher, log } = this.#parts
     const owned = inDoubt ? await ownedJobs(db, lease.id) : []
+    const lost = owned.filter((id) => dispatcher.find(id) === undefined)
     let count = 0
-    for (let isMore = true; isMore; ) {
-      const lost = owned.filter((id) => dispatcher.find(id) === undefined)
-      const jobs = await adoptJobs(db, lease.id, lost, JOBS_AT_ONCE)
+    let after: JobId | null = null
+    do {
+      const { jobs, last }: { jobs: JobRecord[]; last: JobId | null } = await adoptJobs(db, lease.id, lost, { after, limit: JOBS_AT_ONCE })
       if (jobs.length > 0) await this.#takeUp(jobs)
       count += jobs.length
-      isMore = jobs.length === JOBS_AT_ONCE
+      after = last
       // Others are served meanwhile.
-      if (isMore) await nextTurn()
-    }
+      await nextTurn()
+    } while (after !== null && !this.#stopped)
     if (count > 0) log.info(`Took up ${count} jobs that had no coordinator any more.`)
   }
 
@@ -74,6 +76,7 @@ export class Adoption {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true
     clearInterval(this.#timer)
     await this.#looking
   }

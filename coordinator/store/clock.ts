@@ -9,8 +9,8 @@ import { number } from './rows.ts'
  */
 export class DatabaseClock {
   readonly #db: Pick<Db, 'maybeOne' | 'down'>
-  /** Ahead of this process's clock. */
-  #offsetMs = Date.now() - steadyMs()
+  /** Ahead of this process's clock; nobody has asked before the first reading. */
+  #offsetMs = Number.NEGATIVE_INFINITY
   /** Of that, what has to be given back, and since when that is done. */
   #excessMs = 0
   #sinceMs = 0
@@ -23,12 +23,18 @@ export class DatabaseClock {
   static async start(db: Pick<Db, 'maybeOne' | 'down'>, onProblem: (message: string) => void): Promise<DatabaseClock> {
     const clock = new DatabaseClock(db)
     await clock.adjust()
+    let asked = performance.now()
+    let ahead = Date.now() - steadyMs()
     clock.#timer = setInterval(() => {
+      const jumped = Math.abs(Date.now() - steadyMs() - ahead) > JUMP_MS
+      if (!jumped && performance.now() - asked < ADJUST_EVERY_MS) return
+      asked = performance.now()
+      ahead = Date.now() - steadyMs()
       // While PostgreSQL is away the last offset holds; clocks drift by milliseconds an hour.
       clock.adjust().catch((error: unknown) => {
         if (!db.down) onProblem(`PostgreSQL's clock could not be read: ${String(error)}`)
       })
-    }, ADJUST_EVERY_MS)
+    }, LOOK_EVERY_MS)
     return clock
   }
 
@@ -65,5 +71,8 @@ function steadyMs(): number {
 }
 
 const ADJUST_EVERY_MS = 10_000
+// The steady clock stands still while the host sleeps: that the host's own has gone on tells it.
+const LOOK_EVERY_MS = 500
+const JUMP_MS = 1_000
 const TOLERANCE_MS = 5
 const SLOWER_SHARE = 0.1

@@ -238,6 +238,7 @@ export function isUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   const code = codeOf(error)
   if (/^(08|28|3D|57P)/.test(code) || NETWORK_CODES.has(code)) return true
+  if (OF_SOCKETS_TOO.has(code) && /^(connect|socket)$/.test(String(Reflect.get(error, 'syscall')))) return true
   return code === '' && /connection|terminated|timeout|ended|closed/i.test(error.message)
 }
 
@@ -253,13 +254,12 @@ const NETWORK_CODES = new Set([
   'EADDRNOTAVAIL',
   'ECONNABORTED',
   'EHOSTDOWN',
-  'EMFILE',
   'ENETDOWN',
   'ENETUNREACH',
-  'ENFILE',
-  'EPERM',
   '53300',
 ])
+/** Of files they say something else. */
+const OF_SOCKETS_TOO = new Set(['EMFILE', 'ENFILE', 'EPERM'])
 const READERS = 8
 const LONG_AT_ONCE = 4
 const LISTS_AT_ONCE = 3

@@ -57,19 +57,34 @@ export async function ownedJobs(db: Db, coordinator: string): Promise<JobId[]> {
   return rows.map((row) => text(row.id) as JobId)
 }
 
-/** Makes the coordinator the owner of live jobs that have none, or whose owner is gone, or are lost to it: the oldest so many, in order. */
-export async function adoptJobs(db: Db, coordinator: string, lost: readonly JobId[], limit: number): Promise<JobRecord[]> {
+/**
+ * Makes the coordinator the owner of live jobs that have none, or whose owner is gone, or are lost to it: the oldest so many
+ * behind the one that is named, in order. `last`: behind which to go on; null: there are no more.
+ */
+export async function adoptJobs(
+  db: Db,
+  coordinator: string,
+  lost: readonly JobId[],
+  { after, limit }: { after: JobId | null; limit: number },
+): Promise<{ jobs: JobRecord[]; last: JobId | null }> {
   const isOrphan = `finished_at is null and status in ('queued', 'running')
     and (owner is null or not exists (select 1 from coordinators c where c.id = jobs.owner) or (owner = $1 and id = any($2)))`
+  const found = await db.query(`select id from jobs where ${isOrphan} and ($3::uuid is null or id > $3) order by id limit $4`, [
+    coordinator,
+    lost,
+    after,
+    limit,
+  ])
+  const ids = found.map((row) => text(row.id) as JobId)
+  if (ids.length === 0) return { jobs: [], last: null }
+  // Another coordinator may look at the same moment: each is asked for once more, under its lock.
   const rows = await db.query(
     `with adopted as (
-       update jobs set owner = $1, version = version + 1
-        where id = any(array(select id from jobs where ${isOrphan} order by id limit $3)) and ${isOrphan}
-       returning *)
+       update jobs set owner = $1, version = version + 1 where id = any($3) and id between $4 and $5 and ${isOrphan} returning *)
      select * from adopted order by id`,
-    [coordinator, lost, limit],
+    [coordinator, lost, ids, ids[0], ids.at(-1)],
   )
-  return rows.map(parseJob)
+  return { jobs: rows.map(parseJob), last: ids.length < limit ? null : (ids.at(-1) ?? null) }
 }
 
 /** Those of the jobs that a cancelled batch holds. */

@@ -129,8 +129,8 @@ export async function revokeKey(query: Query, id: string): Promise<string | unde
 }
 
 /** Whether a coordinator of another data directory is at work here with another bootstrap key, which the given one would revoke. */
-export async function hasOtherBootstrapKey(db: Db, installation: string, hash: Buffer): Promise<boolean> {
-  const rows = await db.query(
+export async function hasOtherBootstrapKey(query: Query, installation: string, hash: Buffer): Promise<boolean> {
+  const rows = await query(
     `select from keys where kind = 'bootstrap' and revoked_at is null and hash <> $2
         and exists (select from coordinators where installation <> $1 and lease_until > now())`,
     [installation, hash],
@@ -138,13 +138,17 @@ export async function hasOtherBootstrapKey(db: Db, installation: string, hash: B
   return rows.length > 0
 }
 
-/** Makes the given bootstrap key the only one. */
+/** Makes the given bootstrap key the only one, unless `refuse` throws. */
 export async function saveBootstrapKey(
   db: Db,
   key: { id: string; teamId: string; hash: Buffer; lastFour: string },
   event: (type: 'key.created' | 'key.replaced') => EventRecord,
+  refuse: (query: Query) => Promise<void>,
 ): Promise<void> {
   await db.transaction(async (query) => {
+    // One after the other: of two that start at once the second sees what the first has written.
+    await query('select pg_advisory_xact_lock($1)', [BOOTSTRAP_LOCK])
+    await refuse(query)
     await query(`insert into teams (id, name) values ($1, 'default') on conflict (name) do nothing`, [key.teamId])
     const replaced = await query(
       `update keys set revoked_at = now() where kind = 'bootstrap' and revoked_at is null and hash <> $1 returning id`,
@@ -159,6 +163,8 @@ export async function saveBootstrapKey(
     if (created.length > 0) await insertEvent(query, event('key.created'))
   })
 }
+
+const BOOTSTRAP_LOCK = 4_865_124
 
 const SELECT =
   'select k.*, u.email as owner_email, u.role as owner_role, u.teams as owner_teams from keys k left join users u on u.id = k.owner'

@@ -26,6 +26,8 @@ export class Lease {
   #reacquiring = false
   /** Of this process's clock: when the last renewal was asked for. */
   #renewedMs = 0
+  /** The same by the host's clock. */
+  #renewedAtMs = 0
   #patientUntilMs = 0
   /** Until when others' leases hold, and since when, by this process's clock, that has been so. */
   #others = new Map<string, { until: string; sinceMs: number }>()
@@ -81,6 +83,7 @@ export class Lease {
       ])
     })
     this.#renewedMs = performance.now()
+    this.#renewedAtMs = Date.now()
     this.#begun = true
     this.#timer = setInterval(() => void this.#renew(), this.#leaseMs / 3)
   }
@@ -91,14 +94,21 @@ export class Lease {
    */
   stillOurs(): Promise<boolean> | null {
     if (this.#lost) return Promise.resolve(false)
-    if (!this.#begun || this.#closed || performance.now() - this.#renewedMs <= this.#leaseMs) return null
+    if (!this.#begun || this.#closed || !this.#isOver()) return null
     return this.#askWhetherOurs()
+  }
+
+  /** By whichever clock says so: one stands still while the host sleeps, the other may be set back. */
+  #isOver(): boolean {
+    return Math.max(performance.now() - this.#renewedMs, Date.now() - this.#renewedAtMs) > this.#leaseMs
   }
 
   async #askWhetherOurs(): Promise<boolean> {
     while (!this.#closed) {
       const renewal = await this.#renew()
-      if (renewal !== 'away') return renewal === 'ours'
+      if (renewal === 'lost') return false
+      // An answer that was on its way for longer is of a time before.
+      if (renewal === 'ours' && !this.#isOver()) return true
       await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS))
     }
     return true
@@ -164,6 +174,7 @@ export class Lease {
 
   async #ask(): Promise<Renewal> {
     const askedMs = performance.now()
+    const askedAtMs = Date.now()
     try {
       const session = (this.#renewals ??= await this.#db.dedicated(() => (this.#renewals = undefined), this.#leaseMs / 3))
       const rows = await session.run(
@@ -179,6 +190,7 @@ export class Lease {
         return 'lost'
       }
       this.#renewedMs = askedMs
+      this.#renewedAtMs = askedAtMs
       return 'ours'
     } catch (error) {
       void this.#renewals?.end()

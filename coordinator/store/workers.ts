@@ -51,6 +51,11 @@ export async function saveWorker(db: Db, worker: Omit<WorkerRecord, 'joinedMs' |
   })
 }
 
+/** They are here now: how long one has been gone is reckoned from then, also by a coordinator that starts later. */
+export async function touchWorkers(db: Db, ids: readonly WorkerId[]): Promise<void> {
+  if (ids.length > 0) await db.query('update workers set seen_at = now() where id = any($1)', [ids])
+}
+
 /** Of all there ever were: an identity stays refused however its row is shown. */
 export async function revokedWorkers(db: Db): Promise<string[]> {
   return (await db.query('select id from workers where revoked_at is not null')).map((row) => text(row.id))

@@ -258,8 +258,8 @@ class Lane {
   }
 
   async #flush(batch: Batch): Promise<void> {
-    const doubt = this.#stillOurs()
-    if (doubt !== null && !(await doubt)) leaveToOthers(batch)
+    if (!(await this.#isOurs())) leaveToOthers(batch)
+    if (rowsIn(batch) === 0) return this.#stored(batch)
     const began = performance.now()
     try {
       await this.#send(batch)
@@ -269,6 +269,10 @@ class Lane {
     }
     this.#onFlush(performance.now() - began, rowsIn(batch))
     this.#stored(batch)
+  }
+
+  async #isOurs(): Promise<boolean> {
+    return (await this.#stillOurs()) ?? true
   }
 
   /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
@@ -300,6 +304,11 @@ class Lane {
         await broken?.end()
         await new Promise((resolve) => setTimeout(resolve, Math.min(1_000, 20 * 2 ** Math.min(attempt, 6))))
         if (isMissing(error)) statement = await this.#withoutDropped(batch)
+        // That may have taken longer than anybody waits for this process.
+        if (await this.#isOurs()) continue
+        leaveToOthers(batch)
+        if (rowsIn(batch) === 0) return
+        statement = statementFor(batch)
       }
     }
   }
@@ -424,12 +433,22 @@ function rowsIn(batch: Batch): number {
   return jobs.size + attempts.length + events.length + payments.length + outputs.length + progress.length + cleared.length
 }
 
-/** Of a batch whose jobs another coordinator has taken over: what this one knows of them is not told any more, but for what they have cost. */
+/**
+ * Of a batch whose jobs another coordinator has taken over: what this one knows of them is not told any more, but for what they
+ * have cost. What was never stored is nobody's yet: all of it is, and goes on elsewhere.
+ */
 function leaveToOthers(batch: Batch): void {
-  batch.attempts = []
-  batch.events = batch.events.filter((event) => event.job === null)
-  batch.outputs = []
-  batch.progress = []
+  const isNew = ({ job }: { job: string | null }): boolean => job === null || batch.jobs.has(job as JobId)
+  for (const [id, { request, settled }] of batch.jobs) {
+    if (request !== null) continue
+    batch.jobs.delete(id)
+    for (const settle of settled)
+      settle(new Fault('job_elsewhere', 'Another coordinator has taken the job over.', { status: 503, job: id, retryable: true }))
+  }
+  batch.attempts = batch.attempts.filter(isNew)
+  batch.events = batch.events.filter(isNew)
+  batch.outputs = batch.outputs.filter(isNew)
+  batch.progress = batch.progress.filter(isNew)
   batch.cleared = []
 }
 

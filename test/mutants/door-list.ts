@@ -311,7 +311,7 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'doors: a key that may only make jobs sees what all teams do',
     file: 'coordinator/api/auth.ts',
-    find: '  if (!mayRead(caller)) return caller.teams.slice(0, 1)\n',
+    find: 'if (!mayRead(caller)) return caller.teams.length > 0 || handlesAll(caller) ? [caller.team] : []',
     replace: '',
     tests: ['access'],
     only: 'may only make jobs',
