@@ -9,7 +9,7 @@ import type { JobId, JobRecord } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
-import { adoptJobs, findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
+import { adoptJobs, claimParked, findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
 import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
 import { Writer } from '../coordinator/store/writer.ts'
 import { unsoundRows } from './support/sound.ts'
@@ -541,6 +541,28 @@ test('what nobody owns is adopted some at a time, the oldest first, each once', 
   // What it owns already and has lost is given once more.
   expect(await page([ids[0] as JobId], null)).toEqual({ ids: ids.slice(0, 1), last: null })
   await db.query('delete from coordinators where id = $1', [me])
+  await writer.close()
+})
+
+test('who claims a parked job says at once what it becomes: nobody finds it parked before the rest of it is stored', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const [me, rival] = [randomUUID(), randomUUID()]
+  for (const as of ['queued', 'cancelled'] as const) {
+    const one = {
+      ...record(),
+      status: 'parked' as const,
+      error: { layer: 'model', code: 'x', message: 'x', retryable: false } as JobRecord['error'],
+    }
+    await writer.insertJob(one, '{}')
+    const claim = (by: string, version: number): Promise<boolean> =>
+      db.transaction((query) => claimParked(query, { ...one, version }, by, as))
+    expect(await claim(me, one.version)).toBe(true)
+    const after = (await findJob(db, one.id)) as JobRecord
+    expect(after).toMatchObject({ status: as, owner: me, version: one.version + 1 })
+    expect(await claim(rival, after.version)).toBe(false)
+    expect(await unsoundRows(db)).toEqual([])
+    await db.query('delete from jobs where id = $1', [one.id])
+  }
   await writer.close()
 })
 

@@ -121,7 +121,7 @@ async function cancelParked(parts: ApiParts, request: FastifyRequest, id: JobId)
   if (record.status === 'queued' || record.status === 'running') throw jobElsewhere(id)
   if (record.status !== 'parked') throw notCancellable(record)
   const progress = (await readProgress(parts.db, [id])).get(id)
-  const hasCallback = await claim(parts, record)
+  const hasCallback = await claim(parts, record, 'cancelled')
   parts.dispatcher.cancelParked(record, progress, request.caller.actor, hasCallback)
 }
 
@@ -130,14 +130,14 @@ async function release(parts: ApiParts, request: FastifyRequest, id: JobId): Pro
   const record = await getRecord(parts, request.caller, id)
   if (record.status !== 'parked') throw notParked(record)
   const progress = (await readProgress(parts.db, [id])).get(id)
-  const hasCallback = await claim(parts, record)
+  const hasCallback = await claim(parts, record, 'queued')
   parts.dispatcher.release(record, progress, request.caller.actor, hasCallback)
 }
 
 /** Throws when somebody else was a moment earlier, at another coordinator. Answers whether its caller is to be told of the next end. */
-async function claim(parts: ApiParts, record: JobRecord): Promise<boolean> {
+async function claim(parts: ApiParts, record: JobRecord, as: 'queued' | 'cancelled'): Promise<boolean> {
   const hasCallback = await parts.db.transaction(async (query) =>
-    (await claimParked(query, record)) ? oweAgain(query, record.id, newId()) : undefined,
+    (await claimParked(query, record, parts.coordinator, as)) ? oweAgain(query, record.id, newId()) : undefined,
   )
   if (hasCallback === undefined) throw notParked({ ...record, status: 'queued' })
   record.version += 1

@@ -18,12 +18,21 @@ export async function findJob(db: Db, id: JobId): Promise<JobRecord | undefined>
   return row === undefined ? undefined : parseJob(row)
 }
 
-/** One of all who ask at once, at whatever coordinator, may act on a parked job as it is now. */
-export async function claimParked(query: Query, { id, version }: JobRecord): Promise<boolean> {
-  const rows = await query(`update jobs set version = version + 1 where id = $1 and version = $2 and status = 'parked' returning id`, [
-    id,
-    version,
-  ])
+/**
+ * One of all who ask at once, at whatever coordinator, may act on a parked job as it is now. What it becomes is written with
+ * the claim: whoever asks next, before the rest of it is on disk, does not find it parked.
+ */
+export async function claimParked(
+  query: Query,
+  { id, version }: JobRecord,
+  owner: string,
+  status: 'queued' | 'cancelled',
+): Promise<boolean> {
+  const rows = await query(
+    `update jobs set version = version + 1, owner = $3, status = $4, finished_at = case when $4 = 'cancelled' then now() end
+      where id = $1 and version = $2 and status = 'parked' returning id`,
+    [id, version, owner, status],
+  )
   return rows.length === 1
 }
 

@@ -254,6 +254,14 @@ export const MUTANTS: Mutant[] = [
     tests: ['clock'],
   },
   {
+    bug: 'of two who ask of a parked job at two coordinators both are heard',
+    file: 'coordinator/store/jobs.ts',
+    find: 'owner = $3, status = $4, finished_at',
+    replace: "owner = $3, status = case when $4 = '' then $4 else status end, finished_at",
+    tests: ['writer'],
+    only: 'claims a parked job',
+  },
+  {
     bug: 'of jobs that nobody owns, one that a rival takes ends the search',
     file: 'coordinator/store/jobs.ts',
     find: 'ids.length < limit ? null',
