@@ -121,14 +121,12 @@ function idempotencyPart(few: boolean, rows: readonly Idempotent[]): Part {
  * owner writes a job, so a coordinator that slept through its lease does not either. A parked job is anybody's.
  */
 function updatePart(few: boolean, table: string, rows: readonly JobRecord[]): Part {
-  const columns = JOB.filter(([name]) => name === 'id' || name === 'owner' || CHANGING.has(name))
-  const { form, types, values, select } = given(columns, rows, few)
+  const { form, types, values, select } = given(CHANGED_JOB, rows, few)
   return {
     key: `changed-${table}${form}`,
     types,
     values,
-    sql: (parameters) => `update ${table} j set ${columns
-      .filter(([name]) => name !== 'id')
+    sql: (parameters) => `update ${table} j set ${CHANGED_JOB.filter(([name]) => name !== 'id')
       .map(([name]) => `${name} = x.${name}`)
       .join(', ')}
       from (${select(parameters)}) x where j.id = x.id and j.version < x.version and (j.owner = x.owner or j.status = 'parked')`,
@@ -263,6 +261,8 @@ const CHANGING = new Set(
 )
 
 type Idempotent = { record: JobRecord; key: string; hash: Buffer }
+
+const CHANGED_JOB = JOB.filter(([name]) => name === 'id' || name === 'owner' || CHANGING.has(name))
 
 const IDEMPOTENCY: Column<Idempotent>[] = [
   ['team', 'text', (r) => r.record.team],

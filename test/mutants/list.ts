@@ -262,6 +262,14 @@ export const MUTANTS: Mutant[] = [
     only: 'claims a parked job',
   },
   {
+    bug: 'the minute of midnight is of the day before',
+    file: 'coordinator/store/migrate.ts',
+    find: 'if (first === last) [minute',
+    replace: 'if (first !== undefined) [minute',
+    tests: ['partitions'],
+    only: 'to the millisecond',
+  },
+  {
     bug: 'of jobs that nobody owns, one that a rival takes ends the search',
     file: 'coordinator/store/jobs.ts',
     find: 'ids.length < limit ? null',
