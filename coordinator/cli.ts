@@ -116,7 +116,7 @@ class UsageError extends Error {
 
 main(process.argv.slice(2)).then(
   // Timers of libraries must not keep a finished command alive.
-  () => process.exit(),
+  () => leave(),
   (error: unknown) => {
     // A person reads this: the sentence, not the stack; what nobody expected keeps its stack.
     const isUsage = (error as { name?: string }).name === 'UsageError'
@@ -124,6 +124,11 @@ main(process.argv.slice(2)).then(
     console.error(
       `holdfast: ${expected ? (error as Error).message : error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
     )
-    process.exit(isUsage ? 2 : 1)
+    leave(isUsage ? 2 : 1)
   },
 )
+
+/** A pipe takes 64 KiB at a time: what was said is all out before the end. */
+function leave(code?: number): void {
+  process.stdout.write('', () => process.stderr.write('', () => process.exit(code)))
+}

@@ -37,7 +37,8 @@ import { Db, type DbOptions, isUnavailable, type Query } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
-import { Lease, type Loss } from './store/lease.ts'
+import { hasOtherCoordinator, Lease, type Loss } from './store/lease.ts'
+import { Notices } from './store/notices.ts'
 import { activeKeys, hasOtherBootstrapKey, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
 import { type LimitInForce, limitsInForce, readSpending } from './store/spending.ts'
@@ -131,10 +132,10 @@ async function startCoordinator(
   await keepPartitions(db, clock, log, closing)
 
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
-  // Of those that were made here, each data directory has its own. Asked before anything is taken over, and when it is written.
+  // Asked before anything is taken over, and when it is written.
   const refuseOtherKey = async (query: Query): Promise<void> => {
-    if (adminKey.file === null || !(await hasOtherBootstrapKey(query, installation, sha256(adminKey.value)))) return
-    throw otherSecrets(adminKey.file, config.deadAfterMs)
+    if (await hasOtherBootstrapKey(query, installation, sha256(adminKey.value)))
+      throw otherSecrets('admin key', adminKey.file ?? 'HOLDFAST_ADMIN_KEY', config.deadAfterMs)
   }
   await refuseOtherKey((text, values) => db.query(text, values))
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
@@ -142,6 +143,8 @@ async function startCoordinator(
   const outbound = new Outbound(config.allowedCidrs)
   const masterKey = await MasterKey.open(config.masterKey, config.dataDir, db)
   const { vault, warning } = masterKey
+  if (masterKey.opensNothing && (await hasOtherCoordinator(db, installation)))
+    throw otherSecrets('master key', config.masterKey === undefined ? config.dataDir : 'HOLDFAST_MASTER_KEY', config.deadAfterMs)
   if (warning !== null) log.warn(warning)
 
   const scheduler = new Scheduler(rulesFrom(config))
@@ -376,6 +379,16 @@ async function startCoordinator(
   )
   await reload()
 
+  const notices = new Notices({ db, coordinator: coordinatorId, changed: reload, onProblem: (text) => log.warn(text) })
+  closing.push(() => notices.stop())
+  /** What was changed by a request is so here when it is answered, and everywhere a moment later. */
+  const andTell = (work: () => Promise<void>) => async (): Promise<void> => {
+    await work()
+    notices
+      .tell()
+      .catch((error: unknown) => log.warn(`Other coordinators were not told of a change, and find it by themselves: ${String(error)}`))
+  }
+
   let draining = false
   const parts: ApiParts = {
     coordinator: coordinatorId,
@@ -396,8 +409,8 @@ async function startCoordinator(
     notReady: () => (draining ? 'the coordinator is stopping' : db.trouble),
     newEvent,
     stored: () => writer.drained(),
-    reloadKeys,
-    reload,
+    reloadKeys: andTell(reloadKeys),
+    reload: andTell(reload),
     seal: (query, secret) => masterKey.seal(query, secret),
     rotateMasterKey: (given) => masterKey.rotate(db, given),
     fleet: {
@@ -593,10 +606,10 @@ async function bindError(host: string, port: number): Promise<Error | undefined>
   return undefined
 }
 
-function otherSecrets(file: string, leaseMs: number): Fault {
+function otherSecrets(what: string, where: string, leaseMs: number): Fault {
   return new Fault(
     'other_secrets',
-    `Another coordinator serves this database with another admin key than the one in ${file}, which would put it out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY. One that has just died counts for ${leaseMs / 1000} s.`,
+    `Another coordinator serves this database with another ${what} than that of ${where}, which would put its own out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY. To change one, stop them all first; one that has just died counts for ${leaseMs / 1000} s.`,
   )
 }
 

@@ -71,6 +71,11 @@ export class MasterKey {
     return { secrets, key: this.#isSetting ? key : null }
   }
 
+  /** There are secrets, and none of them is sealed by this key. */
+  get opensNothing(): boolean {
+    return this.#isNew
+  }
+
   /** In the transaction that stores it, or a rotation could pass it by. */
   async seal(query: Query, secret: string): Promise<Buffer> {
     const { mark } = this.vault

@@ -260,6 +260,8 @@ test('what only the dialect itself can honour is refused where nobody speaks it,
   const refused = await failure(client.messages.create({ ...ask, messages: [{ role: 'user', content: [document] }] }))
   expect(refused).toMatchObject({ status: 400, type: 'invalid_request_error' })
   expect(refused.error).toMatchObject({ error: { code: 'unsupported_parameter' } })
+  const elsewhere = await world.request('POST', '/v1/messages', { ...ask, inference_geo: 'eu' })
+  expect([elsewhere.status, await elsewhere.json()]).toMatchObject([400, { error: { code: 'unsupported_parameter' } }])
   const marked = { type: 'text' as const, text: 'hello there', cache_control: { type: 'ephemeral' as const } }
   const plain = await client.messages.create(ask)
   expect(textOf(await client.messages.create({ ...ask, messages: [{ role: 'user', content: [marked] }] }))).toBe(textOf(plain))

@@ -66,6 +66,16 @@ test('a crash fails everything that runs, offers no slots, and comes back', asyn
   await engine.close()
 })
 
+test('a stop string before the fewest tokens is text, as at a real model', async () => {
+  const engine = openFakeEngine(options, () => {})
+  const { end: plain, text } = await generate(engine, ask('hello', { stop: ['e'], maxTokens: 40 }))
+  expect([plain?.reason, plain?.stopSequence]).toEqual(['stop', 'e'])
+  const longer = await generate(engine, ask('hello', { stop: ['e'], minTokens: 20, maxTokens: 40 }))
+  expect(longer.end?.completionTokens).toBeGreaterThan(20)
+  expect(longer.text.startsWith(`${text}e`)).toBe(true)
+  await engine.close()
+})
+
 test('it stalls until cancelled, and fails when told to', async () => {
   const engine = openFakeEngine({ ...options, stallOn: 'STALL', failOn: 'FAIL' }, () => {})
   let generation: { cancel(): void } | undefined

@@ -89,8 +89,8 @@ test('a PostgreSQL that was frozen for longer than the lease costs no coordinato
 test('what is asked of a job at a coordinator that does not run it is answered truly, and a parked one is acted on once', async () => {
   const { first, second, url, close } = await twoOverOne()
   try {
-    await first.coordinator({ DATABASE_URL: url })
-    await second.coordinator({ DATABASE_URL: url })
+    await first.coordinator({ DATABASE_URL: url, HOLDFAST_MASTER_KEY: MASTER_KEY })
+    await second.coordinator({ DATABASE_URL: url, HOLDFAST_MASTER_KEY: MASTER_KEY })
     const third = first.start('third', ['coordinator'], {
       DATABASE_URL: url,
       HOLDFAST_DATA_DIR: path.join(first.dir, 'third'),
@@ -98,12 +98,30 @@ test('what is asked of a job at a coordinator that does not run it is answered t
     })
     await third.exited
     expect([third.ended?.code, third.output]).toEqual([1, expect.stringContaining('give each the same HOLDFAST_ADMIN_KEY')])
+    await first.request('POST', '/api/credentials', { name: 'c', secret: 'x' })
+    for (const [name, value] of Object.entries({ HOLDFAST_ADMIN_KEY: `hf_admin_${'x'.repeat(32)}`, HOLDFAST_MASTER_KEY: 'y'.repeat(32) })) {
+      const other = first.start(name, ['coordinator'], { DATABASE_URL: url, HOLDFAST_DATA_DIR: path.join(first.dir, name), [name]: value })
+      await other.exited
+      expect([other.ended?.code, other.output]).toEqual([1, expect.stringContaining(`than that of ${name}`)])
+    }
+    const key = (await (await first.request('POST', '/api/keys', { name: 'k', kind: 'team', team: 'default' })).json()) as {
+      id: string
+      key: string
+    }
+    const asKey = async (world: World): Promise<number> =>
+      (await fetch(`${world.url}/v1/models`, { headers: { authorization: `Bearer ${key.key}` } })).status
+    await second.until('the key is known here too', async () => (await asKey(second)) === 200)
+    await first.request('POST', `/api/keys/${key.id}/revoke`, {})
+    const revokedAt = performance.now()
+    await second.until('it is revoked here too', async () => (await asKey(second)) === 401)
+    // Told, and not found by the look that comes every five seconds.
+    expect([await asKey(first), performance.now() - revokedAt < 2_500]).toEqual([401, true])
     const both = `127.0.0.1:${first.grpcPort},127.0.0.1:${second.grpcPort}`
     await first.worker('a', 'fake=fake:?slots=2&rate=20&crash_on=POISON', { HOLDFAST_COORDINATOR: both })
     const body = { model: 'fake', messages: [{ role: 'user', content: 'x' }], max_tokens: 60 }
-    const key = { 'idempotency-key': 'one' }
-    const { id } = (await (await first.request('POST', '/api/jobs', body, key)).json()) as { id: string }
-    const again = await second.request('POST', '/api/jobs', body, key)
+    const once = { 'idempotency-key': 'one' }
+    const { id } = (await (await first.request('POST', '/api/jobs', body, once)).json()) as { id: string }
+    const again = await second.request('POST', '/api/jobs', body, once)
     expect([again.status, ((await again.json()) as { id: string }).id]).toEqual([202, id])
     const cancelled = await second.request('POST', `/api/jobs/${id}/cancel`)
     expect([cancelled.status, ((await cancelled.json()) as { error: unknown }).error]).toEqual([
@@ -174,6 +192,7 @@ test('a clock that jumps makes nobody late, whoever misses renewals is given up,
 })
 
 const LEASE_MS = 1_500
+const MASTER_KEY = 'hf_master_of_these_tests_0123456789'
 
 /** A job that waits: its worker left. */
 async function submitDetachedTo(world: World): Promise<string> {

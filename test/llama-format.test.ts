@@ -36,6 +36,20 @@ describe('an answer that is to be JSON', () => {
 
   afterAll(() => engine.close())
 
+  test('fails alone where nothing may come next: the process, and the answers beside it, go on', async () => {
+    const beside = begin(engine, PROMPT, { minTokens: 300, maxTokens: 300 })
+    await beside.firstToken
+    const { restarts } = engine.state()
+    const short = schema({ type: 'object', properties: { a: { enum: ['x'] } }, required: ['a'], additionalProperties: false })
+    for (const wish of [{}, { logprobs: 2 }]) {
+      const failure = await failureOf(complete(engine, PROMPT, { ...short, ...wish, minTokens: 200, maxTokens: 300 }))
+      expect(failure).toMatchObject({ code: 'no_token_left', retryable: false, message: expect.stringContaining('min_tokens') as string })
+    }
+    expect((await beside.answer).ids).toHaveLength(300)
+    expect(engine.state()).toMatchObject({ phase: 'ready', restarts })
+    expect(JSON.parse((await complete(engine, PROMPT, short)).text)).toEqual({ a: 'x' })
+  })
+
   test('is what its schema says, whatever chance wants', async () => {
     for (const seed of [1, 2, 3, 4, 5]) {
       const { text, end } = await complete(engine, PROMPT, { ...schema(TICKET), seed, sampling: HOT })

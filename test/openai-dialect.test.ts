@@ -309,6 +309,14 @@ const BAD: [what: string, body: object, code: string, param: string][] = [
   ['too many top_logprobs', { logprobs: true, top_logprobs: 21 }, 'out_of_range', 'top_logprobs'],
   ['an unknown effort', { reasoning_effort: 'extreme' }, 'out_of_range', 'reasoning_effort'],
   ['min above max', { min_tokens: 5, max_tokens: 4 }, 'out_of_range', 'min_tokens'],
+  ['fewest tokens of JSON', { min_tokens: 5, response_format: { type: 'json_object' } }, 'unsupported_parameter', 'min_tokens'],
+  [
+    'fewest tokens of a call',
+    { min_tokens: 5, tool_choice: 'required', tools: [{ type: 'function', function: { name: 'f' } }] },
+    'unsupported_parameter',
+    'min_tokens',
+  ],
+  ['two limits', { max_tokens: 3, max_completion_tokens: 6 }, 'out_of_range', 'max_tokens'],
   [
     'a result without a call',
     { messages: [...m, { role: 'tool', tool_call_id: 'c1', content: 'x' }] },

@@ -180,6 +180,16 @@ test('commands: help with an example, wrong usage is 2, refused is 1, json is js
   for (const command of commands.filter((name) => !['up', 'coordinator', 'worker', 'migrate'].includes(name)))
     expect(JSON.parse((await run(command, '--json')).output), command).toEqual(expect.any(Object))
   expect(JSON.parse((await run('workers', 'invite', '--name', 'rack', '--json')).output)).toMatchObject({ name: 'rack' })
+  const rows = Array.from({ length: 190 }, (_, index) => ({ row_key: `row-${index}`, messages: [{ role: 'user', content: 'x' }] }))
+  expect((await world.request('POST', '/api/batches', { model: 'fake', rows })).status).toBe(202)
+  // More than a pipe takes at once, and nobody reads it yet.
+  const launcher = fileURLToPath(new URL('../coordinator/holdfast', import.meta.url))
+  const piped = execFileSync('sh', ['-c', `"${launcher}" jobs --limit 200 --json | (sleep 0.5; cat)`], {
+    env: world.env(),
+    encoding: 'utf8',
+  })
+  expect(piped.length).toBeGreaterThan(100_000)
+  expect((JSON.parse(piped) as { data: unknown[] }).data).toHaveLength(190)
   const drained = await run('workers', 'drain', 'a')
   expect(JSON.parse(drained.output)).toMatchObject({ name: 'a' })
   await world.until('it has gone', async () => (await world.findWorker('a'))?.state === 'offline')

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import type { ModelOffer } from '../coordinator/core/fleet.ts'
 import type { AcceptedJob } from '../coordinator/core/inputs.ts'
 import type { JobError, JobId, Tier, WorkerId } from '../coordinator/core/job.ts'
+import { stateOf } from '../coordinator/core/provider-state.ts'
 import { ANY_TIER, DEFAULT_PATIENCE, type Patience, pinnedTo } from '../coordinator/core/tiers.ts'
 import { offer, SchedulerWorld } from './support/simulation.ts'
 
@@ -601,6 +602,40 @@ test('every start says why: the candidates, what spoke against each, and the rul
       { provider: 'a', tier: 'gpu', eligible: false, whyNot: 'all_slots_busy' },
       { provider: 'cloud', tier: 'cloud', eligible: true, whyNot: null },
     ],
+  })
+})
+
+test('whoever cannot start it now is not eligible, and says why', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  const held = { state: 'parked', why: 'the key was refused', untilMs: null } as const
+  world.apply({ kind: 'provider-held', worker: 'cloud' as WorkerId, hold: held })
+  world.enqueue('job', { patience: ANY_TIER })
+  expect(world.scheduler.deliberation(world.nowMs, 'job' as JobId)?.candidates).toMatchObject([
+    { provider: 'cloud', eligible: false, whyNot: 'parked' },
+  ])
+})
+
+test('a worker whose models are all down is offline, with what it says of them, and not busy', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  const state = (): unknown => stateOf(world.scheduler.findWorker('a' as WorkerId)!, world.nowMs)
+  expect(state()).toMatchObject({ state: 'online' })
+  const down = { ...offer('m', 0), state: 'down' as const, detail: 'it starts again in 4 s' }
+  world.apply({ kind: 'worker-reported', worker: 'a' as WorkerId, offers: [down] })
+  expect(state()).toEqual({ state: 'offline', reason: 'it starts again in 4 s', untilMs: null })
+})
+
+test('where only the time is known, the estimate is that time', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.apply({ kind: 'worker-disconnected', worker: 'a' as WorkerId })
+  cloud(world)
+  world.enqueue('job', { patience: AFTER_3 })
+  expect(world.scheduler.waiting(world.nowMs, 'job' as JobId)).toMatchObject({
+    reason: 'tier_not_open_yet',
+    estimateMs: 3_000,
+    basis: null,
   })
 })
 

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { LiveJob } from '../engine/live-job.ts'
 import type { ApiParts } from './health.ts'
+import { cutWhenUnread } from './sse.ts'
 
 /** An answer that was waited for, with its headers. */
 export function sendAnswer(
@@ -20,7 +21,10 @@ export function sendAnswer(
     'x-holdfast-overhead-ms': overheadMs.toFixed(2),
     'content-type': 'application/json; charset=utf-8',
   })
-  return reply.send(JSON.stringify(body))
+  const text = JSON.stringify(body)
+  // What a socket holds by itself costs nothing while nobody takes it.
+  if (text.length > LARGE_CHARS) cutWhenUnread(reply.raw)
+  return reply.send(text)
 }
 
 /** What a caller may want to know of its job without asking for it. */
@@ -40,6 +44,8 @@ export function answerHeaders(live: LiveJob, request: FastifyRequest): Record<st
   if (record.queueMs !== null) headers['x-holdfast-queue-ms'] = String(record.queueMs)
   return headers
 }
+
+const LARGE_CHARS = 65_536
 
 function headerText(text: string): string {
   return encodeURI(text)

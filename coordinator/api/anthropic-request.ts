@@ -57,8 +57,9 @@ const COUNTED: MemberSorts = {
 }
 const MESSAGES: MemberSorts = {
   read: new Set([...PROMPT, 'max_tokens', 'stream', 'stop_sequences', 'temperature', 'top_p', 'top_k']),
-  kept: new Set(['cache_control', 'metadata', 'service_tier', 'inference_geo', 'diagnostics', 'speed']),
-  changing: new Set(['container', 'mcp_servers', 'fallbacks']),
+  kept: new Set(['cache_control', 'metadata', 'service_tier', 'diagnostics', 'speed']),
+  // Where it is computed is no matter of taste.
+  changing: new Set(['inference_geo', 'container', 'mcp_servers', 'fallbacks']),
 }
 /** The vendor's words: to set it is the same as not to set any. */
 const DEFAULT_EFFORT = 'high'

@@ -204,7 +204,7 @@ export function seesTeam(caller: Caller, team: string): boolean {
 }
 
 function mayRead({ scopes }: Caller): boolean {
-  return scopes === null || scopes.includes('read') || scopes.includes('admin')
+  return scopes === null || scopes.includes('read')
 }
 
 function handlesAll({ admin, role }: Caller): boolean {

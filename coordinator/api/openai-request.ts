@@ -34,7 +34,10 @@ export function parseChatRequest(body: unknown): ParsedRequest {
   const fields = objectBody(body)
   const beyond: string[] = []
   refuseUnknown(fields, CHAT_KNOWN, CHAT_ELSEWHERE, beyond)
-  const maxTokens = integer(fields, 'max_completion_tokens', 1, MAX_TOKENS) ?? integer(fields, 'max_tokens', 1, MAX_TOKENS)
+  const older = integer(fields, 'max_tokens', 1, MAX_TOKENS)
+  const maxTokens = integer(fields, 'max_completion_tokens', 1, MAX_TOKENS) ?? older
+  if (older !== null && older !== maxTokens)
+    throw badRequest('out_of_range', 'max_tokens and max_completion_tokens are two names of one limit: give one of them.', 'max_tokens')
   const parsed = parsedOf(fields, { kind: 'chat', messages: readMessages(fields.messages, beyond) }, maxTokens)
   const { generation } = parsed
   Object.assign(generation, readCalling(fields, 'wrapped', beyond))

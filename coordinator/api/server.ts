@@ -73,7 +73,10 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.addContentTypeParser(['application/yaml', 'application/x-yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
     if (body.length > YAML_CHARS_MAX)
       return done(
-        new Fault('body_too_large', `A body in YAML may hold ${YAML_CHARS_MAX / 1024} KiB. Send a larger one as JSON.`, { status: 413 }),
+        new Fault('body_too_large', `A body in YAML may hold ${YAML_CHARS_MAX / 1024} KiB. Send a larger one as JSON.`, {
+          status: 413,
+          retryAfterS: TOO_LARGE_RETRY_S,
+        }),
       )
     try {
       done(null, parseYaml(String(body), { maxAliasCount: YAML_ALIASES_MAX }))
@@ -120,6 +123,7 @@ function admit(parts: ApiParts, request: FastifyRequest): void {
   const { url = '' } = request.routeOptions
   if (request.method === 'GET' || request.method === 'HEAD') {
     if (!url.startsWith('/v1/')) requireScope(request.caller, 'read')
+    else if (!url.startsWith('/v1/models') && request.caller.scopes?.includes('inference') === false) requireScope(request.caller, 'read')
   } else requireScope(request.caller, INFERENCE.test(url) ? 'inference' : 'admin')
 }
 

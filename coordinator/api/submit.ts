@@ -74,6 +74,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
   const { type, parsed } = submission
   if (parsed.choices !== undefined)
     throw badRequest('unsupported_parameter', 'n above 1 is not possible here: one job gives one answer. Send as many of them.', 'n')
+  refuseLongerThanItsForm(parsed.generation)
   const { caller } = request
   const placed = place(parts, caller, parsed, wishes)
   if (placed.needs.includes('images')) refusePrivateImages(parts, parsed.generation.prompt)
@@ -104,6 +105,18 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
     streamed: parsed.stream || detached,
     detached,
   }
+}
+
+/** JSON, and a call, are over when they are whole. */
+function refuseLongerThanItsForm({ minTokens, format, toolChoice }: ParsedRequest['generation']): void {
+  if (minTokens === undefined) return
+  const mustCall = toolChoice !== undefined && toolChoice !== 'auto' && toolChoice !== 'none'
+  if (format === undefined && !mustCall) return
+  throw badRequest(
+    'unsupported_parameter',
+    `min_tokens cannot be honoured beside ${mustCall ? 'a tool_choice that demands a call' : 'an answer that must be JSON'}: that ends where its form ends.`,
+    'min_tokens',
+  )
 }
 
 /** What is embedded or ranked is read only. */

@@ -48,7 +48,7 @@ export function explain(nowMs: number, question: Question, fleet: Fleet, eligibl
       const { offer } = entry
       const chosen = choice?.worker === worker && choice.model === offer.name
       const whyNot = chosen ? null : whyNotHere(nowMs, question, worker, offer.name, able.has(entry), choice !== undefined)
-      const eligibleHere = able.has(entry) && whyNot !== 'all_slots_busy'
+      const eligibleHere = able.has(entry) && (whyNot === null || whyNot === 'not_the_best')
       candidates.push({ provider: worker.name, tier: offer.tier ?? 'gpu', model: offer.name, eligible: eligibleHere, whyNot })
     }
   const rule = choice === undefined ? 'waiting' : `${openingName(patience[tierOf(choice)])}/${choice.rule}`

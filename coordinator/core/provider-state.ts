@@ -22,6 +22,10 @@ export function stateOf(provider: FleetWorker, nowMs: number): { state: string; 
       reason: whyOf(provider) ?? 'it failed several times in a row',
       untilMs: Math.min(...cooling.map((untilMs) => untilMs ?? nowMs)),
     }
+  // None of its models can be given work, whoever asks: they load, or their processes died.
+  const down = offers.filter((offer) => offer.slots === 0)
+  if (provider.cloud === null && offers.length > 0 && down.length === offers.length)
+    return { state: 'offline', reason: down[0]?.detail === '' ? null : (down[0]?.detail ?? null), untilMs: null }
   const full = models.length > 0 && models.every((model) => provider.free(model, nowMs) === 0)
   return { state: full ? 'busy' : 'online', reason: full ? 'all its slots are taken' : null, untilMs: null }
 }

@@ -22,7 +22,9 @@ export function waitingOf(
   const why = whyWaits(nowMs, key, job, job.team, fleet, job.opening?.atMs ?? null)
   const basis = estimateBasis(key, meanServiceMs, fleet, why.reason === 'team_limit' ? job.team.running : Number.POSITIVE_INFINITY)
   const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
-  const estimateMs = basis === null ? null : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
+  // Until when is known, without an answer ever seen: not before that.
+  const estimateMs =
+    basis === null ? (why.untilMs === null ? null : restMs) : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
   return { ...why, position, estimateMs, basis }
 }
 

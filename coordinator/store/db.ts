@@ -175,6 +175,7 @@ export class Db {
         const query = name === undefined ? { text, values } : { name, text, values }
         return (await client.query(query)).rows as Rows
       },
+      hear: (listener) => void client.on('notification', ({ payload = '' }) => listener(payload)),
       end: () => {
         this.#forget(client)
         // A connection that cannot be said goodbye to is gone all the same.
@@ -211,6 +212,8 @@ export class BorrowedClient extends pg.Client {
 export type Session = {
   /** A name makes it a prepared statement of this connection. */
   run(name: string | undefined, text: string, values: unknown[]): Promise<Rows>
+  /** What is notified to a channel that it listens to. */
+  hear(listener: (payload: string) => void): void
   end(): Promise<void>
 }
 

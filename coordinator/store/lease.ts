@@ -231,6 +231,12 @@ export class Lease {
 
 type Renewal = 'ours' | 'lost' | 'away'
 
+/** Whether a coordinator of another data directory is at work here. */
+export async function hasOtherCoordinator(db: Db, installation: string): Promise<boolean> {
+  const rows = await db.query('select from coordinators where installation <> $1 and lease_until > now()', [installation])
+  return rows.length > 0
+}
+
 /** Started anew it is another coordinator, unless its place is taken. */
 export type Loss = { why: string; mayComeBack: boolean }
 

@@ -270,6 +270,22 @@ export const MUTANTS: Mutant[] = [
     only: 'to the millisecond',
   },
   {
+    bug: 'a choice of tokens that fails ends the process, and everybody’s answer',
+    file: 'worker/engines/llama/native-probabilities.ts',
+    find: '.catch(() => NOTHING_CHOSEN as unknown as [number])',
+    replace: '',
+    tests: ['llama-format'],
+    only: 'fails alone',
+  },
+  {
+    bug: 'the fake ends at a stop string before the fewest tokens',
+    file: 'worker/engines/fake.ts',
+    find: ', this.#position > this.#minTokens)',
+    replace: ')',
+    tests: ['fake-engine'],
+    only: 'before the fewest tokens',
+  },
+  {
     bug: 'of jobs that nobody owns, one that a rival takes ends the search',
     file: 'coordinator/store/jobs.ts',
     find: 'ids.length < limit ? null',

@@ -3,6 +3,30 @@ import type { Mutant } from './list.ts'
 /** Planted in where jobs go and what that may cost. */
 export const TIER_MUTANTS: Mutant[] = [
   {
+    bug: 'tiers: a provider that is parked is eligible',
+    file: 'coordinator/core/decision.ts',
+    find: "(whyNot === null || whyNot === 'not_the_best')",
+    replace: "whyNot !== 'all_slots_busy'",
+    tests: ['tiers'],
+    only: 'not eligible',
+  },
+  {
+    bug: 'tiers: a worker whose models are down is busy',
+    file: 'coordinator/core/provider-state.ts',
+    find: 'down.length === offers.length',
+    replace: 'down.length > offers.length',
+    tests: ['tiers'],
+    only: 'models are all down',
+  },
+  {
+    bug: 'tiers: there is no estimate before the first answer',
+    file: 'coordinator/core/waiting.ts',
+    find: '(why.untilMs === null ? null : restMs)',
+    replace: 'null',
+    tests: ['tiers'],
+    only: 'only the time is known',
+  },
+  {
     bug: 'tiers: busy is a reason to pay at once',
     file: 'coordinator/core/tiers.ts',
     find: "return opening <= waitedMs ? 'o' : 'e'",

@@ -105,7 +105,7 @@ class FakeGeneration implements Generation {
   readonly #options: FakeOptions
   readonly #sink: GenerationSink
   readonly #onEnd: () => void
-  readonly #stops: readonly string[]
+  readonly #minTokens: number
   readonly #assembler: TextAssembler
   readonly #promptTokens: number
   readonly #limit: number
@@ -122,7 +122,7 @@ class FakeGeneration implements Generation {
     this.#sink = sink
     this.#onEnd = onEnd
     this.#forced = continuation.length
-    this.#stops = request.stop
+    this.#minTokens = request.minTokens ?? 0
     this.#assembler = new TextAssembler(request.stop)
     this.#promptTokens = countWords(promptText(request))
     this.#script = scriptOf(options.name, request)
@@ -224,7 +224,7 @@ class FakeGeneration implements Generation {
   #next(): Piece {
     const piece = this.#script.piece(this.#position)
     this.#position += 1
-    return piece.text === '' ? piece : { ...piece, text: this.#assembler.feed(Buffer.from(piece.text)) }
+    return piece.text === '' ? piece : { ...piece, text: this.#assembler.feed(Buffer.from(piece.text), this.#position > this.#minTokens) }
   }
 
   #end(reason: FinishReason): void {
@@ -243,10 +243,7 @@ class FakeGeneration implements Generation {
 
   /** The stop string that was complete first. */
   #matchedStop(): { stopSequence?: string } {
-    if (!this.#assembler.stopped) return {}
-    const said = Array.from({ length: this.#position }, (_, position) => this.#script.piece(position).text).join('')
-    const endOf = (stop: string): number => (said.includes(stop) ? said.indexOf(stop) + stop.length : Number.POSITIVE_INFINITY)
-    const stopSequence = this.#stops.toSorted((one, other) => endOf(one) - endOf(other))[0]
+    const stopSequence = this.#assembler.stoppedBy
     return stopSequence === undefined ? {} : { stopSequence }
   }
 

@@ -18,10 +18,15 @@ export class TextAssembler {
     return this.#stops.matched !== undefined
   }
 
-  /** Takes the bytes of the next token and returns the text they release. */
-  feed(bytes: Uint8Array): string {
+  /** The one that did. */
+  get stoppedBy(): string | undefined {
+    return this.#stops.matched
+  }
+
+  /** Takes the bytes of the next token and returns the text they release. Not armed: stop strings do not end it yet. */
+  feed(bytes: Uint8Array, armed = true): string {
     if (this.stopped) return ''
-    return this.#stops.feed(this.#decoder.decode(bytes, { stream: true }))
+    return this.#stops.feed(this.#decoder.decode(bytes, { stream: true }), armed)
   }
 
   /** No more bytes will come: a character cut short becomes U+FFFD, and what only looked like a stop string is released. */

@@ -80,5 +80,5 @@ function reasoningPlan(
 const EFFORT_TOKENS = { none: 0, minimal: 256, low: 1_024, medium: 4_096, high: 16_384, xhigh: Number.POSITIVE_INFINITY } as const
 
 function reasoningCap({ effort, maxTokens }: Reasoning): number {
-  return maxTokens ?? (effort === undefined ? Number.POSITIVE_INFINITY : EFFORT_TOKENS[effort])
+  return Math.min(maxTokens ?? Number.POSITIVE_INFINITY, effort === undefined ? Number.POSITIVE_INFINITY : EFFORT_TOKENS[effort])
 }

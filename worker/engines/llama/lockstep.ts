@@ -304,6 +304,14 @@ const PREFILL_TOLD_EVERY_MS = 250
 type Move = { generation: Generation; tokens: number }
 
 function computationFailed(error: Error): GenerationFailure {
+  if (error.message === 'Failed to sample next token')
+    return {
+      layer: 'model',
+      code: 'no_token_left',
+      message:
+        'No token is left that may come next: the form that the answer must have, logit_bias and min_tokens forbid one another. Ask for less of them.',
+      retryable: false,
+    }
   return {
     layer: 'model',
     code: 'computation_failed',

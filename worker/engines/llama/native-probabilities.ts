@@ -8,6 +8,8 @@ type SampleToken = (
 ) => Promise<[number, number[]?, number?]>
 
 /**
+ * Stands between node-llama-cpp and its native choice of tokens.
+ *
  * node-llama-cpp tells probabilities after temperature, penalties, grammar and the rest have changed them; asked about is
  * what the model thought. So a question for them is answered by samplers that change nothing, beside the one that chooses.
  * Where the library is built differently the model has no log probabilities; true: it has.
@@ -24,7 +26,7 @@ export function addProbabilities(llama: object, model: object, context: object):
   }
   const greedy = sampler({ temperature: 0 })
   const likeliest = sampler({ temperature: 1, topK: LIKELIEST_TOKENS, seed: 0 })
-  const sampled: SampleToken = async (logits, chooser, wantsProbabilities, wantsConfidence) => {
+  const asChosen: SampleToken = async (logits, chooser, wantsProbabilities, wantsConfidence) => {
     if (wantsProbabilities !== true) return sampleToken.call(native, logits, chooser, wantsProbabilities, wantsConfidence)
     const chosen = (await sampleToken.call(native, logits, chooser)) as unknown as number
     const [, , firstProbability = 1] = await sampleToken.call(native, logits, greedy, false, true)
@@ -35,9 +37,14 @@ export function addProbabilities(llama: object, model: object, context: object):
     const [, all = []] = await sampleToken.call(native, logits, greedy, true, false)
     return [chosen, all]
   }
+  // The library hears of a choice that fails in none of its answers: the error would end the process, and with it everybody's
+  // answer. This number is how it tells one of them that there was nothing to choose.
+  const sampled: SampleToken = (...asked) => asChosen(...asked).catch(() => NOTHING_CHOSEN as unknown as [number])
   Object.defineProperty(native, 'sampleToken', { value: sampled })
   return true
 }
+
+const NOTHING_CHOSEN = -1
 
 type NativeSamplerClass = new (model: unknown) => { applyConfig(config: Record<string, number>): void }
 
