@@ -180,6 +180,14 @@ test('a prompt of 100,000 tokens is refused with both numbers before a worker se
   const { error } = (await response.json()) as { error: { code: string; message: string; job: string | null } }
   expect([response.status, error.code, error.job]).toEqual([400, 'context_length_exceeded', null])
   expect(error.message).toMatch(/\d{4,} tokens.*512/)
+  const long = 'heartbeat '.repeat(100_000)
+  for (const [path, name] of [
+    ['/v1/completions', 'prompt'],
+    ['/v1/responses', 'input'],
+  ] as const) {
+    const other = await world.request('POST', path, { model: 'tiny', [name]: long })
+    expect((await other.json()) as unknown, path).toMatchObject({ error: { code: 'context_length_exceeded', param: name } })
+  }
 })
 
 test('a prompt that only the worker can count is refused with both numbers too', async () => {
@@ -224,6 +232,12 @@ test('a header bomb and a line that is not HTTP get a sentence and a closed door
   )
   expect(bomb).toMatch(/^HTTP\/1\.1 431 /)
   expect(bomb).toContain('headers_too_large')
+  for (const [path, said] of [
+    ['/v1/messages', '{"type":"error","error":{"type":"invalid_request_error"'],
+    ['/v1/chat/completions', '{"error":{"message":'],
+    ['/api/jobs', '{"error":{"code":"headers_too_large"'],
+  ])
+    expect(await raw(`POST ${path} HTTP/1.1\r\nhost: x\r\nx-bomb: ${'y'.repeat(20_000)}\r\n\r\n`), path).toContain(said)
   const noise = await raw('\u0000\u0001 what is this\r\n\r\n')
   expect(noise).toMatch(/^HTTP\/1\.1 400 /)
   expect((await fetch(`${world.url}/healthz`)).status).toBe(200)

@@ -66,6 +66,22 @@ describe('a model served for embeddings', () => {
     expect((await long.answer).end.reason).toBe('cancelled')
   })
 
+  test('gives back at once what is cancelled before its turn', async () => {
+    const ends: string[] = []
+    const many = (): Promise<unknown> => {
+      const one = begin(engine, { kind: 'embed', inputs: Array.from({ length: 300 }, () => 'the queue of the worker') })
+      waiting.push(one)
+      return one.answer.then(({ end }) => ends.push(end.reason))
+    }
+    const waiting: { cancel: () => void }[] = []
+    const answers = [many(), many(), many()]
+    waiting[1]?.cancel()
+    await answers[1]
+    expect(ends).toEqual(['cancelled'])
+    for (const one of waiting) one.cancel()
+    await Promise.all(answers)
+  })
+
   test('refuses an input that is too long, with both numbers, and one that is nothing it can do', async () => {
     const long = await failureOf(complete(engine, { kind: 'embed', inputs: ['short', 'x '.repeat(300)] }))
     expect(long).toMatchObject({ layer: 'ingress', code: 'context_length_exceeded', retryable: false })

@@ -130,6 +130,8 @@ test('an engine that fails gives an error that names the job, plain and in a str
   expect(plain).toMatchObject({ status: 502, code: 'generation_failed' })
   const job = ((plain as APIError).error as { job: string }).job
   expect((await world.job(job)).status).toBe('failed')
+  const told = (plain as APIError).headers as Headers
+  expect([told.get('x-holdfast-job'), told.get('x-holdfast-worker'), told.get('x-holdfast-tier')]).toEqual([job, 'a', 'gpu'])
   const streamed = (async () => {
     for await (const chunk of await client.chat.completions.create({
       model: 'failing',

@@ -50,6 +50,7 @@ export function parseModels(text: string): ModelSpec[] {
     .map(parseModel)
   const twice = specs.find((spec, index) => specs.findIndex((other) => other.name === spec.name) !== index)
   if (twice !== undefined) throw wrong(`names "${twice.name}" twice.`)
+  if (specs.some(({ name }) => name === 'auto')) throw wrong('names a model "auto", by which callers mean any model: give it another name.')
   return specs
 }
 

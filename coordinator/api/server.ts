@@ -1,7 +1,10 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { parse as parseYaml } from 'yaml'
 import { badRequest, Fault } from '../core/fault.ts'
+import type { JobId } from '../core/job.ts'
+import { newId } from '../ids.ts'
 import { type Caller, requireScope } from './auth.ts'
+import { answerHeaders } from './answer-headers.ts'
 import { registerAnthropic } from './anthropic.ts'
 import { anthropicError } from './anthropic-answer.ts'
 import { registerDescription } from './description.ts'
@@ -166,7 +169,10 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
   if (fault.retryAfterS !== null) reply.header('retry-after', String(fault.retryAfterS))
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
   // A job that has ended badly has ended: the official clients would submit it again as a new one, twice.
-  if (fault.job !== null) reply.headers({ 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
+  if (fault.job !== null) {
+    const live = parts.dispatcher.find(fault.job as JobId)
+    reply.headers({ ...(live === undefined ? {} : answerHeaders(live, request)), 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
+  }
   return reply.code(fault.status).send(errorBody(fault, request))
 }
 
@@ -248,7 +254,14 @@ function refuseConnection(error: Error & { code?: string }, socket: import('node
     return
   }
   const { status, fault } = refusalOf(error.code)
-  const body = JSON.stringify(openAiError(fault))
+  // Of a head that came in parts the first line may be gone.
+  const packet: unknown = Reflect.get(error, 'rawPacket')
+  const head = packet instanceof Buffer ? packet.subarray(0, 2_000).toString('latin1') : ''
+  const [, path = '/v1/'] = /^[A-Z]+ (\/\S*)/.exec(head) ?? []
+  const dialect = dialectOf({ url: path, headers: {} })
+  const body = JSON.stringify(
+    dialect === 'anthropic' ? anthropicError(fault, newId()) : dialect === 'openai' ? openAiError(fault) : nativeError(fault),
+  )
   socket.end(
     `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
   )

@@ -79,7 +79,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
   const placed = place(parts, caller, parsed, wishes)
   if (placed.needs.includes('images')) refusePrivateImages(parts, parsed.generation.prompt)
   const bytes = promptBytes(parsed.generation.prompt)
-  refuseWhenTooLong(bytes, placed.offers)
+  refuseWhenTooLong(bytes, placed.offers, promptName(parsed.generation.prompt, request))
   const promptCost = Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN))
   const seed = parsed.seed ?? randomInt(2 ** 32)
   const detached = submission.detached || wishes.detached
@@ -173,7 +173,7 @@ function promptBytes(prompt: GenerationRequest['prompt']): number {
 }
 
 /** The coordinator cannot count tokens, but it knows the most text one token can stand for. */
-function refuseWhenTooLong(bytes: number, offers: ModelOffer[]): void {
+function refuseWhenTooLong(bytes: number, offers: ModelOffer[], param: string): void {
   if (offers.some((offer) => offer.contextTokens === 0 || offer.maxTokenBytes === 0)) return
   const fewest = Math.min(...offers.map((offer) => Math.ceil(bytes / offer.maxTokenBytes)))
   const context = Math.max(...offers.map((offer) => offer.contextTokens))
@@ -181,8 +181,14 @@ function refuseWhenTooLong(bytes: number, offers: ModelOffer[]): void {
     throw badRequest(
       'context_length_exceeded',
       `The prompt has at least ${fewest} tokens, the context of the model ${context}. Shorten it, or use a model with a larger context.`,
-      'messages',
+      param,
     )
+}
+
+/** What the endpoint calls its prompt. */
+function promptName({ kind }: GenerationRequest['prompt'], { routeOptions }: FastifyRequest): string {
+  if (kind === 'chat') return routeOptions.url === '/v1/responses' ? 'input' : 'messages'
+  return kind === 'text' ? 'prompt' : kind === 'embed' ? 'input' : 'documents'
 }
 
 /** Resolves when nothing more will happen to the job by itself, when the time is over, or when this coordinator stops. */

@@ -48,8 +48,14 @@ export class VectorQueue {
   }
 
   cancel(id: number): void {
-    const job = this.#jobs.find((one) => one.id === id)
-    if (job !== undefined) job.cancelled = true
+    const place = this.#jobs.findIndex((one) => one.id === id)
+    const job = this.#jobs[place]
+    if (job === undefined) return
+    job.cancelled = true
+    // The first is being computed; the others would give their slots back only when their turn comes.
+    if (place === 0) return
+    this.#jobs.splice(place, 1)
+    this.#end(job, { finished: finishedAs('cancelled', job.promptTokens) })
   }
 
   #refusal(prompt: GenerationRequest['prompt']): GenerationFailure | undefined {
