@@ -135,7 +135,7 @@ async function startCoordinator(
   // Asked before anything is taken over, and when it is written.
   const refuseOtherKey = async (query: Query): Promise<void> => {
     if (await hasOtherBootstrapKey(query, installation, sha256(adminKey.value)))
-      throw otherSecrets('admin key', adminKey.file ?? 'HOLDFAST_ADMIN_KEY', config.deadAfterMs)
+      throw otherSecrets(adminKey.file ?? 'HOLDFAST_ADMIN_KEY', config.deadAfterMs)
   }
   await refuseOtherKey((text, values) => db.query(text, values))
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
@@ -143,8 +143,12 @@ async function startCoordinator(
   const outbound = new Outbound(config.allowedCidrs)
   const masterKey = await MasterKey.open(config.masterKey, config.dataDir, db)
   const { vault, warning } = masterKey
-  if (masterKey.opensNothing && (await hasOtherCoordinator(db, installation)))
-    throw otherSecrets('master key', config.masterKey === undefined ? config.dataDir : 'HOLDFAST_MASTER_KEY', config.deadAfterMs)
+  if ((await hasOtherCoordinator(db, installation)) && (await masterKey.opensNothing(db))) {
+    masterKey.standBack()
+    log.warn(
+      'HOLDFAST_MASTER_KEY is another than that of the coordinators at work on this database: no stored secret can be opened here, and none is stored.',
+    )
+  }
   if (warning !== null) log.warn(warning)
 
   const scheduler = new Scheduler(rulesFrom(config))
@@ -383,10 +387,14 @@ async function startCoordinator(
   closing.push(() => notices.stop())
   /** What was changed by a request is so here when it is answered, and everywhere a moment later. */
   const andTell = (work: () => Promise<void>) => async (): Promise<void> => {
-    await work()
-    notices
-      .tell()
-      .catch((error: unknown) => log.warn(`Other coordinators were not told of a change, and find it by themselves: ${String(error)}`))
+    try {
+      await work()
+    } finally {
+      // Also where it could not be read here: what was asked for is stored.
+      notices
+        .tell()
+        .catch((error: unknown) => log.warn(`Other coordinators were not told of a change, and find it by themselves: ${String(error)}`))
+    }
   }
 
   let draining = false
@@ -409,6 +417,7 @@ async function startCoordinator(
     notReady: () => (draining ? 'the coordinator is stopping' : db.trouble),
     newEvent,
     stored: () => writer.drained(),
+    doubtOwned: () => adoption.doubt(),
     reloadKeys: andTell(reloadKeys),
     reload: andTell(reload),
     seal: (query, secret) => masterKey.seal(query, secret),
@@ -606,10 +615,10 @@ async function bindError(host: string, port: number): Promise<Error | undefined>
   return undefined
 }
 
-function otherSecrets(what: string, where: string, leaseMs: number): Fault {
+function otherSecrets(where: string, leaseMs: number): Fault {
   return new Fault(
     'other_secrets',
-    `Another coordinator serves this database with another ${what} than that of ${where}, which would put its own out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY. To change one, stop them all first; one that has just died counts for ${leaseMs / 1000} s.`,
+    `Another coordinator serves this database with another admin key than that of ${where}, which would put its own out of force. Coordinators of one database share their secrets: give each the same HOLDFAST_ADMIN_KEY, HOLDFAST_WORKER_TOKEN and HOLDFAST_MASTER_KEY. To change one, stop them all first; one that has just died counts for ${leaseMs / 1000} s.`,
   )
 }
 

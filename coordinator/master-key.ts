@@ -20,7 +20,7 @@ export class MasterKey {
   readonly #file: string
   readonly #isSetting: boolean
   /** No envelope was of this key when it was given: it replaces one that was lost. */
-  readonly #isNew: boolean
+  #isNew: boolean
   #turn: Promise<unknown> = Promise.resolve()
 
   private constructor(key: string, facts: { file: string; isSetting: boolean; isNew: boolean; warning: string | null }) {
@@ -72,8 +72,14 @@ export class MasterKey {
   }
 
   /** There are secrets, and none of them is sealed by this key. */
-  get opensNothing(): boolean {
-    return this.#isNew
+  async opensNothing(db: Db): Promise<boolean> {
+    const marks = await db.transaction((query) => marksOfEnvelopes(query, MARK_BYTES))
+    return marks.length > 0 && !marks.some((known) => known.equals(this.vault.mark))
+  }
+
+  /** Others are at work with the key that the secrets are of: this one replaces none that was lost, and seals nothing that they could not open. */
+  standBack(): void {
+    this.#isNew = false
   }
 
   /** In the transaction that stores it, or a rotation could pass it by. */
@@ -83,7 +89,7 @@ export class MasterKey {
     if (marks.length > 0 && !this.#isNew && !marks.some((known) => known.equals(mark)))
       throw new Fault(
         'master_key_differs',
-        'The master key has just been changed, here or at another coordinator. Nothing was stored; try again.',
+        'The master key is another than the one that the stored secrets are of: it has just been changed, or this coordinator was given another HOLDFAST_MASTER_KEY than the others. Nothing was stored; try again.',
         {
           status: 503,
           retryable: true,

@@ -186,7 +186,7 @@ test('a prompt of 100,000 tokens is refused with both numbers before a worker se
     ['/v1/responses', 'input'],
   ] as const) {
     const other = await world.request('POST', path, { model: 'tiny', [name]: long })
-    expect((await other.json()) as unknown, path).toMatchObject({ error: { code: 'context_length_exceeded', param: name } })
+    expect(await other.json(), path).toMatchObject({ error: { code: 'context_length_exceeded', param: name } })
   }
 })
 

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { EventStream } from '../coordinator/api/event-stream.ts'
@@ -73,7 +74,10 @@ test('a team sees its own events only, and odd questions are refused', async () 
 test('what another coordinator on the same PostgreSQL writes is heard too', async () => {
   await using second = await World.open()
   const socket = path.join(world.dir, 'coordinator', 'postgres')
-  await second.coordinator({ DATABASE_URL: `postgres://holdfast@/holdfast?host=${encodeURIComponent(socket)}` })
+  await second.coordinator({
+    DATABASE_URL: `postgres://holdfast@/holdfast?host=${encodeURIComponent(socket)}`,
+    HOLDFAST_MASTER_KEY: readFileSync(path.join(world.dir, 'coordinator', 'master.key'), 'utf8').trim(),
+  })
   await using reader = await follow('?type=team.created')
   await second.request('POST', '/api/teams', { name: 'elsewhere' })
   await reader.until(({ data }) => data?.includes('"elsewhere"') === true)

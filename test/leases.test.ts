@@ -99,11 +99,17 @@ test('what is asked of a job at a coordinator that does not run it is answered t
     await third.exited
     expect([third.ended?.code, third.output]).toEqual([1, expect.stringContaining('give each the same HOLDFAST_ADMIN_KEY')])
     await first.request('POST', '/api/credentials', { name: 'c', secret: 'x' })
-    for (const [name, value] of Object.entries({ HOLDFAST_ADMIN_KEY: `hf_admin_${'x'.repeat(32)}`, HOLDFAST_MASTER_KEY: 'y'.repeat(32) })) {
-      const other = first.start(name, ['coordinator'], { DATABASE_URL: url, HOLDFAST_DATA_DIR: path.join(first.dir, name), [name]: value })
-      await other.exited
-      expect([other.ended?.code, other.output]).toEqual([1, expect.stringContaining(`than that of ${name}`)])
-    }
+    const own = { DATABASE_URL: url, HOLDFAST_ADMIN_KEY: `hf_admin_${'x'.repeat(32)}` }
+    const other = first.start('other', ['coordinator'], { ...own, HOLDFAST_DATA_DIR: path.join(first.dir, 'other') })
+    await other.exited
+    expect([other.ended?.code, other.output]).toEqual([1, expect.stringContaining('than that of HOLDFAST_ADMIN_KEY')])
+    // One that cannot open the secrets of the others stores none that they could not.
+    await using blind = await World.open()
+    const running = await blind.coordinator({ DATABASE_URL: url, HOLDFAST_MASTER_KEY: 'y'.repeat(32) })
+    expect(running.output).toContain('HOLDFAST_MASTER_KEY is another')
+    const sealing = await blind.request('POST', '/api/credentials', { name: 'd', secret: 'x' })
+    expect([sealing.status, await sealing.json()]).toMatchObject([503, { error: { code: 'master_key_differs' } }])
+    await running.stop()
     const key = (await (await first.request('POST', '/api/keys', { name: 'k', kind: 'team', team: 'default' })).json()) as {
       id: string
       key: string

@@ -41,7 +41,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
       ({ id }) => parts.newEvent('credential.created', request.caller.actor, { credential: id, name }),
     )
     if (made === undefined) throw nameTaken(name)
-    await parts.registry.load()
+    await parts.reload()
     return reply.code(201).send(credentialView(made))
   })
 
@@ -77,7 +77,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
       () => parts.newEvent('credential.changed', request.caller.actor, { credential: known.id, name, was: known.name }),
     )
     if (renamed === undefined) throw nameTaken(name)
-    await parts.registry.load()
+    await parts.reload()
     return credentialView(renamed)
   })
 
@@ -95,7 +95,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
       throw new Fault('credential_in_use', `Provider "${user?.name ?? '?'}" is called with "${name}": give it another credential first.`, {
         status: 409,
       })
-    await parts.registry.load()
+    await parts.reload()
     return { id, name, archived: true }
   })
 
@@ -112,7 +112,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
       async (query) => rotateCredential(query, id, await parts.seal(query, secret)),
       () => parts.newEvent('credential.rotated', request.caller.actor, { credential: id, name }),
     )
-    await parts.registry.load()
+    await parts.reload()
     return credentialView(rotated ?? (await getCredential(parts, request)))
   })
 
@@ -123,7 +123,7 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
       (query) => revokeCredential(query, id),
       () => parts.newEvent('credential.revoked', request.caller.actor, { credential: id, name }),
     )
-    await parts.registry.load()
+    await parts.reload()
     return credentialView(await getCredential(parts, request))
   })
 }

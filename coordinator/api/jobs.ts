@@ -136,9 +136,14 @@ async function release(parts: ApiParts, request: FastifyRequest, id: JobId): Pro
 
 /** Throws when somebody else was a moment earlier, at another coordinator. Answers whether its caller is to be told of the next end. */
 async function claim(parts: ApiParts, record: JobRecord, as: 'queued' | 'cancelled'): Promise<boolean> {
-  const hasCallback = await parts.db.transaction(async (query) =>
-    (await claimParked(query, record, parts.coordinator, as)) ? oweAgain(query, record.id, newId()) : undefined,
-  )
+  const hasCallback = await parts.db
+    .transaction(async (query) =>
+      (await claimParked(query, record, parts.coordinator, as)) ? oweAgain(query, record.id, newId()) : undefined,
+    )
+    .catch((error: unknown) => {
+      parts.doubtOwned()
+      throw error
+    })
   if (hasCallback === undefined) throw notParked({ ...record, status: 'queued' })
   record.version += 1
   return hasCallback

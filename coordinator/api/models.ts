@@ -43,7 +43,7 @@ export function registerModels(app: FastifyInstance, parts: ApiParts): void {
       (query) => saveAlias(query, { name, target }, (known) => refuseCircle(name, target, known)),
       () => parts.newEvent('model.alias_set', request.caller.actor, { name, target }),
     )
-    await parts.registry.load()
+    await parts.reload()
     return { name, target }
   })
 
@@ -56,7 +56,7 @@ export function registerModels(app: FastifyInstance, parts: ApiParts): void {
       () => parts.newEvent('model.alias_removed', request.caller.actor, { name }),
     )
     if (removed === undefined) throw notFound(`There is no alias ${name.slice(0, 100)}.`)
-    await parts.registry.load()
+    await parts.reload()
     return { name, removed: true }
   })
 }

@@ -74,6 +74,8 @@ const UNREAD_MS_MAX = 60_000
 /** For an answer that is large: one that nobody takes a byte of for so long is not kept in memory for ever. */
 export function cutWhenUnread(response: ServerResponse, unreadMsMax = UNREAD_MS_MAX): void {
   response.setTimeout(unreadMsMax, () => response.destroy())
+  // Node leaves it to whatever request was sent behind this one already, whose answer may be long in coming.
+  response.prependOnceListener('finish', () => response.socket?.setTimeout(0))
 }
 
 /** Nothing more will happen to the job by itself. */

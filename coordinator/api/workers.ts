@@ -38,6 +38,7 @@ export function registerWorkers(app: FastifyInstance, parts: ApiParts): void {
     )
     parts.fleet.revoke(id)
     parts.facts.note(id, { revokedMs: parts.now(), reason: `revoked by ${actor}` })
+    await parts.reload()
     return workerView(parts, worker)
   })
 

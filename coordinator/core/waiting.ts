@@ -23,8 +23,7 @@ export function waitingOf(
   const basis = estimateBasis(key, meanServiceMs, fleet, why.reason === 'team_limit' ? job.team.running : Number.POSITIVE_INFINITY)
   const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
   // Until when is known, without an answer ever seen: not before that.
-  const estimateMs =
-    basis === null ? (why.untilMs === null ? null : restMs) : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
+  const estimateMs = basis === null ? (restMs > 0 ? restMs : null) : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
   return { ...why, position, estimateMs, basis }
 }
 

@@ -14,6 +14,7 @@ export class Adoption {
   #looking: Promise<void> | undefined
   /** The last look broke off, if there was one: jobs may be ours in PostgreSQL, and in nobody's hands. */
   #inDoubt = true
+  #doubts = 0
   #lookedMs = 0
   #stopped = false
 
@@ -24,9 +25,17 @@ export class Adoption {
   async adopt(): Promise<void> {
     const inDoubt = this.#inDoubt
     this.#inDoubt = true
+    const doubts = this.#doubts
     this.#lookedMs = performance.now()
     await this.#adopt(inDoubt)
-    this.#inDoubt = false
+    // What came up meanwhile is for the next look.
+    this.#inDoubt = doubts !== this.#doubts
+  }
+
+  /** A job may be ours in PostgreSQL without anybody here knowing: the answer was lost. */
+  doubt(): void {
+    this.#doubts += 1
+    this.#inDoubt = true
   }
 
   async #adopt(inDoubt: boolean): Promise<void> {

@@ -29,7 +29,8 @@ export async function claimParked(
   status: 'queued' | 'cancelled',
 ): Promise<boolean> {
   const rows = await query(
-    `update jobs set version = version + 1, owner = $3, status = $4, finished_at = case when $4 = 'cancelled' then now() end
+    `update jobs set version = version + 1, owner = $3, status = $4, finished_at = case when $4 = 'cancelled' then now() end,
+        strikes = 0, failures = 0, error = case when $4 = 'cancelled' then error end
       where id = $1 and version = $2 and status = 'parked' returning id`,
     [id, version, owner, status],
   )

@@ -24,21 +24,24 @@ export class Notices {
     await this.#parts.db.query('select pg_notify($1, $2)', [CHANNEL, this.#parts.coordinator])
   }
 
-  async stop(): Promise<void> {
+  stop(): void {
     this.#closed = true
     clearTimeout(this.#timer)
-    await this.#session?.end()
+    // One that the network forgot does not say goodbye for a quarter of an hour.
+    void this.#session?.end()
   }
 
   async #open(): Promise<void> {
     try {
-      const session = await this.#parts.db.dedicated(() => this.#openLater())
+      const session = await this.#parts.db.dedicated(() => {
+        if (this.#session === session) this.#openLater()
+      })
       this.#session = session
       session.hear((from) => {
         if (from !== this.#parts.coordinator) void this.#act()
       })
       await session.run(undefined, `listen ${CHANNEL}`, [])
-      if (this.#closed) await session.end()
+      if (this.#closed) void session.end()
     } catch {
       // PostgreSQL is away, which others say; here it is asked again.
       this.#openLater()

@@ -272,8 +272,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a choice of tokens that fails ends the process, and everybody’s answer',
     file: 'worker/engines/llama/native-probabilities.ts',
-    find: '.catch(() => NOTHING_CHOSEN as unknown as [number])',
-    replace: '',
+    find: 'return NOTHING_CHOSEN as unknown as [number]',
+    replace: 'throw error',
     tests: ['llama-format'],
     only: 'fails alone',
   },

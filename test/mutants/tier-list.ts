@@ -21,7 +21,7 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'tiers: there is no estimate before the first answer',
     file: 'coordinator/core/waiting.ts',
-    find: '(why.untilMs === null ? null : restMs)',
+    find: '(restMs > 0 ? restMs : null)',
     replace: 'null',
     tests: ['tiers'],
     only: 'only the time is known',

@@ -29,8 +29,8 @@ import { Lockstep } from './llama/lockstep.ts'
 import { BATCH_TOKENS } from './llama/pace.ts'
 import { PrefixStore } from './llama/prefixes.ts'
 import type { FromProcess, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
-import { addProbabilities } from './llama/native-probabilities.ts'
-import type { Choice, GrammarState, Sequence, TokenSource } from './llama/sequence.ts'
+import { addProbabilities, takeSamplingTrouble } from './llama/native-probabilities.ts'
+import { type Choice, type GrammarState, NoTokenLeft, type Sequence, type TokenSource } from './llama/sequence.ts'
 import { CALL_FORMS } from './llama/tool-calls.ts'
 import { isKnownToShorten, type VectorModel, VectorQueue } from './llama/vectors.ts'
 import { bytesOfTokens, mostBytes } from './llama/vocabulary.ts'
@@ -360,6 +360,13 @@ class ModelGrammar implements GrammarState {
   }
 }
 
+/** How node-llama-cpp says that nothing was chosen, whatever the reason. */
+function noChoice(error: unknown): never {
+  if (!(error instanceof Error) || error.message !== 'Failed to sample next token') throw error
+  const trouble = takeSamplingTrouble()
+  throw trouble === undefined ? new NoTokenLeft() : new Error(trouble)
+}
+
 class ModelSequence implements Sequence {
   readonly id: number
   readonly #sequence: LlamaContextSequence
@@ -385,7 +392,7 @@ class ModelSequence implements Sequence {
     const generated = this.#sequence.evaluate(tokens as Token[], options)
     return {
       next: async () => {
-        const { value, done } = await generated.next()
+        const { value, done } = await generated.next().catch(noChoice)
         return done === true ? undefined : { token: value }
       },
       close: async () => {
@@ -398,7 +405,7 @@ class ModelSequence implements Sequence {
     const generated = this.#sequence.evaluateWithMetadata(tokens as Token[], { probabilities: true }, options)
     return {
       next: async () => {
-        const { value, done } = await generated.next()
+        const { value, done } = await generated.next().catch(noChoice)
         return done === true ? undefined : value
       },
       close: async () => {

@@ -3,7 +3,7 @@ import { type Generation, mergedDelta } from './generation.ts'
 import { PrefillPace } from './pace.ts'
 import type { PrefixStore } from './prefixes.ts'
 import type { GenerationNews } from './protocol.ts'
-import type { Sequence } from './sequence.ts'
+import { NoTokenLeft, type Sequence } from './sequence.ts'
 import { chooseSlot, commonPrefixLength, nextMove, PREFIX_TOKENS_MIN } from './slots.ts'
 
 export type LockstepParts = {
@@ -304,9 +304,9 @@ const PREFILL_TOLD_EVERY_MS = 250
 type Move = { generation: Generation; tokens: number }
 
 function computationFailed(error: Error): GenerationFailure {
-  if (error.message === 'Failed to sample next token')
+  if (error instanceof NoTokenLeft)
     return {
-      layer: 'model',
+      layer: 'ingress',
       code: 'no_token_left',
       message:
         'No token is left that may come next: the form that the answer must have, logit_bias and min_tokens forbid one another. Ask for less of them.',

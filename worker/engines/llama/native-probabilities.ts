@@ -39,11 +39,24 @@ export function addProbabilities(llama: object, model: object, context: object):
   }
   // The library hears of a choice that fails in none of its answers: the error would end the process, and with it everybody's
   // answer. This number is how it tells one of them that there was nothing to choose.
-  const sampled: SampleToken = (...asked) => asChosen(...asked).catch(() => NOTHING_CHOSEN as unknown as [number])
+  const sampled: SampleToken = (...asked) =>
+    asChosen(...asked).catch((error: unknown) => {
+      const message = error instanceof Error ? error.message : String(error)
+      trouble = message.startsWith('Failed to accept token in sampler') ? undefined : message
+      return NOTHING_CHOSEN as unknown as [number]
+    })
   Object.defineProperty(native, 'sampleToken', { value: sampled })
   return true
 }
 
+/** What is wrong with the model's computation, if that is why there was nothing to choose. Once. */
+export function takeSamplingTrouble(): string | undefined {
+  const taken = trouble
+  trouble = undefined
+  return taken
+}
+
+let trouble: string | undefined
 const NOTHING_CHOSEN = -1
 
 type NativeSamplerClass = new (model: unknown) => { applyConfig(config: Record<string, number>): void }

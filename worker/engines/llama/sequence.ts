@@ -16,6 +16,11 @@ export interface Sequence {
   load(file: string): Promise<void>
 }
 
+/** No token may come next. */
+export class NoTokenLeft extends Error {
+  override readonly name = 'NoTokenLeft'
+}
+
 export interface TokenSource {
   /** The next token; undefined when the model ended its answer. */
   next(): Promise<Chosen | undefined>
