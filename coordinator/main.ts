@@ -141,14 +141,12 @@ async function startCoordinator(
   const workerToken = sha256(secretFrom(config.workerToken, config.dataDir, 'worker.token', 'hf_worker_').value)
 
   const outbound = new Outbound(config.allowedCidrs)
-  const masterKey = await MasterKey.open(config.masterKey, config.dataDir, db)
+  const masterKey = await MasterKey.open(config.masterKey, config.dataDir, db, (query) => hasOtherCoordinator(query, installation))
   const { vault, warning } = masterKey
-  if ((await hasOtherCoordinator(db, installation)) && (await masterKey.opensNothing(db))) {
-    masterKey.standBack()
+  if (await masterKey.isStranger(db))
     log.warn(
-      'HOLDFAST_MASTER_KEY is another than that of the coordinators at work on this database: no stored secret can be opened here, and none is stored.',
+      'The master key is another than that of the coordinators at work on this database (HOLDFAST_MASTER_KEY): no stored secret can be opened here, for clouds and callbacks, and none is stored while they are.',
     )
-  }
   if (warning !== null) log.warn(warning)
 
   const scheduler = new Scheduler(rulesFrom(config))

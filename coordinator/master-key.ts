@@ -20,18 +20,28 @@ export class MasterKey {
   readonly #file: string
   readonly #isSetting: boolean
   /** No envelope was of this key when it was given: it replaces one that was lost. */
-  #isNew: boolean
+  readonly #isNew: boolean
+  readonly #othersAtWork: (query: Query) => Promise<boolean>
   #turn: Promise<unknown> = Promise.resolve()
 
-  private constructor(key: string, facts: { file: string; isSetting: boolean; isNew: boolean; warning: string | null }) {
+  private constructor(
+    key: string,
+    facts: { othersAtWork: (query: Query) => Promise<boolean>; file: string; isSetting: boolean; isNew: boolean; warning: string | null },
+  ) {
     this.vault = new Vault(key)
     this.warning = facts.warning
     this.#file = facts.file
     this.#isSetting = facts.isSetting
     this.#isNew = facts.isNew
+    this.#othersAtWork = facts.othersAtWork
   }
 
-  static async open(setting: string | undefined, dataDir: string, db: Db): Promise<MasterKey> {
+  static async open(
+    setting: string | undefined,
+    dataDir: string,
+    db: Db,
+    othersAtWork: (query: Query) => Promise<boolean> = () => Promise.resolve(false),
+  ): Promise<MasterKey> {
     const file = path.join(dataDir, FILE)
     const sealed = await anySealed(db)
     const inForce = existsSync(next(file)) ? keyInForce(next(file), sealed) : undefined
@@ -47,7 +57,7 @@ export class MasterKey {
     const warning = isOld
       ? `HOLDFAST_MASTER_KEY is the key from before the rotation. The one in force lies in ${next(file)}: set it; it is used meanwhile.`
       : null
-    return new MasterKey(value, { file, isSetting, isNew: sealed !== undefined && !Vault.isSealedBy(sealed, value), warning })
+    return new MasterKey(value, { othersAtWork, file, isSetting, isNew: sealed !== undefined && !Vault.isSealedBy(sealed, value), warning })
   }
 
   /** `key` is told only when a setting holds the old one: then a person has to put the new one there. Two at once take turns. */
@@ -71,22 +81,20 @@ export class MasterKey {
     return { secrets, key: this.#isSetting ? key : null }
   }
 
-  /** There are secrets, and none of them is sealed by this key. */
-  async opensNothing(db: Db): Promise<boolean> {
+  /** There are secrets, none of them is sealed by this key, and others are at work who can open them. */
+  async isStranger(db: Db): Promise<boolean> {
+    if (!(await this.#othersAtWork((text, values) => db.query(text, values)))) return false
     const marks = await db.transaction((query) => marksOfEnvelopes(query, MARK_BYTES))
     return marks.length > 0 && !marks.some((known) => known.equals(this.vault.mark))
-  }
-
-  /** Others are at work with the key that the secrets are of: this one replaces none that was lost, and seals nothing that they could not open. */
-  standBack(): void {
-    this.#isNew = false
   }
 
   /** In the transaction that stores it, or a rotation could pass it by. */
   async seal(query: Query, secret: string): Promise<Buffer> {
     const { mark } = this.vault
     const marks = await marksOfEnvelopes(query, MARK_BYTES)
-    if (marks.length > 0 && !this.#isNew && !marks.some((known) => known.equals(mark)))
+    const isOther = marks.length > 0 && !marks.some((known) => known.equals(mark))
+    // A new key replaces one that was lost only where nobody is at work with the one that was.
+    if (isOther && (!this.#isNew || (await this.#othersAtWork(query))))
       throw new Fault(
         'master_key_differs',
         'The master key is another than the one that the stored secrets are of: it has just been changed, or this coordinator was given another HOLDFAST_MASTER_KEY than the others. Nothing was stored; try again.',

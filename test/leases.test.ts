@@ -106,7 +106,7 @@ test('what is asked of a job at a coordinator that does not run it is answered t
     // One that cannot open the secrets of the others stores none that they could not.
     await using blind = await World.open()
     const running = await blind.coordinator({ DATABASE_URL: url, HOLDFAST_MASTER_KEY: 'y'.repeat(32) })
-    expect(running.output).toContain('HOLDFAST_MASTER_KEY is another')
+    expect(running.output).toContain('The master key is another')
     const sealing = await blind.request('POST', '/api/credentials', { name: 'd', secret: 'x' })
     expect([sealing.status, await sealing.json()]).toMatchObject([503, { error: { code: 'master_key_differs' } }])
     await running.stop()

@@ -45,9 +45,9 @@ export type ApiParts = {
   /** Resolves when all that was changed so far is durable. */
   stored(): Promise<void>
   /** Reads keys anew. */
+  reloadKeys(): Promise<void>
   /** A claim of a job was perhaps carried out. */
   doubtOwned(): void
-  reloadKeys(): Promise<void>
   /** Reads keys, teams, policies and providers anew, after a change here or by another coordinator. */
   reload(): Promise<void>
   /** `key` is told only where a setting holds the old one. */

@@ -296,7 +296,12 @@ function spentBy({ promptCost, tokens, tokensAtStart }: ScheduledJob): number {
 /** Nothing was computed for it: the provider said so, or was never asked. */
 function isUnread({ tokens, tokensAtStart }: ScheduledJob, status: AttemptStatus, error: JobError | null): boolean {
   if (tokens > tokensAtStart) return false
-  return status === 'refused' || error?.providerStatus !== undefined || error?.layer === 'ingress' || UNASKED.has(error?.code ?? '')
+  return status === 'refused' || error?.providerStatus !== undefined || isRefusal(error) || UNASKED.has(error?.code ?? '')
+}
+
+/** Of what its caller asked for, before it was read; that nothing may come next shows when all of it was. */
+function isRefusal(error: JobError | null): boolean {
+  return error?.layer === 'ingress' && error.code !== 'no_token_left'
 }
 
 const UNASKED = new Set(['provider_unreachable', 'provider_lacks_model', 'request_unreadable'])

@@ -118,8 +118,9 @@ export class Dispatcher {
     return live
   }
 
-  /** A person gives a parked job its attempts anew; it goes on from what was delivered. */
+  /** A person gives a parked job its attempts anew; it goes on from what was delivered. A look for jobs that nobody has may have taken it up by now. */
   release(record: JobRecord, progress: StoredProgress | undefined, actor: string, hasCallback: boolean): void {
+    if ((this.#live.get(record.id)?.record.status ?? 'parked') !== 'parked') return
     record.status = 'queued'
     record.error = null
     record.strikes = 0

@@ -1,5 +1,5 @@
 import { Fault } from '../core/fault.ts'
-import { type Db, isUnavailable, type Session } from './db.ts'
+import { type Db, isUnavailable, type Query, type Session } from './db.ts'
 import { text } from './rows.ts'
 
 /**
@@ -232,8 +232,8 @@ export class Lease {
 type Renewal = 'ours' | 'lost' | 'away'
 
 /** Whether a coordinator of another data directory is at work here. */
-export async function hasOtherCoordinator(db: Db, installation: string): Promise<boolean> {
-  const rows = await db.query('select from coordinators where installation <> $1 and lease_until > now()', [installation])
+export async function hasOtherCoordinator(query: Query, installation: string): Promise<boolean> {
+  const rows = await query('select from coordinators where installation <> $1 and lease_until > now()', [installation])
   return rows.length > 0
 }
 

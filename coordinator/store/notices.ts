@@ -33,9 +33,11 @@ export class Notices {
 
   async #open(): Promise<void> {
     try {
-      const session = await this.#parts.db.dedicated(() => {
-        if (this.#session === session) this.#openLater()
-      })
+      // It may break before it is handed over.
+      let opened: Session | undefined
+      const session = (opened = await this.#parts.db.dedicated(() => {
+        if (opened !== undefined && this.#session === opened) this.#openLater()
+      }))
       this.#session = session
       session.hear((from) => {
         if (from !== this.#parts.coordinator) void this.#act()

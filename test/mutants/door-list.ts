@@ -366,9 +366,9 @@ export const DOOR_MUTANTS: Mutant[] = [
   },
   {
     bug: 'doors: a coordinator with another master key seals what the others cannot open',
-    file: 'coordinator/main.ts',
-    find: '    masterKey.standBack()\n',
-    replace: '',
+    file: 'coordinator/master-key.ts',
+    find: '(!this.#isNew || (await this.#othersAtWork(query)))',
+    replace: '!this.#isNew',
     tests: ['leases'],
     only: 'does not run it',
   },
