@@ -134,7 +134,7 @@ async function startCoordinator(
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
   // Asked before anything is taken over, and when it is written.
   const refuseOtherKey = async (query: Query): Promise<void> => {
-    if (await hasOtherBootstrapKey(query, installation, sha256(adminKey.value)))
+    if ((await hasOtherCoordinator(query, installation)) && (await hasOtherBootstrapKey(query, sha256(adminKey.value))))
       throw otherSecrets(adminKey.file ?? 'HOLDFAST_ADMIN_KEY', config.deadAfterMs)
   }
   await refuseOtherKey((text, values) => db.query(text, values))

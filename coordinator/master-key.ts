@@ -40,7 +40,7 @@ export class MasterKey {
     setting: string | undefined,
     dataDir: string,
     db: Db,
-    othersAtWork: (query: Query) => Promise<boolean> = () => Promise.resolve(false),
+    othersAtWork: (query: Query) => Promise<boolean>,
   ): Promise<MasterKey> {
     const file = path.join(dataDir, FILE)
     const sealed = await anySealed(db)

@@ -42,6 +42,9 @@ class Secrets {
   }
 }
 
+/** No other coordinator is at work. */
+const alone = (): Promise<boolean> => Promise.resolve(false)
+
 test('what is sealed opens again, differs every time, and not with another key or a changed byte', () => {
   const vault = new Vault('one')
   const sealed = vault.seal('sk-123 ✓')
@@ -69,71 +72,71 @@ test('a secret that an earlier version sealed, without an envelope, opens and ge
 
 test('a new master key opens everything from the moment it is set, and after the next start', async () => {
   const secrets = new Secrets([])
-  const master = await MasterKey.open(undefined, folder, secrets.db)
+  const master = await MasterKey.open(undefined, folder, secrets.db, alone)
   secrets.rows = [master.vault.seal('a'), master.vault.seal('b')]
   const old = readFileSync(path.join(folder, 'master.key'), 'utf8')
   expect(await master.rotate(secrets.db, null)).toEqual({ secrets: 2, key: null })
   expect(readFileSync(path.join(folder, 'master.key'), 'utf8')).not.toBe(old)
   expect(secrets.rows.map((sealed) => master.vault.open(sealed))).toEqual(['a', 'b'])
-  const { vault } = await MasterKey.open(undefined, folder, secrets.db)
+  const { vault } = await MasterKey.open(undefined, folder, secrets.db, alone)
   expect(secrets.rows.map((sealed) => vault.open(sealed))).toEqual(['a', 'b'])
   expect(() => new Vault(old.trim()).open(secrets.rows[0] ?? Buffer.alloc(0))).toThrow(/cannot be opened/)
 })
 
 test('a rotation that PostgreSQL did not take changes nothing, also over a restart', async () => {
   const secrets = new Secrets([])
-  const master = await MasterKey.open(undefined, folder, secrets.db)
+  const master = await MasterKey.open(undefined, folder, secrets.db, alone)
   secrets.rows = [master.vault.seal('a')]
   secrets.fails = true
   await expect(master.rotate(secrets.db, null)).rejects.toThrow(/gone/)
   expect(master.vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
-  const { vault } = await MasterKey.open(undefined, folder, secrets.db)
+  const { vault } = await MasterKey.open(undefined, folder, secrets.db, alone)
   expect(vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
   expect(existsSync(path.join(folder, 'master.key.next'))).toBe(false)
 })
 
 test('a process that dies after the database has the new envelopes finds the new key at its next start', async () => {
   const secrets = new Secrets([])
-  const { vault } = await MasterKey.open(undefined, folder, secrets.db)
+  const { vault } = await MasterKey.open(undefined, folder, secrets.db, alone)
   const sealed = vault.seal('a')
   secrets.rows = [vault.reseal(sealed, 'the-new-master-key')]
   writeFileSync(path.join(folder, 'master.key.next'), 'the-new-master-key\n', { mode: 0o600 })
-  const after = await MasterKey.open(undefined, folder, secrets.db)
+  const after = await MasterKey.open(undefined, folder, secrets.db, alone)
   expect(after.vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
   expect(readFileSync(path.join(folder, 'master.key'), 'utf8').trim()).toBe('the-new-master-key')
 })
 
 test('a key that stands in a setting is told once, for the person who has to put it there', async () => {
   const secrets = new Secrets([])
-  const master = await MasterKey.open('from-a-setting', folder, secrets.db)
+  const master = await MasterKey.open('from-a-setting', folder, secrets.db, alone)
   secrets.rows = [master.vault.seal('a')]
   const { key } = await master.rotate(secrets.db, null)
   expect(key).toMatch(/^hf_master_/)
-  expect((await MasterKey.open(key ?? '', folder, secrets.db)).vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
+  expect((await MasterKey.open(key ?? '', folder, secrets.db, alone)).vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
   expect(existsSync(path.join(folder, 'master.key'))).toBe(false)
 })
 
 test('a key that stands in a setting is not lost with the answer that tells it, nor with a second rotation that breaks off', async () => {
   const secrets = new Secrets([])
-  const master = await MasterKey.open('from-a-setting', folder, secrets.db)
+  const master = await MasterKey.open('from-a-setting', folder, secrets.db, alone)
   secrets.rows = [master.vault.seal('a')]
   const { key } = await master.rotate(secrets.db, null)
   secrets.fails = true
   await expect(master.rotate(secrets.db, null)).rejects.toThrow(/gone/)
   secrets.fails = false
-  const told = await MasterKey.open('from-a-setting', folder, secrets.db)
+  const told = await MasterKey.open('from-a-setting', folder, secrets.db, alone)
   expect(told.vault.open(secrets.rows[0] ?? Buffer.alloc(0))).toBe('a')
   expect(told.warning).toContain('master.key.next')
-  const set = await MasterKey.open(key ?? '', folder, secrets.db)
+  const set = await MasterKey.open(key ?? '', folder, secrets.db, alone)
   expect(set.warning).toBe(null)
   expect(existsSync(path.join(folder, 'master.key.next'))).toBe(false)
 })
 
 test('two rotations at once take turns', async () => {
   const secrets = new Secrets([])
-  const master = await MasterKey.open(undefined, folder, secrets.db)
+  const master = await MasterKey.open(undefined, folder, secrets.db, alone)
   secrets.rows = [master.vault.seal('a')]
   await Promise.all([master.rotate(secrets.db, null), master.rotate(secrets.db, null)])
-  const { vault } = await MasterKey.open(undefined, folder, secrets.db)
+  const { vault } = await MasterKey.open(undefined, folder, secrets.db, alone)
   expect([master.vault, vault].map((one) => one.open(secrets.rows[0] ?? Buffer.alloc(0)))).toEqual(['a', 'a'])
 })

@@ -75,6 +75,12 @@ class Between implements AsyncDisposable {
   }
 }
 
+const rows = Array.from({ length: 5 }, (_, index) => ({
+  row_key: `r${index}`,
+  messages: [{ role: 'user', content: 'x' }],
+  max_tokens: 2,
+}))
+
 type BatchView = { id: string; status: string; counts: Record<string, number> }
 
 test('a batch whose commit was carried out and not answered is accepted, runs, and is the same when it is sent again', async () => {
@@ -83,11 +89,6 @@ test('a batch whose commit was carried out and not answered is accepted, runs, a
   await using world = await World.open()
   await world.coordinator({ DATABASE_URL })
   await world.worker('a', 'fake=fake:?slots=2')
-  const rows = Array.from({ length: 5 }, (_, index) => ({
-    row_key: `r${index}`,
-    messages: [{ role: 'user', content: 'x' }],
-    max_tokens: 2,
-  }))
   between.losesCommit = true
   const first = await world.request('POST', '/api/batches', { model: 'fake', rows }, { 'idempotency-key': 'once' })
   expect(between.losesCommit).toBe(false)
@@ -105,11 +106,6 @@ test('a batch that was stored is accepted, also when PostgreSQL goes away before
   await using world = await World.open()
   await world.coordinator({ DATABASE_URL })
   await world.worker('a', 'fake=fake:?slots=2')
-  const rows = Array.from({ length: 5 }, (_, index) => ({
-    row_key: `r${index}`,
-    messages: [{ role: 'user', content: 'x' }],
-    max_tokens: 2,
-  }))
   between.goesAfterCommit = true
   const first = await world.request('POST', '/api/batches', { model: 'fake', rows })
   expect([between.goesAfterCommit, between.isAway, first.status]).toEqual([false, true, 202])

@@ -5,12 +5,13 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { newRecord } from '../coordinator/engine/new-job.ts'
-import type { JobId, JobRecord } from '../coordinator/core/job.ts'
+import type { JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
 import { adoptJobs, claimParked, findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
 import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
+import { listWorkers, saveWorker, touchWorkers } from '../coordinator/store/workers.ts'
 import { Writer } from '../coordinator/store/writer.ts'
 import { unsoundRows } from './support/sound.ts'
 
@@ -564,6 +565,16 @@ test('who claims a parked job says at once what it becomes: nobody finds it park
     await db.query('delete from jobs where id = $1', [one.id])
   }
   await writer.close()
+})
+
+test('a worker that is here was seen now, and one that is not was seen when it was', async () => {
+  const [here, gone] = [randomUUID(), randomUUID()] as [WorkerId, WorkerId]
+  for (const id of [here, gone]) await saveWorker(db, { id, name: id, state: 'online', version: '1', models: [], host: {}, drained: false })
+  await db.query(`update workers set seen_at = now() - interval '2 days' where id = any($1)`, [[here, gone]])
+  await touchWorkers(db, [here])
+  const ages = new Map((await listWorkers(db)).map(({ id, seenMs }) => [id, Date.now() - seenMs]))
+  expect(ages.get(here)).toBeLessThan(60_000)
+  expect(ages.get(gone)).toBeGreaterThan(86_400_000)
 })
 
 test('a connection that breaks under the writer costs nothing but time', async () => {

@@ -128,14 +128,9 @@ export async function revokeKey(query: Query, id: string): Promise<string | unde
   return row === undefined ? undefined : text(row.id)
 }
 
-/** Whether a coordinator of another data directory is at work here with another bootstrap key, which the given one would revoke. */
-export async function hasOtherBootstrapKey(query: Query, installation: string, hash: Buffer): Promise<boolean> {
-  const rows = await query(
-    `select from keys where kind = 'bootstrap' and revoked_at is null and hash <> $2
-        and exists (select from coordinators where installation <> $1 and lease_until > now())`,
-    [installation, hash],
-  )
-  return rows.length > 0
+/** Whether another bootstrap key is in force, which the given one would revoke. */
+export async function hasOtherBootstrapKey(query: Query, hash: Buffer): Promise<boolean> {
+  return (await query(`select from keys where kind = 'bootstrap' and revoked_at is null and hash <> $1`, [hash])).length > 0
 }
 
 /** Makes the given bootstrap key the only one, unless `refuse` throws. */
