@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHash, createHmac, hkdfSync, randomBytes } from 'node:crypto'
 import { Fault } from './core/fault.ts'
 
 /**
@@ -47,6 +47,11 @@ export class Vault {
     return Buffer.concat([Buffer.of(VERSION), this.#master.id])
   }
 
+  /** 32 bytes that nobody without this master key can compute. */
+  mac(purpose: string, content: string | Buffer): Buffer {
+    return createHmac('sha256', this.#master.macKey).update(`${purpose}\n`).update(content).digest()
+  }
+
   /** From here on this is the master key. */
   adopt(masterKey: string): void {
     this.#master = masterKeyOf(masterKey)
@@ -67,7 +72,7 @@ export class Vault {
   }
 }
 
-type MasterKey = { key: Buffer; id: Buffer }
+type MasterKey = { key: Buffer; macKey: Buffer; id: Buffer }
 
 const VERSION_WITHOUT_ENVELOPE = 1
 const VERSION = 2
@@ -80,8 +85,9 @@ const CONTENT_AT = 1 + ID_BYTES + NONCE_BYTES + TAG_BYTES + KEY_BYTES
 
 function masterKeyOf(text: string): MasterKey {
   const key = Buffer.from(hkdfSync('sha256', text, '', 'holdfast vault v1', KEY_BYTES))
+  const macKey = Buffer.from(hkdfSync('sha256', text, '', 'holdfast mac v1', KEY_BYTES))
   // Only tells keys apart; of the key itself a hash of a hash tells nothing.
-  return { key, id: createHash('sha256').update(key).digest().subarray(0, ID_BYTES) }
+  return { key, macKey, id: createHash('sha256').update(key).digest().subarray(0, ID_BYTES) }
 }
 
 function encrypt(key: Buffer, plain: Buffer): Buffer {

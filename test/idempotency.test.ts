@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { chatStream } from './support/stream.ts'
 import { type JobView, World } from './support/world.ts'
@@ -54,4 +55,90 @@ test('of two callers of one job the one that leaves takes nothing from the other
   await world.until('both read', () => (one?.seen.deltas ?? 0) > 3 && (two?.seen.deltas ?? 0) > 3)
   one?.abort()
   expect(await two?.done).toMatchObject({ finish: 'length', usage: { completion_tokens: 60 } })
+})
+
+type Made = { id: string; error?: { code: string }; [secret: string]: unknown }
+
+test('what sets Holdfast up is made once per key, and shown again as it was', async () => {
+  await using world = await World.open()
+  const coordinator = await world.coordinator()
+  const post = async (path: string, body: unknown, key: string): Promise<{ status: number; made: Made }> => {
+    const response = await world.request('POST', path, body, { 'idempotency-key': key })
+    return { status: response.status, made: (await response.json()) as Made }
+  }
+  const wanted: [path: string, body: Record<string, unknown>, shown?: string][] = [
+    ['/api/teams', { name: 'red' }, 'webhook_secret'],
+    ['/api/keys', { name: 'k', kind: 'team', team: 'red' }, 'key'],
+    ['/api/workers/invites', { name: 'w' }, 'token'],
+    ['/api/users', { email: 'ann@example.com', teams: ['red'] }],
+    ['/api/policies', { name: 'p', tiers: { gpu: 'at_once' } }],
+    ['/api/credentials', { name: 'c', secret: 'sk-of-a-cloud' }],
+    ['/api/providers', { name: 'cloud', tier: 'cloud', kind: 'openai', base_url: 'http://127.0.0.1:9/v1', credential: 'c' }],
+  ]
+  const first = new Map<string, Made>()
+  for (const [path, body, shown] of wanted) {
+    const twins = await Promise.all(Array.from({ length: 6 }, () => post(path, body, `set up ${path}`)))
+    expect(
+      new Set(twins.map(({ status, made }) => `${status} ${made.id} ${shown === undefined ? '' : String(made[shown])}`)).size,
+      path,
+    ).toBe(1)
+    expect(twins[0]?.status, path).toBe(201)
+    first.set(path, twins[0]?.made as Made)
+    expect(await post(path, { ...body, name: 'another' }, `set up ${path}`)).toMatchObject({
+      status: 422,
+      made: { error: { code: 'idempotency_key_reused' } },
+    })
+  }
+  const events = (await world.events()).filter(({ type }) => /created$/.test(type)).map(({ type }) => type)
+  expect(events.filter((type) => type === 'team.created')).toHaveLength(1)
+  expect(events.filter((type) => type === 'credential.created')).toHaveLength(1)
+  coordinator.kill()
+  await world.coordinator()
+  for (const [path, body, shown] of wanted) {
+    const { status, made } = await post(path, body, `set up ${path}`)
+    expect([status, made.id], path).toEqual([201, first.get(path)?.id])
+    if (shown !== undefined) expect(made[shown], path).toBe(first.get(path)?.[shown])
+  }
+  const asked = await world.request('GET', '/v1/models', undefined, { authorization: `Bearer ${String(first.get('/api/keys')?.key)}` })
+  expect(asked.status).toBe(200)
+  expect((await post('/api/keys', { name: 'k', kind: 'team', team: 'red' }, 'another')).made.key).not.toBe(first.get('/api/keys')?.key)
+  // What stands in the database tells nothing about the secret that was in a body.
+  const [row] = await world.database().query(`select request_hash from idempotency_keys where key = 'set up /api/credentials'`)
+  const body = JSON.stringify({ name: 'c', secret: 'sk-of-a-cloud' })
+  const plain = createHash('sha256').update(`POST /api/credentials\n${body}`).digest()
+  expect((row?.request_hash as Buffer).equals(plain)).toBe(false)
+})
+
+test('a key whose thing was not made is free, and one whose thing is gone says so', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const post = (key: string) => world.request('POST', '/api/credentials', { name: 'c', secret: 's' }, { 'idempotency-key': key })
+  expect((await post('one')).status).toBe(201)
+  expect((await post('two')).status).toBe(409)
+  expect((await world.request('DELETE', '/api/credentials/c')).status).toBe(200)
+  expect((await post('one')).status).toBe(404)
+  expect((await post('two')).status).toBe(201)
+  for (const [method, path] of [
+    ['POST', '/api/credentials/c/rotate'],
+    ['PATCH', '/api/teams/default'],
+    ['GET', '/api/keys'],
+  ] as const) {
+    const refused = await world.request(method, path, method === 'GET' ? undefined : { weight: 2 }, { 'idempotency-key': 'x' })
+    expect([refused.status, ((await refused.json()) as Made).error?.code], path).toEqual([400, 'unsupported_header'])
+  }
+})
+
+test('a key of an owner is shown again to owners only', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const make = async (path: string, body: unknown, headers: Record<string, string> = {}): Promise<Made> =>
+    (await (await world.request('POST', path, body, headers)).json()) as Made
+  await make('/api/users', { email: 'ann@example.com', role: 'owner', teams: ['default'] })
+  await make('/api/users', { email: 'bob@example.com', role: 'admin', teams: ['default'] })
+  const bob = await make('/api/keys', { name: 'bob', kind: 'personal', user: 'bob@example.com' })
+  const wanted = { name: 'ann', kind: 'personal', user: 'ann@example.com' }
+  const ann = await make('/api/keys', wanted, { 'idempotency-key': 'ann' })
+  expect(ann.key).toMatch(/^hf_personal_/)
+  const asBob = { 'idempotency-key': 'ann', authorization: `Bearer ${String(bob.key)}` }
+  expect(await make('/api/keys', wanted, asBob)).toMatchObject({ error: { code: 'forbidden' } })
 })

@@ -1,6 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
-import { newId } from '../ids.ts'
 import {
   type CredentialRecord,
   findCredential,
@@ -15,6 +14,7 @@ import { recorded } from '../store/events.ts'
 import { requireAdmin } from './auth.ts'
 import { type Body, boolean, fieldsOf, named, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { type Making, madeOnce } from './made-once.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -35,12 +35,17 @@ export function registerCredentials(app: FastifyInstance, parts: ApiParts): void
     const fields = fieldsOf(request.body, ['name', 'secret'])
     const name = named(required(text(fields, 'name', 64), 'name'))
     const secret = secretOf(fields)
-    const made = await recorded(
-      parts.db,
-      async (query) => saveCredential(query, { id: newId(), name, sealed: await parts.seal(query, secret) }),
-      ({ id }) => parts.newEvent('credential.created', request.caller.actor, { credential: id, name }),
-    )
-    if (made === undefined) throw nameTaken(name)
+    const make = async ({ id, claim }: Making): Promise<CredentialRecord> => {
+      const credential = await recorded(
+        parts.db,
+        async (query) => saveCredential(query, { id, name, sealed: await parts.seal(query, secret) }),
+        () => parts.newEvent('credential.created', request.caller.actor, { credential: id, name }),
+        claim,
+      )
+      if (credential === undefined) throw nameTaken(name)
+      return credential
+    }
+    const made = await madeOnce(parts, request, make, (id) => findCredential(parts.db, id))
     await parts.reload()
     return reply.code(201).send(credentialView(made))
   })

@@ -1,8 +1,6 @@
-import { randomBytes } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
-import { newId } from '../ids.ts'
 import { sha256 } from '../secrets.ts'
 import { recorded } from '../store/events.ts'
 import { changeKey, findKey, type KeyChange, type KeyKind, type KeyRecord, listKeys, revokeKey, saveKey } from '../store/keys.ts'
@@ -13,6 +11,7 @@ import { requireAdmin, SCOPES } from './auth.ts'
 import { type Body, fieldsOf, inside, integer, listOf, oneOf, required, text } from './body.ts'
 import { spendLimit } from './policies.ts'
 import type { ApiParts } from './health.ts'
+import { madeOnce } from './made-once.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -35,16 +34,12 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
     requireAdmin(request.caller)
     const fields = fieldsOf(request.body, FIELDS)
     const kind = required(oneOf(fields, 'kind', KINDS), 'kind')
-    const key = newKey(kind)
     const holder = await holderOf(parts, request, kind, fields)
     const limits = limitsOf(fields)
-    const made = {
-      id: newId(),
+    const wanted = {
       name: required(text(fields, 'name', 128), 'name'),
       kind,
       ...holder,
-      hash: sha256(key),
-      lastFour: key.slice(-4),
       expiresMs: expiry(fields, parts.now()),
       scopes: listOf(fields, 'scopes', SCOPES, SCOPES.length),
       models: listOf(fields, 'models', null, 1_000),
@@ -53,15 +48,26 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
       spendMicrosPerDay: inside('limits', () => spendLimit(limits, 'spend_micros_per_day')),
     }
     const { team, owner } = holder
-    const stored = await recorded(
-      parts.db,
-      (query) => saveKey(query, made),
-      (id) => parts.newEvent('key.created', request.caller.actor, { key: id, name: made.name, kind, team, user: owner }),
+    const { id, key } = await madeOnce(
+      parts,
+      request,
+      async (making) => {
+        const key = newKey(kind, making.secret)
+        const made = { ...wanted, id: making.id, hash: sha256(key), lastFour: key.slice(-4) }
+        const stored = await recorded(
+          parts.db,
+          (query) => saveKey(query, made),
+          (id) => parts.newEvent('key.created', request.caller.actor, { key: id, name: made.name, kind, team, user: owner }),
+          making.claim,
+        )
+        if (stored === undefined)
+          throw new Fault('unknown_team', `There is no team "${String(team).slice(0, 64)}".`, { status: 404, param: 'team' })
+        return { id: stored, key }
+      },
+      async (id, secret) => ({ id, key: newKey(kind, secret) }),
     )
-    if (stored === undefined)
-      throw new Fault('unknown_team', `There is no team "${String(team).slice(0, 64)}".`, { status: 404, param: 'team' })
     await parts.reloadKeys()
-    return reply.code(201).send({ ...keyView(await getKey(parts, stored)), key })
+    return reply.code(201).send({ ...keyView(await getKey(parts, id)), key })
   })
 
   app.patch<ById>('/api/keys/:id', async (request) => {
@@ -91,8 +97,8 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
   app.delete<ById>('/api/keys/:id', revoke)
 }
 
-export function newKey(kind: KeyKind): string {
-  return `hf_${kind}_${randomBytes(24).toString('base64url')}`
+export function newKey(kind: KeyKind, secret: Buffer): string {
+  return `hf_${kind}_${secret.toString('base64url', 0, 24)}`
 }
 
 /** What is not named stays as it was; null takes a limit away. */

@@ -3,13 +3,13 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { Tier } from '../core/job.ts'
 import { DEFAULT_PATIENCE, type Opening, type Patience, TIERS } from '../core/tiers.ts'
-import { newId } from '../ids.ts'
 import { recorded } from '../store/events.ts'
 import { archivePolicy, changePolicy, findPolicy, type PolicyRecord, savePolicy } from '../store/policies.ts'
 import { requireAdmin } from './auth.ts'
 import { isFree } from '../tiers/price.ts'
 import { type Body, fieldsOf, integer, isObject, named, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { type Making, madeOnce } from './made-once.ts'
 import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -31,12 +31,17 @@ export function registerPolicies(app: FastifyInstance, parts: ApiParts): void {
     const name = named(required(text(fields, 'name', 64), 'name'))
     const settings = { tiers: readTiers(fields.tiers), spendMicrosPerDay: spendLimit(fields, 'spend_micros_per_day') }
     refusePenniless(parts, settings)
-    const made = await recorded(
-      parts.db,
-      (query) => savePolicy(query, { id: newId(), name, ...settings }),
-      (policy) => changed(parts, request, policy, 'created'),
-    )
-    if (made === undefined) throw new Fault('name_taken', `There is a policy "${name}" already.`, { status: 409, param: 'name' })
+    const make = async ({ id, claim }: Making): Promise<PolicyRecord> => {
+      const policy = await recorded(
+        parts.db,
+        (query) => savePolicy(query, { id, name, ...settings }),
+        (saved) => changed(parts, request, saved, 'created'),
+        claim,
+      )
+      if (policy === undefined) throw new Fault('name_taken', `There is a policy "${name}" already.`, { status: 409, param: 'name' })
+      return policy
+    }
+    const made = await madeOnce(parts, request, make, (id) => findPolicy(parts.db, id))
     await parts.reload()
     return reply.code(201).send(policyView(parts, made))
   })

@@ -19,6 +19,7 @@ import {
 import { type Caller, requireAdmin, requireOperator } from './auth.ts'
 import { type Body, fieldsOf, inside, integer, isObject, listOf, named, numeric, oneOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { type Making, madeOnce } from './made-once.ts'
 import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 import { spendLimit } from './policies.ts'
 import { drainWorker } from './workers.ts'
@@ -47,12 +48,17 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
     refuseTier(fields)
     refuseWorkerName(parts, name)
     const settings = await readSettings(parts, fields, null)
-    const made = await recorded(
-      parts.db,
-      (query) => saveProvider(query, { id: newId(), name, ...settings }),
-      (provider) => parts.newEvent('provider.created', request.caller.actor, eventDetails(provider)),
-    )
-    if (made === undefined) throw new Fault('name_taken', `There is a provider "${name}" already.`, { status: 409, param: 'name' })
+    const make = async ({ id, claim }: Making): Promise<ProviderRecord> => {
+      const provider = await recorded(
+        parts.db,
+        (query) => saveProvider(query, { id, name, ...settings }),
+        (saved) => parts.newEvent('provider.created', request.caller.actor, eventDetails(saved)),
+        claim,
+      )
+      if (provider === undefined) throw new Fault('name_taken', `There is a provider "${name}" already.`, { status: 409, param: 'name' })
+      return provider
+    }
+    const made = await madeOnce(parts, request, make, (id) => findProvider(parts.db, id))
     await parts.reload()
     return reply.code(201).send(viewOf(parts, made))
   })

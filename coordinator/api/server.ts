@@ -62,7 +62,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     // Before the body is read: nobody has been asked for a key.
     if (request.is404) throw notFound(request)
     if (!OPEN.has(request.routeOptions.url ?? '')) admit(parts, request)
-    if (request.headers['idempotency-key'] !== undefined && !REPEATABLE.has(request.routeOptions.url ?? ''))
+    if (request.headers['idempotency-key'] !== undefined && !isRepeatable(request))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
     refuseOddNames(request.params)
     done()
@@ -146,6 +146,10 @@ const REQUEST_TIMEOUT_MS = 300_000
 // A body that is too large stays too large: the header says only how soon the door may be tried with a smaller one.
 const TOO_LARGE_RETRY_S = 5
 /** What makes something by a key only once; reading and changing twice is harmless anyway. */
+function isRepeatable({ method, routeOptions }: FastifyRequest): boolean {
+  return method === 'POST' && REPEATABLE.has(routeOptions.url ?? '')
+}
+
 const REPEATABLE = new Set([
   '/v1/chat/completions',
   '/v1/completions',
@@ -157,6 +161,13 @@ const REPEATABLE = new Set([
   '/v1/batches',
   '/api/jobs',
   '/api/batches',
+  '/api/keys',
+  '/api/workers/invites',
+  '/api/teams',
+  '/api/users',
+  '/api/policies',
+  '/api/providers',
+  '/api/credentials',
 ])
 const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics', '/docs', '/api/openapi.json'])
 

@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { EventRecord } from '../core/event.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
-import { newId } from '../ids.ts'
 import type { Query } from '../store/db.ts'
 import { recorded } from '../store/events.ts'
 import {
@@ -20,6 +19,7 @@ import { findPolicy } from '../store/policies.ts'
 import { type Caller, requireAdmin } from './auth.ts'
 import { type Body, fieldsOf, integer, named, numeric, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { madeOnce } from './made-once.ts'
 import { spendLimit } from './policies.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
@@ -45,14 +45,27 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     requireAdmin(request.caller)
     const fields = fieldsOf(request.body, ['name', ...RULES])
     const name = named(required(text(fields, 'name', 64), 'name'))
-    const secret = newWebhookSecret()
-    const made = { id: newId(), name, ...(await readRules(parts, fields, null)) }
-    const team = await recorded(
-      parts.db,
-      async (query) => saveTeam(query, { ...made, webhookSecret: await parts.seal(query, secret) }),
-      changed(request, 'team.created', rulesView),
+    const rules = await readRules(parts, fields, null)
+    const { team, secret } = await madeOnce(
+      parts,
+      request,
+      async (making) => {
+        const secret = webhookSecret(making.secret)
+        const team = await recorded(
+          parts.db,
+          async (query) => saveTeam(query, { id: making.id, name, ...rules, webhookSecret: await parts.seal(query, secret) }),
+          changed(request, 'team.created', rulesView),
+          making.claim,
+        )
+        if (team === undefined)
+          throw new Fault('name_taken', `There is a team "${name}" already, or was one.`, { status: 409, param: 'name' })
+        return { team, secret }
+      },
+      async (id, secret) => {
+        const team = await findTeam(parts.db, id)
+        return team && { team, secret: webhookSecret(secret) }
+      },
     )
-    if (team === undefined) throw new Fault('name_taken', `There is a team "${name}" already, or was one.`, { status: 409, param: 'name' })
     await parts.reload()
     return reply.code(201).send({ ...teamView(team), webhook_secret: secret })
   })
@@ -79,7 +92,7 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
 
   app.post<ById>('/api/teams/:id/rotate_webhook_secret', async (request) => {
     const team = await getTeam(parts, request)
-    const secret = newWebhookSecret()
+    const secret = webhookSecret()
     const rotated = () => ({ webhook_secret: 'rotated' })
     const set = async (query: Query) => setWebhookSecret(query, team.id, await parts.seal(query, secret))
     await recorded(parts.db, set, changed(request, 'team.changed', rotated))
@@ -92,7 +105,7 @@ export async function haveWebhookSecret(parts: ApiParts, { team, actor }: Caller
   if ((await findTeam(parts.db, team))?.hasWebhookSecret === true) return
   await recorded(
     parts.db,
-    async (query) => giveWebhookSecret(query, team, await parts.seal(query, newWebhookSecret())),
+    async (query) => giveWebhookSecret(query, team, await parts.seal(query, webhookSecret())),
     () => parts.newEvent('team.changed', actor, { team, webhook_secret: 'made' }),
   )
 }
@@ -105,8 +118,8 @@ async function getTeam(parts: ApiParts, request: FastifyRequest<ById>): Promise<
 }
 
 /** The form that Standard Webhooks gives symmetric secrets; shown once, stored sealed. */
-function newWebhookSecret(): string {
-  return `whsec_${randomBytes(32).toString('base64')}`
+function webhookSecret(bytes: Buffer = randomBytes(32)): string {
+  return `whsec_${bytes.toString('base64')}`
 }
 
 const RULES = ['weight', 'max_parallel', 'policy', 'spend_micros_per_day', 'spend_micros_per_month']

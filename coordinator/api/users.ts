@@ -1,12 +1,12 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
-import { newId } from '../ids.ts'
 import { recorded } from '../store/events.ts'
 import { findTeam } from '../store/teams.ts'
 import { archiveUser, changeUser, findUser, listUsers, ROLES, saveUser, type UserRecord } from '../store/users.ts'
 import { requireAdmin } from './auth.ts'
 import { type Body, fieldsOf, listOf, oneOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
+import { type Making, madeOnce } from './made-once.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -34,12 +34,17 @@ export function registerUsers(app: FastifyInstance, parts: ApiParts): void {
       teams: await readTeams(parts, fields),
     }
     refuseOwner(request, settings.role)
-    const made = await recorded(
-      parts.db,
-      (query) => saveUser(query, { id: newId(), ...settings }),
-      ({ id, role, teams }) => parts.newEvent('user.created', request.caller.actor, { user: id, role, teams }),
-    )
-    if (made === undefined) throw new Fault('email_taken', `There is a user ${email} already.`, { status: 409, param: 'email' })
+    const make = async ({ id, claim }: Making): Promise<UserRecord> => {
+      const user = await recorded(
+        parts.db,
+        (query) => saveUser(query, { id, ...settings }),
+        ({ role, teams }) => parts.newEvent('user.created', request.caller.actor, { user: id, role, teams }),
+        claim,
+      )
+      if (user === undefined) throw new Fault('email_taken', `There is a user ${email} already.`, { status: 409, param: 'email' })
+      return user
+    }
+    const made = await madeOnce(parts, request, make, (id) => findUser(parts.db, id))
     return reply.code(201).send(userView(made))
   })
 

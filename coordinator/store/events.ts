@@ -1,5 +1,6 @@
 import { EVENT_SEVERITY, type EventRecord, type EventType, type Severity } from '../core/event.ts'
 import type { Db, Query } from './db.ts'
+import { claimKey, type SetUpClaim, unclaimKey } from './idempotency.ts'
 import { firstUuidOf } from './migrate.ts'
 import { milliseconds, text, textOrNull } from './rows.ts'
 import { emptyBatch } from './writer.ts'
@@ -7,16 +8,21 @@ import { statementFor } from './writer-sql.ts'
 
 /**
  * Makes a change and writes its event in one transaction, so that neither is ever there without the other. A change that
- * answers undefined changed nothing, and leaves no event.
+ * answers undefined changed nothing, and leaves no event and no claim.
  */
 export async function recorded<T>(
   db: Db,
   change: (query: Query) => Promise<T | undefined>,
   event: (changed: T) => EventRecord,
+  claim?: SetUpClaim,
 ): Promise<T | undefined> {
   return db.transaction(async (query) => {
+    if (claim !== undefined) await claimKey(query, claim)
     const changed = await change(query)
-    if (changed === undefined) return undefined
+    if (changed === undefined) {
+      if (claim !== undefined) await unclaimKey(query, claim)
+      return undefined
+    }
     await insertEvent(query, event(changed))
     return changed
   })

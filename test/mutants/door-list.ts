@@ -3,6 +3,38 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'the key of what was not made is used up',
+    file: 'coordinator/store/events.ts',
+    find: 'if (claim !== undefined) await unclaimKey(query, claim)',
+    replace: '',
+    tests: ['idempotency'],
+    only: 'whose thing was not made',
+  },
+  {
+    bug: 'a secret in a body can be guessed from the hash of its idempotency key',
+    file: 'coordinator/api/made-once.ts',
+    find: "parts.vault.mac('request', hashOf(request))",
+    replace: 'hashOf(request)',
+    tests: ['idempotency'],
+    only: 'is made once per key',
+  },
+  {
+    bug: 'of two that make one thing at once the second fails',
+    file: 'coordinator/api/made-once.ts',
+    find: 'if (error instanceof KeyTaken) return',
+    replace: 'if (error instanceof TypeError) return',
+    tests: ['idempotency'],
+    only: 'is made once per key',
+  },
+  {
+    bug: 'a repeat shows another secret than the first answer',
+    file: 'coordinator/api/made-once.ts',
+    find: 'await again(known.made, secretOf(known.made))',
+    replace: 'await again(known.made, randomBytes(32))',
+    tests: ['idempotency'],
+    only: 'is made once per key',
+  },
+  {
     bug: 'where an answer was cut is made up when it was forgotten under its reader',
     file: 'coordinator/api/openai-responses-cuts.ts',
     find: 'this.isBroken = true',

@@ -22,6 +22,7 @@ export const credentials: Noun = {
     {
       method: 'post',
       path: '/api/credentials',
+      repeatable: true,
       summary: 'Keep a secret',
       body: sent(body({ name: text(undefined, 64), secret: text(undefined, 16_384) }, ['name', 'secret']), {
         name: 'far-key',

@@ -34,6 +34,7 @@ export const keys: Noun = {
     {
       method: 'post',
       path: '/api/keys',
+      repeatable: true,
       summary: 'Make a key',
       about: 'A team key names a team, a personal one a user, one of a worker neither.',
       body: sent(

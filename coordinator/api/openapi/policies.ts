@@ -29,6 +29,7 @@ export const policies: Noun = {
     {
       method: 'post',
       path: '/api/policies',
+      repeatable: true,
       summary: 'Make a policy',
       about: 'Needs an admin.',
       body: sent(body({ name: text(undefined, 64), ...POLICY }, ['name', 'tiers']), {

@@ -41,6 +41,7 @@ export const providers: Noun = {
     {
       method: 'post',
       path: '/api/providers',
+      repeatable: true,
       summary: 'Set a cloud provider up',
       about: 'Needs an admin.',
       body: sent(body({ name: text(undefined, 64), tier: { const: 'cloud' }, ...SETTINGS }, ['name', 'tier', 'kind', 'base_url']), {

@@ -24,6 +24,7 @@ export const teams: Noun = {
     {
       method: 'post',
       path: '/api/teams',
+      repeatable: true,
       summary: 'Make a team',
       body: sent(body({ name: text(undefined, 64), ...RULES }, ['name']), { name: 'research', weight: 2 }),
       answers: { 201: json(ref('TeamWithSecret'), 'The team, with the secret of its callbacks, shown once') },

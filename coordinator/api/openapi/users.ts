@@ -30,6 +30,7 @@ export const users: Noun = {
     {
       method: 'post',
       path: '/api/users',
+      repeatable: true,
       summary: 'Make a user',
       body: sent(body({ email: text(undefined, 254), ...SETTINGS }, ['email']), {
         email: 'ann@example.com',

@@ -39,6 +39,7 @@ export const workers: Noun = {
     {
       method: 'post',
       path: '/api/workers/invites',
+      repeatable: true,
       summary: 'Make a token that one worker may join with',
       about: 'Needs an admin. The first identity that joins with it has it for its own, until it is revoked as a key.',
       body: {
