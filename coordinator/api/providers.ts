@@ -3,7 +3,6 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { FleetWorker } from '../core/fleet.ts'
 import { stateOf } from '../core/provider-state.ts'
-import { newId } from '../ids.ts'
 import { findCredential } from '../store/credentials.ts'
 import { recorded } from '../store/events.ts'
 import {
