@@ -138,7 +138,7 @@ export class CloudTier {
         onSent: () => (call.isSent = true),
       })
       isAnswered = true
-      this.#noteLimits(id, response.headers)
+      this.#noteLimits(id, response)
       const outcome = await this.#read(id, provider.upstream.reader(), response, call)
       if ('end' in outcome) {
         call.pay(outcome.end.costMicros)
@@ -192,8 +192,8 @@ export class CloudTier {
   }
 
   /** A limit that its headers say is used up is not worth the next call. */
-  #noteLimits(id: WorkerId, headers: Headers): void {
-    const untilMs = usedUpUntil(headers, this.#parts.now())
+  #noteLimits(id: WorkerId, answer: UpstreamAnswer): void {
+    const untilMs = usedUpUntil({ get: (name) => answer.header(name) }, this.#parts.now())
     if (untilMs !== null && untilMs > this.#parts.now())
       this.#parts.reports.holdProvider(id, { state: 'over_quota', untilMs, why: 'its rate limit is used up, as its answers say' })
   }

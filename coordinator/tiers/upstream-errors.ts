@@ -74,7 +74,9 @@ export function refusalWithin(error: JobError): Refusal {
   return isUnwell(providerStatus) || providerStatus === 429 || providerStatus === 529 ? unwell(error, null) : { error }
 }
 
-type VendorError = { status: number | null; message: string; code: unknown; type: unknown; headers: Headers | undefined }
+type VendorError = { status: number | null; message: string; code: unknown; type: unknown; headers: Told | undefined }
+/** Headers, as far as they are read here. */
+type Told = Pick<Headers, 'get'>
 
 /** What a package's error says: nobody was reached, or a status with the reason for it; null: it is none of theirs. */
 function readVendorError(cause: unknown): VendorError | null {
@@ -99,7 +101,7 @@ export function failure(code: string, message: string, retryable: boolean, provi
 }
 
 function tooMuch(
-  cause: { headers?: Headers | undefined; code?: unknown; type?: unknown },
+  cause: { headers?: Told | undefined; code?: unknown; type?: unknown },
   status: number,
   said: string,
   nowMs: number,
@@ -115,13 +117,13 @@ function tooMuch(
 }
 
 /** Null when nothing is said, or that it could be asked again already, which it could not. */
-function retryAt(headers: Headers | undefined, nowMs: number): number | null {
+function retryAt(headers: Told | undefined, nowMs: number): number | null {
   const atMs = toldTime(headers, nowMs)
   return atMs === null || atMs < nowMs + BACKOFF_MIN_MS ? null : Math.min(atMs, nowMs + LATEST_MS)
 }
 
 /** By `Retry-After`, in seconds or as a date, or by the vendors' own headers. */
-function toldTime(headers: Headers | undefined, nowMs: number): number | null {
+function toldTime(headers: Told | undefined, nowMs: number): number | null {
   const value = headers?.get('retry-after-ms') ?? null
   if (value !== null && Number(value) > 0) return nowMs + Number(value)
   const after = headers?.get('retry-after') ?? null
@@ -134,7 +136,7 @@ function toldTime(headers: Headers | undefined, nowMs: number): number | null {
 }
 
 /** When a vendor's own limit, which its headers say is used up, is full again; null while there is something left. */
-export function usedUpUntil(headers: Headers | undefined, nowMs: number): number | null {
+export function usedUpUntil(headers: Told | undefined, nowMs: number): number | null {
   if (headers === undefined) return null
   let untilMs: number | null = null
   for (const [remaining, reset] of LIMIT_HEADERS) {

@@ -7,7 +7,7 @@ import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
 import { OPENAI_PATHS, openAiBody } from '../../proto/openai-wire-request.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import type { WireEnd, WireFailure, WirePiece } from '../../proto/wire.ts'
-import { type CallInit, type UpstreamAnswer, upstreamFetch } from './upstream-http.ts'
+import { type RequestHead, requestHead, send, type UpstreamAnswer, upstreamFetch } from './upstream-http.ts'
 
 /** One cloud API: the only door to the vendors' packages, which know how each wants to be asked and refuses. */
 export interface Upstream {
@@ -44,11 +44,74 @@ const vendors = { openai: () => import('openai'), anthropic: () => import('@anth
 /** The scheduler decides about retries and about what is too slow; nothing is read from the coordinator's environment. */
 const PATIENT = { maxRetries: 0, timeout: 2_147_483_647, fetch: upstreamFetch }
 
+/**
+ * A package's own way to ask: its address, its headers and credential, its errors. Apart from their bodies it builds all
+ * requests to one path alike, so that it is asked for one of each and no more.
+ */
+class PackageDoor<Client extends PackageClient> {
+  readonly client: Client
+  readonly #errors: PackageErrors
+  readonly #heads = new Map<string, Promise<RequestHead>>()
+
+  constructor(client: Client, errors: PackageErrors) {
+    this.client = client
+    this.#errors = errors
+  }
+
+  /** Rejects with the package's errors. */
+  async post(path: string, body: unknown, { signal, onSent }: AskOptions, headers?: Record<string, string>): Promise<UpstreamAnswer> {
+    const head = await this.#head(path)
+    const text = JSON.stringify(body)
+    onSent?.()
+    const answer = await send(headers === undefined ? head : { ...head, headers: { ...head.headers, ...headers } }, text, signal).catch(
+      (cause: unknown) => {
+        throw new this.#errors.APIConnectionError({ cause: cause instanceof Error ? cause : new Error(String(cause)) })
+      },
+    )
+    if (answer.ok) return answer
+    const said = await answer.text().catch((error: unknown) => String(error))
+    const json = parsed(said)
+    throw this.#errors.APIError.generate(answer.status, json, json === undefined ? said : undefined, answer.headers)
+  }
+
+  #head(path: string): Promise<RequestHead> {
+    let head = this.#heads.get(path)
+    if (head === undefined) {
+      const build = async (): Promise<RequestHead> => {
+        const { req, url } = await this.client.buildRequest({ method: 'post', path, body: {} })
+        return requestHead(url, 'POST', req.headers as Headers)
+      }
+      head = build()
+      this.#heads.set(path, head)
+    }
+    return head
+  }
+}
+
+type PackageClient = {
+  buildRequest(options: { method: 'post'; path: string; body: unknown }): Promise<{ req: { headers?: unknown }; url: string }>
+}
+/** The classes of a package's errors, both of which give them the same form. */
+type PackageErrors = {
+  APIConnectionError: new (facts: { cause: Error }) => Error
+  APIError: { generate(status: number, error: object | undefined, message: string | undefined, headers: Headers): Error }
+}
+
+/** Undefined unless it is an object in JSON. */
+function parsed(text: string): object | undefined {
+  try {
+    const value: unknown = JSON.parse(text)
+    return typeof value === 'object' && value !== null ? value : undefined
+  } catch {
+    return undefined
+  }
+}
+
 class OpenAiUpstream implements Upstream {
   readonly #baseUrl: string
   readonly #secret: string | null
   readonly #maxTokensName: 'max_tokens' | 'max_completion_tokens'
-  #opened: Promise<OpenAI> | undefined
+  #opened: Promise<PackageDoor<OpenAI>> | undefined
 
   constructor(baseUrl: string, secret: string | null) {
     this.#baseUrl = baseUrl
@@ -56,24 +119,26 @@ class OpenAiUpstream implements Upstream {
     this.#maxTokensName = maxTokensName(baseUrl)
   }
 
-  async #client(): Promise<OpenAI> {
-    this.#opened ??= vendors.openai().then(({ OpenAI }) => {
+  async #door(): Promise<PackageDoor<OpenAI>> {
+    this.#opened ??= vendors.openai().then(({ OpenAI, APIConnectionError, APIError }) => {
       const headers = this.#secret === null ? { defaultHeaders: { authorization: null } } : {}
       const nothing = { organization: null, project: null, webhookSecret: null }
-      return new OpenAI({ ...PATIENT, apiKey: this.#secret ?? 'none', baseURL: this.#baseUrl, ...nothing, ...headers })
+      const client = new OpenAI({ ...PATIENT, apiKey: this.#secret ?? 'none', baseURL: this.#baseUrl, ...nothing, ...headers })
+      return new PackageDoor(client, { APIConnectionError, APIError })
     })
     return this.#opened
   }
 
-  async ask(request: GenerationRequest, model: UpstreamModel, { stream, seedGiven, signal, onSent }: AskOptions): Promise<UpstreamAnswer> {
-    const client = await this.#client()
+  async ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<UpstreamAnswer> {
+    const { stream, seedGiven } = options
+    const door = await this.#door()
     // An open server, which honours more than the vendor's own cloud, was declared with abilities that only those have.
     const extended = model.abilities?.some((ability) => OPEN_SERVERS_ONLY.has(ability)) === true
     const streams = stream && request.prompt.kind !== 'embed' && request.prompt.kind !== 'rank'
     // One whose abilities were not told has them all.
     const wished = model.abilities === null ? request : fitting(request, model.abilities)
     const body = openAiBody(wished, model.upstream, streams, { seedGiven, extended, maxTokensName: this.#maxTokensName })
-    return answerTo(client.post(OPENAI_PATHS[request.prompt.kind], { body, stream: streams, fetchOptions: callInit(signal, onSent) }))
+    return door.post(OPENAI_PATHS[request.prompt.kind], body, options)
   }
 
   reader(): UpstreamReader {
@@ -81,11 +146,11 @@ class OpenAiUpstream implements Upstream {
   }
 
   async prepare(): Promise<void> {
-    await this.#client()
+    await this.#door()
   }
 
   async list(signal: AbortSignal): Promise<string[]> {
-    const client = await this.#client()
+    const { client } = await this.#door()
     const { data } = await client.models.list({ signal, timeout: LIST_TIMEOUT_MS })
     return data.map((model) => model.id)
   }
@@ -99,7 +164,7 @@ export function maxTokensName(baseUrl: string): 'max_tokens' | 'max_completion_t
 class AnthropicUpstream implements Upstream {
   readonly #baseUrl: string
   readonly #secret: string | null
-  #opened: Promise<Anthropic> | undefined
+  #opened: Promise<PackageDoor<Anthropic>> | undefined
 
   constructor(baseUrl: string, secret: string | null) {
     // The package adds /v1 itself; people paste addresses with it and without.
@@ -107,20 +172,20 @@ class AnthropicUpstream implements Upstream {
     this.#secret = secret
   }
 
-  async #client(): Promise<Anthropic> {
-    this.#opened ??= vendors.anthropic().then(({ Anthropic }) => {
+  async #door(): Promise<PackageDoor<Anthropic>> {
+    this.#opened ??= vendors.anthropic().then(({ Anthropic, APIConnectionError, APIError }) => {
       const headers = this.#secret === null ? { defaultHeaders: { 'x-api-key': null, authorization: null } } : {}
-      return new Anthropic({ ...PATIENT, apiKey: this.#secret ?? 'none', authToken: null, baseURL: this.#baseUrl, ...headers })
+      const client = new Anthropic({ ...PATIENT, apiKey: this.#secret ?? 'none', authToken: null, baseURL: this.#baseUrl, ...headers })
+      return new PackageDoor(client, { APIConnectionError, APIError })
     })
     return this.#opened
   }
 
-  async ask(request: GenerationRequest, model: UpstreamModel, { stream, signal, onSent }: AskOptions): Promise<UpstreamAnswer> {
-    const client = await this.#client()
-    const body = anthropicBody(request, model.upstream, stream)
+  async ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<UpstreamAnswer> {
+    const door = await this.#door()
+    const body = anthropicBody(request, model.upstream, options.stream)
     const { betas = [] } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
-    const headers = betas.length === 0 ? {} : { headers: { 'anthropic-beta': betas.join(',') } }
-    return answerTo(client.post('/v1/messages', { body, stream, ...headers, fetchOptions: callInit(signal, onSent) }))
+    return door.post('/v1/messages', body, options, betas.length === 0 ? undefined : { 'anthropic-beta': betas.join(',') })
   }
 
   reader(): UpstreamReader {
@@ -128,25 +193,15 @@ class AnthropicUpstream implements Upstream {
   }
 
   async prepare(): Promise<void> {
-    await this.#client()
+    await this.#door()
   }
 
   async list(signal: AbortSignal): Promise<string[]> {
-    const client = await this.#client()
+    const { client } = await this.#door()
     const names: string[] = []
     for await (const model of client.models.list({ limit: 1_000 }, { signal, timeout: LIST_TIMEOUT_MS })) names.push(model.id)
     return names
   }
-}
-
-/** Their types know no such member; what they do not know they hand on. */
-function callInit(call: AbortSignal, onSent: AskOptions['onSent']): object {
-  return { call, ...(onSent === undefined ? {} : { onSent }) } satisfies CallInit
-}
-
-/** What `upstreamFetch` made, as the packages hand it on. */
-function answerTo(call: { asResponse(): Promise<Response> }): Promise<UpstreamAnswer> {
-  return call.asResponse() as Promise<unknown> as Promise<UpstreamAnswer>
 }
 
 const OPEN_SERVERS_ONLY = new Set(['top_k', 'min_p', 'repeat_penalty', 'min_tokens', 'rerank'])
