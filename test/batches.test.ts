@@ -241,7 +241,7 @@ test('a file sent again with its key is the same file', async () => {
   await expect(upload('x', 'f1')).rejects.toMatchObject({ status: 404, message: expect.stringContaining('new key') })
   await expect(upload('y', 'f1')).rejects.toMatchObject({ status: 422 })
   const refused = await world.request('POST', '/api/teams', { name: 'x' }, { 'idempotency-key': 'f1' })
-  expect(refused.status).toBe(400)
+  expect(refused.status).toBe(422)
 })
 
 test('a form that is none, or holds too much, is refused as what it is', async () => {

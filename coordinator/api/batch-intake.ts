@@ -19,6 +19,7 @@ import type { ApiParts } from './health.ts'
 import { hashOf, refuseOther } from './idempotency.ts'
 import type { ParsedRequest } from './openai-request.ts'
 import { newJob, refuseWhenFull } from './submit.ts'
+import { Turn } from './turn.ts'
 import { readIdempotencyKey, readWishes, type Wishes } from './wishes.ts'
 
 /** One row before it is a job. */
@@ -216,6 +217,7 @@ function refuseCount(parts: ApiParts, count: number): void {
 async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIntake, batch: string, wishes: Wishes): Promise<NewRow[]> {
   const rows: NewRow[] = []
   const seen = new Set<string>()
+  const turn = new Turn()
   for (let index = 0; index < intake.count; index++) {
     const { rowKey, type, parsed } = intake.row(index)
     if (seen.has(rowKey)) throw badRequest('duplicate_row_key', `Row ${index + 1}: "${rowKey}" names an earlier row too.`, 'row_key')
@@ -229,8 +231,7 @@ async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIn
       request: job.request,
       event: { ...event, team: record.team, job: record.id, traceId: record.traceId },
     })
-    // Others are being served meanwhile.
-    if (index % ROWS_A_TURN === ROWS_A_TURN - 1) await nextTurn()
+    if (turn.isOver) await turn.next()
   }
   return rows
 }
@@ -254,6 +255,6 @@ async function* inPieces(rows: NewRow[]): AsyncGenerator<NewRow[]> {
 }
 
 export const BATCH_BODY_BYTES = 128 * 1024 * 1024
-const ROWS_MAX = 100_000
+export const ROWS_MAX = 100_000
 const ROWS_A_TURN = 200
 const ROWS_A_STATEMENT = 500

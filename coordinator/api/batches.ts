@@ -15,13 +15,14 @@ import {
 } from '../store/batches.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, scopeOf, seesTeam, teamsSeen } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, cancelRows, countAccepted, inRow, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, cancelRows, countAccepted, inRow, type Row, ROWS_MAX } from './batch-intake.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { errorView, usageView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
 import { cutWhenUnread } from './sse.ts'
-import { isDeeper, NESTING_MAX } from './well-formed.ts'
+import { Turn } from './turn.ts'
+import { isDeeper, manyValues, NESTING_MAX, VALUES_MAX } from './well-formed.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
 
 type ById = { Params: { id: string } }
@@ -31,10 +32,14 @@ export function registerBatches(app: FastifyInstance, parts: ApiParts): void {
   app.addContentTypeParser(
     ['application/x-ndjson', 'application/jsonl', 'application/x-jsonlines'],
     { parseAs: 'buffer' },
-    (_request, body, done) => done(null, parseLines(body as Buffer)),
+    async (request: FastifyRequest, body: Buffer) => {
+      if (request.routeOptions.url !== BATCHES)
+        throw new Fault('unsupported_media_type', `Only ${BATCHES} takes lines. Send the body as application/json.`, { status: 415 })
+      return parseLines(body)
+    },
   )
 
-  app.post('/api/batches', { bodyLimit: BATCH_BODY_BYTES }, async (request, reply) => {
+  app.post(BATCHES, { bodyLimit: BATCH_BODY_BYTES }, async (request, reply) => {
     const { model = null } = readQuery(request.query, ['model'])
     const { rows, model: named } = rowsOf(request.body)
     const batch = await acceptBatch(parts, request, {
@@ -118,30 +123,47 @@ function rowsOf(body: unknown): { rows: unknown[]; model: string | null } {
   return { rows: fields.rows, model: text(fields, 'model', 200) }
 }
 
-/** As editors write them: with a mark of their byte order or without. */
-export function parseLines(body: Buffer): unknown[] {
+/** As editors write them: with a mark of their byte order or without, and with empty lines. Others are served meanwhile. */
+export async function parseLines(body: Buffer): Promise<unknown[]> {
   const rows: unknown[] = []
-  for (const [index, line] of textOf(body).split('\n').entries()) {
-    if (line.trim() === '') continue
-    let row: unknown
-    try {
-      row = JSON.parse(line)
-    } catch {
-      throw badRequest('invalid_json', `Line ${index + 1} is not valid JSON.`, 'rows')
-    }
-    if (isDeeper(row)) throw badRequest('nested_too_deep', `Line ${index + 1} is nested more than ${NESTING_MAX} levels deep.`, 'rows')
-    rows.push(row)
+  const turn = new Turn()
+  for (let begin = 0, number = 1; begin < body.length; number++) {
+    if (number > LINES_MAX || rows.length > ROWS_MAX)
+      throw badRequest('invalid_rows', `A batch may hold at most ${ROWS_MAX} rows, in ${LINES_MAX} lines.`, 'rows')
+    const found = body.indexOf(0x0a, begin)
+    const end = found < 0 ? body.length : found
+    const row = parseLine(body.subarray(begin, end), number)
+    if (row !== undefined) rows.push(row)
+    begin = end + 1
+    if (turn.isOver) await turn.next()
   }
   return rows
 }
 
-function textOf(body: Buffer): string {
+/** Undefined for an empty one. */
+function parseLine(line: Buffer, number: number): unknown {
+  let text: string
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(body)
+    text = UTF8.decode(line)
   } catch {
-    throw badRequest('invalid_text', 'The rows are not UTF-8.', 'rows')
+    throw badRequest('invalid_text', `Line ${number} is not UTF-8.`, 'rows')
   }
+  if (text.trim() === '') return undefined
+  if (manyValues(text, VALUES_MAX) !== null)
+    throw badRequest('too_many_values', `Line ${number} holds more than ${VALUES_MAX} objects, lists and texts.`, 'rows')
+  let row: unknown
+  try {
+    row = JSON.parse(text)
+  } catch {
+    throw badRequest('invalid_json', `Line ${number} is not valid JSON.`, 'rows')
+  }
+  if (isDeeper(row)) throw badRequest('nested_too_deep', `Line ${number} is nested more than ${NESTING_MAX} levels deep.`, 'rows')
+  return row
 }
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true })
+const LINES_MAX = 2 * ROWS_MAX
+const BATCHES = '/api/batches'
 
 function readRow(value: unknown, index: number, model: string | null): Row {
   return inRow(index, () => {

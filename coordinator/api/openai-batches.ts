@@ -39,7 +39,7 @@ export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): vo
       throw badRequest('unsupported_endpoint', `endpoint must be one of ${ENDPOINTS.join(', ')}.`, 'endpoint')
     if (fields.completion_window !== '24h') throw badRequest('out_of_range', 'completion_window must be "24h".', 'completion_window')
     const inputFile = await getFile(parts, request.caller, required(text(fields, 'input_file_id', 100), 'input_file_id'))
-    const lines = parseLines((await readFileContent(parts.db, inputFile.id)) ?? Buffer.alloc(0))
+    const lines = await parseLines((await readFileContent(parts.db, inputFile.id)) ?? Buffer.alloc(0))
     const batch = await acceptBatch(parts, request, {
       count: lines.length,
       row: (index) => readLine(lines[index], index, endpoint),

@@ -1,4 +1,5 @@
-import { Ajv } from 'ajv'
+import { Ajv, type ValidateFunction } from 'ajv'
+import draft7Schema from 'ajv/dist/refs/json-schema-draft-07.json' with { type: 'json' }
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import type { JsonSchema } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
@@ -19,8 +20,8 @@ export function checkSchema(schema: unknown, at: string): JsonSchema {
     throw wrong(at, (error as Error).message)
   }
   const { $schema, ...plain } = schema
-  const meta = typeof $schema === 'string' && /draft-0[4-7]/.test($schema) ? draft7 : draft2020
-  if (meta.validateSchema(plain) === true) return schema
+  const meta = typeof $schema === 'string' && /draft-0[4-7]/.test($schema) ? draft7() : draft2020()
+  if (meta(plain)) return schema
   const [first] = meta.errors ?? []
   throw wrong(at, `${first?.instancePath.replace(/^\//, '').replaceAll('/', '.') || 'it'} ${first?.message ?? 'does not fit its draft'}`)
 }
@@ -39,8 +40,19 @@ const BYTES_MAX = 128 * 1024
 const DEPTH_MAX = 64
 
 const options = { strict: false, validateFormats: false, logger: false } as const
-const draft7 = new Ajv(options)
-const draft2020 = new Ajv2020(options)
+const draft7 = once(() => new Ajv(options).compile(withoutUniqueValues(draft7Schema)))
+const draft2020 = once(() => new Ajv2020(options).getSchema('https://json-schema.org/draft/2020-12/schema') as ValidateFunction)
+
+/** That the values of an enum differ would be looked up pair by pair. */
+function withoutUniqueValues(schema: typeof draft7Schema): object {
+  const { uniqueItems: _, ...values } = schema.properties.enum
+  return { ...schema, $id: 'draft-07', properties: { ...schema.properties, enum: values } }
+}
+
+function once<T>(make: () => T): () => T {
+  let made: T | undefined
+  return () => (made ??= make())
+}
 
 function wrong(at: string, why: string): Error {
   return badRequest('invalid_schema', `${at} is not a valid JSON Schema: ${why}.`, at)

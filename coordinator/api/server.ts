@@ -12,7 +12,7 @@ import { dialectOf } from './dialect.ts'
 import { tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
-import { refuseDeepNesting, refuseOddNames, requestId } from './well-formed.ts'
+import { manyValues, refuseDeepNesting, refuseOddNames, requestId, VALUES_MAX } from './well-formed.ts'
 import { registerKeys } from './keys.ts'
 import { registerJobs } from './jobs.ts'
 import { registerBatches } from './batches.ts'
@@ -73,6 +73,13 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   })
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
   app.setNotFoundHandler((request, reply) => answerError(notFound(request), request, reply, parts))
+  const parseJson = app.getDefaultJsonParser('error', 'error')
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
+    const takesRows = (request.routeOptions.bodyLimit ?? BODY_LIMIT_BYTES) > BODY_LIMIT_BYTES
+    const refusal = manyValues(body, takesRows ? BATCH_VALUES_MAX : VALUES_MAX)
+    if (refusal === null) void parseJson(request, body, done)
+    else done(refusal)
+  })
   app.addContentTypeParser(['application/yaml', 'application/x-yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
     if (body.length > YAML_CHARS_MAX)
       return done(
@@ -142,6 +149,8 @@ const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const LINGER_MS = 2_000
 const HEADER_LIMIT_BYTES = 16 * 1024
 // The largest body comes in on a line of 4 Mbit/s; one that trickles longer only holds a connection.
+// Forty for each of as many rows as a batch may hold. Lines are parsed one by one, and hold more.
+const BATCH_VALUES_MAX = 4_000_000
 const REQUEST_TIMEOUT_MS = 300_000
 // A body that is too large stays too large: the header says only how soon the door may be tried with a smaller one.
 const TOO_LARGE_RETRY_S = 5

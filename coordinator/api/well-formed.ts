@@ -21,6 +21,43 @@ export function refuseDeepNesting(body: unknown): void {
   if (isDeeper(body, NESTING_MAX)) throw badRequest('nested_too_deep', `The body is nested more than ${NESTING_MAX} levels deep.`)
 }
 
+/**
+ * Members, lists and texts of one body each take memory and time that their bytes do not tell: 32 MiB of `{},` would be a
+ * gigabyte, and nobody else would be served for seconds. Numbers are cheap, and are not counted.
+ */
+export function manyValues(json: string, most: number): Error | null {
+  if (json.length <= most || !holdsMore(json, most)) return null
+  return badRequest('too_many_values', `There are more than ${most} objects, lists and texts in it, names included. Send less at once.`)
+}
+
+function holdsMore(json: string, most: number): boolean {
+  let count = 0
+  for (let at = 0; at < json.length && count <= most; at++) {
+    const code = json.charCodeAt(at)
+    if (code === QUOTE) at = endOfText(json, at)
+    else if (code !== BRACE && code !== BRACKET) continue
+    count += 1
+  }
+  return count > most
+}
+
+/** Where the text that begins here ends; an escape is two characters, of which the second ends nothing. */
+function endOfText(json: string, begin: number): number {
+  for (let at = begin + 1; at < json.length; at++) {
+    const code = json.charCodeAt(at)
+    if (code === BACKSLASH) at += 1
+    else if (code === QUOTE) return at
+  }
+  return json.length
+}
+
+const QUOTE = 0x22
+const BRACE = 0x7b
+const BRACKET = 0x5b
+const BACKSLASH = 0x5c
+/** Of a request, or a line of a batch. */
+export const VALUES_MAX = 500_000
+
 export function isDeeper(value: unknown, levels = NESTING_MAX): boolean {
   if (typeof value !== 'object' || value === null) return false
   if (levels === 0) return true

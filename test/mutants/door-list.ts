@@ -3,6 +3,38 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'what stands in a text counts as many values',
+    file: 'coordinator/api/well-formed.ts',
+    find: 'if (code === QUOTE) at = endOfText(json, at)',
+    replace: 'if (code === QUOTE) at += 0',
+    tests: ['body-limits'],
+    only: 'small things in large numbers',
+  },
+  {
+    bug: 'a body of millions of small things is parsed',
+    file: 'coordinator/api/server.ts',
+    find: 'if (refusal === null) void parseJson',
+    replace: 'if (refusal !== undefined) void parseJson',
+    tests: ['body-limits'],
+    only: 'small things in large numbers',
+  },
+  {
+    bug: 'the lines of a batch are parsed in one turn',
+    file: 'coordinator/api/batches.ts',
+    find: 'if (turn.isOver) await turn.next()',
+    replace: '',
+    tests: ['body-limits'],
+    only: 'have their turn',
+  },
+  {
+    bug: 'the values of an enum are compared pair by pair',
+    file: 'coordinator/api/schema-check.ts',
+    find: 'properties: { ...schema.properties, enum: values }',
+    replace: 'properties: { ...schema.properties, enum: { ...values, uniqueItems: true } }',
+    tests: ['body-limits'],
+    only: 'pair by pair',
+  },
+  {
     bug: 'the key of what was not made is used up',
     file: 'coordinator/store/events.ts',
     find: 'if (claim !== undefined) await unclaimKey(query, claim)',
