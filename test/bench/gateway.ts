@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import path from 'node:path'
 import { ADMIN_KEY, freePorts, type Running, World } from '../support/world.ts'
-import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, quantile } from './measure.ts'
+import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, profiled, quantile } from './measure.ts'
 import { burst, firstTokens, pacedStreams, type Target } from './streams.ts'
 
 /**
@@ -239,10 +239,4 @@ async function stop(coordinator: Running, others: ChildProcess[]): Promise<void>
     child.removeAllListeners('exit')
     child.kill()
   }
-}
-
-/** With HOLDFAST_BENCH_PROFILE the coordinator leaves a CPU profile in that folder when it stops. */
-function profiled(): Record<string, string> {
-  const dir = process.env.HOLDFAST_BENCH_PROFILE
-  return dir === undefined ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${dir}` }
 }

@@ -117,3 +117,9 @@ function show(value: string | number): string {
   if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString('en-US')
   return value.toPrecision(3)
 }
+
+/** With HOLDFAST_BENCH_PROFILE the coordinator leaves a CPU profile in that folder when it stops. */
+export function profiled(): Record<string, string> {
+  const dir = process.env.HOLDFAST_BENCH_PROFILE
+  return dir === undefined ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${dir}` }
+}

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import path from 'node:path'
 import { ADMIN_KEY, freePorts, World } from '../support/world.ts'
-import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable } from './measure.ts'
+import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, profiled } from './measure.ts'
 
 /**
  * What coordinator, worker and PostgreSQL together add to an answer that costs nothing, with every job durable, beside a
@@ -10,7 +10,7 @@ import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, post
  */
 export async function run(): Promise<void> {
   await using world = await World.open()
-  const coordinator = await world.coordinator()
+  const coordinator = await world.coordinator(profiled())
   const worker = await world.worker('bench', 'fake=fake:?slots=256 slow=fake:?slots=256&first_token_ms=20')
   const dataDir = path.join(world.dir, 'coordinator', 'postgres')
   const [port = 0] = await freePorts(1)
@@ -72,6 +72,7 @@ export async function run(): Promise<void> {
     `With a 20 ms first token: p50 ${slow.p50Ms.toFixed(2)} ms at one connection, ${(slow.p50Ms - bare.p50Ms).toFixed(2)} ms more than a floor that waits as long (target ≤ 0.5).`,
   )
   console.log(`Peak RSS of the coordinator: ${peakRssMiB(coordinator.pid).toFixed(0)} MiB.`)
+  await coordinator.stop()
   floor.kill()
 }
 
