@@ -46,8 +46,11 @@ export class Answer {
   readonly logprobs: TokenLogprob[] = []
   readonly asides: Aside[] = []
   readonly annotations: unknown[] = []
+  /** Where it went on behind calls: mostly nowhere, because calls come last. */
+  readonly resumed: Resumption[] = []
 
   append(text: string, delta?: AnswerDelta): void {
+    if (this.toolCalls.length > 0) this.#resume(text, delta)
     this.text += text
     if (delta === undefined) return
     if (delta.reasoning !== undefined) this.reasoning += delta.reasoning
@@ -70,6 +73,7 @@ export class Answer {
     this.logprobs.length = 0
     this.asides.length = 0
     this.annotations.length = 0
+    this.resumed.length = 0
   }
 
   /** What was thought and then said, in turn: mostly all of it at once. The last stretch grows. */
@@ -90,6 +94,7 @@ export class Answer {
     if (this.logprobs.length > 0) json.logprobs = this.logprobs
     if (this.asides.length > 0) json.asides = this.asides
     if (this.annotations.length > 0) json.annotations = this.annotations
+    if (this.resumed.length > 0) json.resumed = this.resumed
     return json
   }
 
@@ -100,6 +105,7 @@ export class Answer {
     answer.reasoningSignature = json.reasoning_signature ?? ''
     answer.refusal = json.refusal ?? ''
     for (const call of json.tool_calls ?? []) answer.toolCalls.push(call)
+    for (const resumption of json.resumed ?? []) answer.resumed.push(resumption)
     const { logprobs, asides, annotations } = json
     answer.append('', {
       ...(logprobs === undefined ? {} : { logprobs }),
@@ -107,6 +113,23 @@ export class Answer {
       ...(annotations === undefined ? {} : { annotations }),
     })
     return answer
+  }
+
+  /** What is told as done when a call begins may not grow behind it. */
+  #resume(text: string, delta: AnswerDelta = {}): void {
+    const calls = this.toolCalls.length
+    const { reasoning = '', reasoningSignature = '', refusal = '', asides = [] } = delta
+    if (calls === (this.resumed.at(-1)?.calls ?? 0) || text + reasoning + reasoningSignature + refusal === '') return
+    // Of what comes joined the text comes first; a thought says itself where it stood.
+    const thought = asides.find(({ kind }) => kind === 'thought')
+    this.resumed.push({
+      text: thought?.at ?? this.text.length,
+      reasoning: this.reasoning.length,
+      signature: this.reasoningSignature.length,
+      refusal: this.refusal.length,
+      logprobs: this.logprobs.length,
+      calls,
+    })
   }
 
   #grow({ index, id, name, arguments: grown, custom }: ToolCallDelta): void {
@@ -124,6 +147,9 @@ export type Place = { text: number; reasoning: number; signature: number }
 
 export type Stretch = { from: Place; to: Place }
 
+/** So many calls had begun, and more was said. */
+export type Resumption = Place & { refusal: number; logprobs: number; calls: number }
+
 export type AnswerJson = {
   text: string
   reasoning?: string
@@ -133,6 +159,7 @@ export type AnswerJson = {
   logprobs?: TokenLogprob[]
   asides?: Aside[]
   annotations?: unknown[]
+  resumed?: Resumption[]
 }
 
 /** Why an answer ended: by itself or at a stop string, at a limit of tokens, to have tools called, filtered, or cancelled. */

@@ -2,6 +2,7 @@ import type { Aside, FinishReason } from './answer.ts'
 import { WholeCharacters } from './whole-characters.ts'
 import { entryStart, redactedEntry, ThoughtTurns } from './thinking.ts'
 import {
+  asTold,
   countIn,
   isJson,
   type Json,
@@ -33,7 +34,8 @@ export class AnthropicReader {
   #finishReason: FinishReason | null = null
   #stopSequence: string | undefined
   #reported: Json = {}
-  #usage: WireUsage | null = null
+  /** As far as it was told. */
+  usage: WireUsage | null = null
   #stopped = false
 
   /** The upstream has said its last word. */
@@ -45,7 +47,7 @@ export class AnthropicReader {
   get end(): WireEnd | null {
     if (!this.#stopped || this.#finishReason === null) return null
     const stopSequence = this.#stopSequence
-    return { finishReason: this.#finishReason, usage: this.#usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
+    return { finishReason: this.#finishReason, usage: this.usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
   }
 
   /** The data of one event of a stream. Null: nothing for the answer. */
@@ -216,10 +218,12 @@ export class AnthropicReader {
 
   /** Each report holds totals; a count that a later one leaves out stays. */
   #count(holder: Json): void {
-    const usage = objectIn(holder, 'usage')
-    if (usage === undefined) return
-    this.#reported = { ...this.#reported, ...Object.fromEntries(Object.entries(usage).filter(([, value]) => value !== null)) }
-    this.#usage = usageOf(this.#reported)
+    if (!isJson(holder.usage)) return
+    const reported = { ...this.#reported, ...Object.fromEntries(Object.entries(holder.usage).filter(([, value]) => value !== null)) }
+    const usage = asTold(() => usageOf(reported))
+    if (usage === null) return
+    this.#reported = reported
+    this.usage = usage
   }
 }
 

@@ -95,7 +95,7 @@ function toolChoice({ tools, toolChoice: wanted, parallelToolCalls }: Generation
 /** System messages are no part of the dialect's conversation, and neighbours of the same role are one message. */
 function conversation(chat: ChatMessage[]): { system: string; messages: Json[] } {
   const systems = chat.filter((message) => message.role === 'system').map((message) => textOf(message.content))
-  const system = systems.filter((text) => text !== '').join('\n\n')
+  const system = systems.filter(says).join('\n\n')
   const messages: { role: string; content: Json[] }[] = []
   for (const message of chat) {
     const blocks = message.role === 'system' ? [] : blocksOf(message)
@@ -123,7 +123,7 @@ function blocksOf(message: ChatMessage): Json[] {
       {
         type: 'tool_result',
         tool_use_id: toolIdOf(message.toolCallId),
-        content: typeof message.content === 'string' ? message.content : contentBlocks(message.content),
+        ...resultOf(message.content),
         ...optional('is_error', message.isError),
       },
     ]
@@ -146,11 +146,20 @@ function signedOnly(messages: unknown): Json {
   const isForeign = (block: unknown): boolean => isJson(block) && block.type === 'thinking' && (block.signature ?? '') === ''
   const touched = (message: unknown): boolean => isJson(message) && Array.isArray(message.content) && message.content.some(isForeign)
   if (!messages.some(touched)) return {}
-  return {
-    messages: messages.map((message: Json) =>
-      touched(message) ? { ...message, content: (message.content as unknown[]).filter((block) => !isForeign(block)) } : message,
-    ),
+  const kept: Json[] = []
+  for (const message of messages as Json[]) {
+    const content = touched(message) ? (message.content as unknown[]).filter((block) => !isForeign(block)) : message.content
+    const last = kept.at(-1)
+    // One that only thought is left out, and those around it are one message: roles take turns, and none may be without content.
+    if (Array.isArray(content) && content.length === 0 && touched(message)) continue
+    if (last !== undefined && last.role === message.role) last.content = [...blocksIn(last.content), ...blocksIn(content)]
+    else kept.push({ ...message, content })
   }
+  return { messages: kept }
+}
+
+function blocksIn(content: unknown): unknown[] {
+  return Array.isArray(content) ? content : [{ type: 'text', text: content }]
 }
 
 /** Thinking that its provider did not sign is of another one, and the dialect refuses it. */
@@ -163,12 +172,22 @@ function thoughts(reasoning: string, signature: string): Json[] {
   return blocks
 }
 
-/** Empty texts are refused by the dialect and say nothing. */
+/** A result may have no content, but not one that says nothing. */
+function resultOf(content: Content): Json {
+  const blocks = contentBlocks(content)
+  return blocks.length === 0 ? {} : { content: typeof content === 'string' ? content : blocks }
+}
+
 function contentBlocks(content: Content): Json[] {
-  if (typeof content === 'string') return content === '' ? [] : [{ type: 'text', text: content }]
+  if (typeof content === 'string') return says(content) ? [{ type: 'text', text: content }] : []
   return content
-    .filter((part) => part.kind === 'image' || part.text !== '')
+    .filter((part) => part.kind === 'image' || says(part.text))
     .map((part) => (part.kind === 'text' ? { type: 'text', text: part.text } : { type: 'image', source: sourceOf(part.url) }))
+}
+
+/** Texts of nothing but white space are refused by the dialect. */
+function says(text: string): boolean {
+  return text.trim() !== ''
 }
 
 function sourceOf(url: string): Json {

@@ -3,6 +3,7 @@ import { ThoughtTurns } from './thinking.ts'
 import { WholeCharacters } from './whole-characters.ts'
 import { ContentTemplate } from './openai-wire-template.ts'
 import {
+  asTold,
   countIn,
   isJson,
   type Json,
@@ -31,11 +32,12 @@ export class OpenAiReader {
   readonly #template = new ContentTemplate()
   readonly #turns = new ThoughtTurns()
   readonly #whole = new WholeCharacters()
-  /** For each call of the answer, its index and its id as the upstream says them. */
-  readonly #calls: { index: number | undefined; id: string | undefined }[] = []
+  readonly #calls: Call[] = []
+  #named = 0
   #finishReason: FinishReason | null = null
   #stopSequence: string | undefined
-  #usage: WireUsage | null = null
+  /** As far as it was told. */
+  usage: WireUsage | null = null
   /** The upstream has said its last word. */
   done = false
 
@@ -48,7 +50,7 @@ export class OpenAiReader {
   get end(): WireEnd | null {
     if (this.#finishReason === null) return null
     const stopSequence = this.#stopSequence
-    return { finishReason: this.#finishReason, usage: this.#usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
+    return { finishReason: this.#finishReason, usage: this.usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
   }
 
   /** The data of one event of a stream. Null: nothing for the answer. */
@@ -83,8 +85,7 @@ export class OpenAiReader {
     if (!isJson(chunk)) throw new Malformed('it is not an object')
     if (chunk.error !== undefined && chunk.error !== null) return upstreamError(chunk.error)
     if (chunk.object === 'error') return upstreamError(chunk)
-    const usage = objectIn(chunk, 'usage')
-    if (usage !== undefined) this.#usage = usageOf(usage) ?? this.#usage
+    if (isJson(chunk.usage)) this.usage = usageOf(chunk.usage) ?? this.usage
     const choice = (listIn(chunk, 'choices') ?? []).find((candidate) => isJson(candidate) && (candidate.index ?? 0) === 0)
     return isJson(choice) ? this.#choice(choice) : null
   }
@@ -99,6 +100,7 @@ export class OpenAiReader {
       const finishReason = FINISH_REASONS.get(reason)
       if (finishReason === undefined)
         return { ...upstreamError({ message: `it gave up with finish_reason "${reason.slice(0, 100)}"` }), retryable: true }
+      if (this.#calls.some(({ place }) => place === null)) throw new Malformed('a tool call has no name')
       // Some servers say "stop" although the model stopped to have tools called.
       this.#finishReason = finishReason === 'stop' && this.#calls.length > 0 ? 'tool_calls' : finishReason
       const matched = choice.stop_reason ?? choice.matched_stop
@@ -119,7 +121,8 @@ export class OpenAiReader {
       const refusal = textIn(said, 'refusal')
       if (refusal !== undefined && refusal !== '') delta.refusal = refusal
       const calls = listIn(said, 'tool_calls')
-      if (calls !== undefined && calls.length > 0) delta.toolCalls = calls.map((call) => this.#call(call))
+      const grown = calls?.map((call) => this.#call(call)).filter((call) => call !== null) ?? []
+      if (grown.length > 0) delta.toolCalls = grown
       const annotations = listIn(said, 'annotations')
       if (annotations !== undefined && annotations.length > 0) delta.annotations = shallow(annotations)
     }
@@ -129,29 +132,47 @@ export class OpenAiReader {
     return isEmpty(delta) ? undefined : delta
   }
 
-  #call(call: unknown): ToolCallDelta {
-    if (!isJson(call)) throw new Malformed('a call of tool_calls is not an object')
-    const { name, grown: written, kind } = calledIn(call)
-    const id = textIn(call, 'id') || undefined
-    const known = this.#knownCall(countIn(call, 'index'), id, name)
-    const grown = written === undefined ? {} : { arguments: this.#whole.of(`call ${known < 0 ? this.#calls.length : known}`, written) }
-    if (known >= 0) return { index: known, ...grown }
+  /** Null while the call has no name: what came of it until then is held. */
+  #call(said: unknown): ToolCallDelta | null {
+    if (!isJson(said)) throw new Malformed('a call of tool_calls is not an object')
+    const { name, grown: written, kind } = calledIn(said)
+    const index = countIn(said, 'index')
+    const id = textIn(said, 'id') || undefined
+    const call = this.#knownCall(index, id, name) ?? this.#newCall(index, id)
+    const grown = written === undefined ? undefined : this.#whole.of(`call ${this.#calls.indexOf(call)}`, written)
+    if (call.place !== null) return { index: call.place, ...(grown === undefined ? {} : { arguments: grown }) }
+    call.held = grown === undefined ? call.held : (call.held ?? '') + grown
+    call.id ??= id
+    if (name === undefined) return null
+    call.place = this.#named++
+    return {
+      ...{ index: call.place, id: call.id ?? this.#newCallId(), name, ...kind },
+      ...(call.held === undefined ? {} : { arguments: call.held }),
+    }
+  }
+
+  #newCall(index: number | undefined, id: string | undefined): Call {
     if (this.#calls.length >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
-    if (name === undefined) throw new Malformed('a tool call begins without a name')
-    const index = this.#calls.push({ index: countIn(call, 'index'), id }) - 1
-    return { index, id: id ?? this.#newCallId(), name, ...kind, ...grown }
+    const call: Call = { index, id, place: null, held: undefined }
+    this.#calls.push(call)
+    return call
   }
 
   /**
-   * Which call a delta goes on with; -1: it begins one. Without an index it begins one unless it has neither id nor name.
-   * Some servers give every call the index 0, and then only the ids tell calls apart.
+   * Which call a delta goes on with; undefined: it begins one. Some servers give every call the index 0, and then only ids and
+   * names tell calls apart; others give every delta of one call another id, and no name; others know no index.
    */
-  #knownCall(index: number | undefined, id: string | undefined, name: string | undefined): number {
-    if (index === undefined) return id === undefined && name === undefined ? this.#calls.length - 1 : -1
-    const known = this.#calls.findLastIndex((call) => call.index === index)
-    return id === undefined || this.#calls[known]?.id === id ? known : -1
+  #knownCall(index: number | undefined, id: string | undefined, name: string | undefined): Call | undefined {
+    const isAlike = (call: Call): boolean => index === undefined || call.index === index
+    const last = this.#calls.findLast(isAlike)
+    if (id === undefined) return index === undefined && name !== undefined && last?.place !== null ? undefined : last
+    const known = this.#calls.findLast((call) => isAlike(call) && call.id === id)
+    return known ?? (index !== undefined && name === undefined ? last : undefined)
   }
 }
+
+/** `index` and `id` are what the upstream calls it, `place` is its place among those that have a name; `held` came before that. */
+type Call = { index: number | undefined; id: string | undefined; place: number | null; held: string | undefined }
 
 /** The dialect's own reasons, and those of servers that keep their old names for them. */
 const FINISH_REASONS = new Map<string, FinishReason>([
@@ -199,15 +220,17 @@ function calledIn(call: Json): { name: string | undefined; grown: string | undef
 }
 
 function usageOf(usage: Json): WireUsage | null {
-  const promptTokens = countIn(usage, 'prompt_tokens')
-  const completionTokens = countIn(usage, 'completion_tokens')
-  if (promptTokens === undefined && completionTokens === undefined) return null
-  return {
-    promptTokens: promptTokens ?? 0,
-    completionTokens: completionTokens ?? 0,
-    cachedTokens: countIn(objectIn(usage, 'prompt_tokens_details') ?? {}, 'cached_tokens') ?? 0,
-    reasoningTokens: countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null,
-  }
+  return asTold(() => {
+    const promptTokens = countIn(usage, 'prompt_tokens')
+    const completionTokens = countIn(usage, 'completion_tokens')
+    if (promptTokens === undefined && completionTokens === undefined) return null
+    return {
+      promptTokens: promptTokens ?? 0,
+      completionTokens: completionTokens ?? 0,
+      cachedTokens: countIn(objectIn(usage, 'prompt_tokens_details') ?? {}, 'cached_tokens') ?? 0,
+      reasoningTokens: countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null,
+    }
+  })
 }
 
 /** Of chat completions, which list an object for each token, or of completions, which list each property. */

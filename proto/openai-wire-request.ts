@@ -57,7 +57,7 @@ export const OPEN_SERVER_ABILITIES: readonly Ability[] = [
 /** The body with which an upstream of the dialect is asked for the request. What needs other abilities never comes here. */
 export function openAiBody(request: GenerationRequest, model: string, stream: boolean, upstream: OpenAiUpstream): Json {
   const { prompt, verbatim } = request
-  if (verbatim?.dialect === 'openai') return verbatimBody(verbatim.body, model, stream)
+  if (verbatim?.dialect === 'openai') return { ...verbatimBody(verbatim.body, model, stream), ...ownNames(request, upstream) }
   if (prompt.kind === 'embed')
     return {
       model,
@@ -83,9 +83,18 @@ function aside({ passthrough = {} }: GenerationRequest, { extended }: OpenAiUpst
 
 /** One job is one answer: where the caller wanted several, the door made a job of each. */
 function verbatimBody(original: Json, model: string, stream: boolean): Json {
-  const { n: _, stream_options: streamOptions, ...body } = original
+  const { n: _n, stream_options: streamOptions, repeat_penalty: _penalty, reasoning_max_tokens: _cap, ...body } = original
   const asked = typeof streamOptions === 'object' ? streamOptions : {}
   return { ...body, model, stream, ...(stream ? { stream_options: { ...asked, include_usage: true } } : {}) }
+}
+
+/** What the door calls by names that no upstream knows. */
+function ownNames({ sampling, reasoning }: GenerationRequest, { extended }: OpenAiUpstream): Json {
+  const { maxTokens } = reasoning ?? {}
+  return {
+    ...optional('repetition_penalty', sampling.repeatPenalty),
+    ...(maxTokens === undefined ? {} : reasoningOf({ maxTokens }, extended)),
+  }
 }
 
 function chatOptions(request: GenerationRequest, upstream: OpenAiUpstream): Json {
@@ -99,7 +108,7 @@ function chatOptions(request: GenerationRequest, upstream: OpenAiUpstream): Json
     ...(tools === undefined ? {} : optional('parallel_tool_calls', request.parallelToolCalls)),
     ...(format === undefined ? {} : { response_format: formatOf(format) }),
     ...(logprobs === undefined ? {} : { logprobs: true, top_logprobs: logprobs }),
-    ...reasoningOf(request, upstream.extended),
+    ...reasoningOf(request.reasoning, upstream.extended),
   }
 }
 
@@ -124,7 +133,7 @@ function sampling({ sampling: chosen, stop, seed, minTokens }: GenerationRequest
 }
 
 /** A cap is a member of vLLM's; OpenAI's own cloud has none, but both can be told not to think at all. */
-function reasoningOf({ reasoning }: GenerationRequest, extended: boolean): Json {
+function reasoningOf(reasoning: GenerationRequest['reasoning'], extended: boolean): Json {
   if (reasoning === undefined) return {}
   const { effort, maxTokens } = reasoning
   const off = maxTokens === 0 || effort === 'none'

@@ -5,8 +5,25 @@ export function isTooLong(said: string): boolean {
   return TOO_LONG.test(said)
 }
 
+/** The key was refused, as the status says, or the words where the status means other things too. */
+export function isKeyRefused(status: number | undefined, said: string): boolean {
+  return status === 401 || (status === 403 && isAboutKey(said)) || (status === 400 && INVALID_KEY.test(said))
+}
+
+/** Nobody has paid for more, or a limit on what may be paid is reached: neither the key nor the request is to blame. */
+export function isUnpaid(status: number | undefined, said: string): boolean {
+  return status === 402 || ((status === undefined || status === 400 || status === 403) && UNPAID.test(said))
+}
+
+/** When such a limit begins anew (Unix ms), where it is said: "You will regain access on 2026-04-01 at 00:00 UTC." */
+export function regainedAt(said: string): number | null {
+  const [, day, time = '00:00'] = /regain access on (\d{4}-\d{2}-\d{2})(?: at (\d{2}:\d{2}) UTC)?/i.exec(said) ?? []
+  const atMs = Date.parse(`${day}T${time}Z`)
+  return Number.isFinite(atMs) ? atMs : null
+}
+
 /** The key itself is no good. Where it only lacks a permission, others of its models and other requests are fine. */
-export function isAboutKey(said: string): boolean {
+function isAboutKey(said: string): boolean {
   return ABOUT_KEY.test(said) && !ABOUT_REQUEST.test(said) && !isAgainstRules(said)
 }
 
@@ -16,6 +33,8 @@ export function isAgainstRules(said: string): boolean {
 }
 
 const TOO_LONG = /context[ _](length|size|window)|maximum context|too many tokens|prompt is too long/i
+const INVALID_KEY = /api[_ ]key[_ ](not valid|not found|expired|invalid)/i
+const UNPAID = /credit balance is too low|reached your specified [\w ]*usage limits|key limit exceeded/i
 const ABOUT_KEY = /\b(api[-_ ]?key|key|credential|token|authenti\w+|account|organi[sz]ation)\b/i
 const ABOUT_REQUEST = /\bmodels?\b|permission|\bscopes?\b|not allowed|does not have access|region|country|territory/i
 const AGAINST_RULES = /moderat|flagged|content[-_ ](policy|filter)|usage polic|safety|guardrail/i

@@ -77,7 +77,7 @@ export type ChatMessage =
 export type Content = string | ContentPart[]
 export type ContentPart = { kind: 'text'; text: string } | ImagePart
 /** `url` is https:// or a data: URL with base64. */
-export type ImagePart = { kind: 'image'; url: string; detail?: 'auto' | 'low' | 'high' }
+export type ImagePart = { kind: 'image'; url: string; detail?: 'auto' | 'low' | 'high' | 'original' }
 
 /**
  * `arguments` is the JSON text that the model wrote, which may not be valid. `custom`: of a tool of the OpenAI dialect that is

@@ -79,10 +79,12 @@ export class ThoughtTurns {
   }
 }
 
-/** The reverse: a reasoning and a signature that hold these blocks. */
-export function joinedThinking(blocks: ThinkingBlock[]): { reasoning: string; signature: string } {
-  let reasoning = ''
-  let signature = ''
+/** The reverse: a reasoning and a signature that hold these blocks, behind those that came before. */
+export function joinedThinking(
+  blocks: ThinkingBlock[],
+  before = { reasoning: '', signature: '' },
+): { reasoning: string; signature: string } {
+  let { reasoning, signature } = before
   for (const block of blocks) {
     signature += entryStart(reasoning.length, signature !== '')
     signature += block.kind === 'redacted' ? redactedEntry(block.data) : block.signature

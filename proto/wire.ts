@@ -13,6 +13,8 @@ export type WireFailure = {
   message: string
   retryable: boolean
   providerStatus?: number
+  /** What it calls the error. */
+  type?: string
 }
 
 /** `usage` is null where the upstream did not tell it. */
@@ -30,6 +32,9 @@ export type WireUsage = {
 
 /** Calls of one answer, beyond which it is taken for a fault: every one of them is held in memory. */
 export const TOOL_CALLS_MAX = 1_000
+
+/** In place of a token's id, for each piece of an answer whose upstream tells none. No vocabulary is as large. */
+export const UNTOLD_TOKEN = 2_147_483_647
 
 export type Json = Record<string, unknown>
 
@@ -99,6 +104,16 @@ export function understood<T>(read: () => T): T | WireFailure {
   }
 }
 
+/** For what is told beside the answer: where it cannot be understood it counts as not told, and the answer is as good. */
+export function asTold<T>(read: () => T): T | null {
+  try {
+    return read()
+  } catch (error) {
+    if (error instanceof Malformed) return null
+    throw error
+  }
+}
+
 export function malformed(what: string): WireFailure {
   return {
     kind: 'failure',
@@ -121,6 +136,7 @@ export function upstreamError(error: unknown): WireFailure {
     // What an upstream cannot name is its own trouble and not the request's.
     retryable: providerStatus === undefined || providerStatus === 408 || providerStatus === 429 || providerStatus >= 500,
     ...(providerStatus === undefined ? {} : { providerStatus }),
+    ...(type === '' ? {} : { type }),
   }
 }
 

@@ -133,6 +133,12 @@ test('a tool is called, streamed and not, and the conversation goes on with its 
   expect(next.stop_reason).toBe('max_tokens')
 })
 
+test('a tool may have a name of 128 characters', async () => {
+  const name = 'n'.repeat(128)
+  const request = { ...ask, max_tokens: 100, tools: [{ ...weather, name }], tool_choice: { type: 'tool' as const, name } }
+  expect((await client.messages.create(request)).content).toMatchObject([{ type: 'tool_use', name }])
+})
+
 test('thinking is a block of its own before the text', async () => {
   const request = { ...ask, model: 'quick', max_tokens: 2_000, thinking: { type: 'enabled' as const, budget_tokens: 1_024 } }
   const plain = await client.messages.create(request)
@@ -195,6 +201,15 @@ test('models are listed in the dialect of the asking client, page by page', asyn
   expect(last.data).toMatchObject([{ type: 'model', id: 'late', display_name: 'late' }])
   expect(await client.models.retrieve('fake')).toMatchObject({ type: 'model', id: 'fake' })
   await expect(client.models.retrieve('nope')).rejects.toBeInstanceOf(Anthropic.NotFoundError)
+  expect((await client.models.list({ lifecycle: ['active', 'retired'] })).data).toHaveLength(found.length)
+  expect((await client.models.list({ lifecycle: ['retired'] })).data).toEqual([])
+  const asAnthropic = { 'anthropic-version': '2023-06-01' }
+  for (const [query, status] of [
+    ['beta=true', 200],
+    ['lifecycle=active', 200],
+    ['lifecycle=old', 400],
+  ] as const)
+    expect((await world.request('GET', `/v1/models?${query}`, undefined, asAnthropic)).status).toBe(status)
   const plain = (await world.get('/v1/models')) as { object: string }
   expect(plain.object).toBe('list')
 })
@@ -245,6 +260,20 @@ test.each<[string, Record<string, unknown>, string, RegExp]>([
     'invalid_image',
     /png/,
   ],
+  [
+    'an image of no type',
+    { messages: [{ role: 'user', content: [{ type: 'image', source: { type: 'base64', media_type: { toString: 1 }, data: 'AA' } }] }] },
+    'invalid_messages',
+    /source\.media_type/,
+  ],
+  [
+    'a block of no type',
+    { messages: [{ role: 'user', content: [{ type: { toString: 1 } }] }] },
+    'invalid_messages',
+    /content\[0\]\.type \{"toString":1\} is not known/,
+  ],
+  ['a name too long', { tools: [{ ...weather, name: 'n'.repeat(129) }] }, 'invalid_tools', /128/],
+  ['an answer of nothing', { max_tokens: 0 }, 'out_of_range', /at least 1/],
   ['stop sequences as a text', { stop_sequences: 'END' }, 'invalid_stop', /list/],
 ])('a request with %s is refused by name', async (_what, extra, code, message) => {
   const response = await world.request('POST', '/v1/messages', { ...ask, ...extra })

@@ -3,7 +3,9 @@ import { hostname, tmpdir } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import type { GenerationRequest } from '../proto/request.ts'
+import { UNTOLD_TOKEN } from '../proto/wire.ts'
 import { failureOf, retryTimeOf } from '../worker/engines/cli/failures.ts'
+import { Quota } from '../worker/engines/quota.ts'
 import { type CliKind, openCliEngine } from '../worker/engines/cli.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { parseModels } from '../worker/models.ts'
@@ -31,7 +33,7 @@ for (const kind of [...KINDS, 'command'] as const) {
     expect(made.text).toBe('Hello from the stand-in.')
     const promptTokens = { claude: 19, cursor: 12, opencode: 12 }[kind as string] ?? 12
     expect(made.end).toMatchObject({ reason: 'stop', promptTokens, completionTokens: 7 })
-    expect(made.ids).toEqual(made.ids.map((_, index) => index))
+    expect(new Set(made.ids)).toEqual(new Set([UNTOLD_TOKEN]))
     expect(engine.state()).toMatchObject({ phase: 'ready', slots: 1, tier: 'cli', startsOver: true, abilities: [] })
   })
 
@@ -62,10 +64,12 @@ for (const kind of [...KINDS, 'command'] as const) {
 
 test('a program gets an empty directory, its own home, and the variables that were listed and no others', async () => {
   process.env.HOLDFAST_TEST_SEED ??= '1'
+  process.env.TZ = 'Asia/Kolkata'
   const engine = open('claude', { env: ['SECRET_KEY'] })
   const { cwd, files, env } = await factsOf(engine)
   expect(files).toEqual([])
-  expect(Object.keys(env).sort()).toEqual(['HOME', 'LANG', 'PATH', 'SECRET_KEY', 'TMPDIR'])
+  expect(Object.keys(env).sort()).toEqual(['HOME', 'LANG', 'PATH', 'SECRET_KEY', 'TMPDIR', 'TZ'])
+  expect(env.TZ).toBe('Asia/Kolkata')
   expect(env.HOME).toBe(cwd)
   expect(env.SECRET_KEY).toBe(SECRET)
   expect(existsSync(cwd)).toBe(false)
@@ -206,6 +210,35 @@ test('a limit that is said to be over already, or to last for ages, is looked at
   expect(retryAt(now + 5_000)).toBe(now + 5_000)
 })
 
+test('what was asked before a limit was told says nothing about it, and neither does what was cancelled', async () => {
+  const quota = new Quota()
+  quota.limitUntil(60_000, 10_000)
+  quota.served(9_999)
+  expect(quota.state(20_000)?.limitedUntilMs).toBe(60_000)
+  quota.served(10_000)
+  expect(quota.state(20_000)).toBeUndefined()
+  const engine = open('gemini', { slots: 2 })
+  const hangs = generate(engine, ask('HANG'))
+  await hangs.until((text) => text !== '')
+  await generate(engine, ask('LIMIT')).done
+  const { quota: limited } = engine.state()
+  hangs.cancel()
+  await hangs.done
+  const late = generate(engine, ask('HANG'))
+  await late.until((text) => text !== '')
+  late.cancel()
+  await late.done
+  expect([limited?.limitedUntilMs, engine.state().quota]).toEqual([expect.any(Number), limited])
+})
+
+test('an account that nobody has paid for is over its quota', () => {
+  const said = (message: string, status?: number) =>
+    failureOf({ message, ...(status === undefined ? {} : { status }) }, { name: 'cl', login: 'Log in.' }, 0)
+  expect(said('Credit balance is too low')).toMatchObject({ code: 'rate_limited', retryAtMs: 60_000 })
+  expect(said('API Error: 400 Your credit balance is too low', 400)).toMatchObject({ code: 'rate_limited' })
+  expect(said('API key not valid', 400)).toMatchObject({ code: 'cli_not_authenticated' })
+})
+
 test('times of limits are understood as the programs word them', () => {
   const now = Date.UTC(2026, 10, 21, 14, 59)
   const at = (message: string) => retryTimeOf(message, now)
@@ -217,6 +250,12 @@ test('times of limits are understood as the programs word them', () => {
   expect(at('resets 2:57pm (UTC)')).toBe(now + minute)
   expect(at('resets Nov 24, 3pm (UTC)')).toBe(Date.UTC(2026, 10, 24, 15) + minute)
   expect(at('resets Jan 2, 3pm (UTC)')).toBeUndefined()
+  // Behind UTC by five hours, and ahead by five and a half.
+  expect(at('resets 3pm (America/New_York)')).toBe(Date.UTC(2026, 10, 21, 20) + minute)
+  expect(at('resets 8am (America/New_York)')).toBe(Date.UTC(2026, 10, 22, 13) + minute)
+  expect(at('resets Nov 22, 1am (Asia/Kolkata)')).toBe(Date.UTC(2026, 10, 21, 19, 30) + minute)
+  expect(at('resets Nov 24, 3pm (Nowhere/Land)')).toBe(new Date(2026, 10, 24, 15).getTime() + minute)
+  expect(at('You will regain access on 2026-12-01 at 00:00 UTC.')).toBe(Date.UTC(2026, 11, 1))
   expect(at('or try again at Nov 24th, 2026 3:59 PM.')).toBe(new Date(2026, 10, 24, 15, 59).getTime() + minute)
   expect(at('Please retry in 36.5s.')).toBe(now + 36_500)
   expect(at('Your quota will reset after 18h31m10s.')).toBe(now + ((18 * 60 + 31) * 60 + 10) * 1000)

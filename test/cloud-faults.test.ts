@@ -20,6 +20,7 @@ import { readProgress } from '../coordinator/store/jobs.ts'
 import { readJobStream } from './support/job-stream.ts'
 import { chatStream } from './support/stream.ts'
 import { Upstream } from './support/upstream.ts'
+import type { Play } from './support/upstream-play.ts'
 import { ADMIN_KEY, freePorts, type Running, World } from './support/world.ts'
 
 /** What clouds do when they are not well, and what becomes of the jobs that are with them. */
@@ -105,6 +106,25 @@ test.concurrent('a provider that goes silent is left after its own time, and a s
   const slow = await openai.chat.completions.create({ model, messages }, pinned)
   expect(slow.choices[0]?.message.content).toBe(USUAL)
   expect(broken.upstream.generations).toHaveLength(3)
+})
+
+test.concurrent.each([
+  {
+    what: 'writes a call',
+    play: { text: ['I look.'], toolCalls: [{ id: 'c', name: 'f', pieces: ['{}'] }], silence: { after: 1, ms: 2_000 } },
+  },
+  { what: 'says that it lives', play: { silence: { after: 2, ms: 2_000, pings: true } } },
+] as const)('a provider that $what may be silent for as long as before a first token', async ({ play }) => {
+  const cloud = await addCloud(world, { kind: 'anthropic', first_token_timeout_s: 20, next_token_timeout_s: 1 })
+  cloud.upstream.plan(play as unknown as Play)
+  expect((await ended(world, await enqueue(world, cloud.model))).attempts).toMatchObject([{ status: 'succeeded' }])
+})
+
+test.concurrent('a provider that only says that it lives is left after the time for a first token', async () => {
+  const cloud = await addCloud(world, { kind: 'anthropic', first_token_timeout_s: 2, next_token_timeout_s: 1 })
+  cloud.upstream.plan({ silence: { after: 2, ms: 20_000, pings: true } })
+  const [first] = (await ended(world, await enqueue(world, cloud.model))).attempts
+  expect(first?.error).toMatchObject({ code: 'next_token_timeout' })
 })
 
 test('an answer that is asked for at once may take longer than a token may', async () => {
@@ -310,6 +330,41 @@ test('what a provider calls a bad request is one: told in both dialects with its
   const long = await openai.chat.completions.create({ model, messages }).catch((cause: unknown) => cause)
   expect(long).toMatchObject({ status: 400, code: 'context_length_exceeded', error: { ...told, code: 'context_length_exceeded' } })
   expect([broken.upstream.generations.length, spare.upstream.generations.length]).toEqual([3, 0])
+})
+
+test.each<{ what: string; kind: 'openai' | 'anthropic'; play: Play }>([
+  { what: 'breaks after its last word but one', kind: 'openai', play: { cutAtEnd: true } },
+  { what: 'comes as one body', kind: 'openai', play: { isWhole: true } },
+  { what: 'comes as one body', kind: 'anthropic', play: { isWhole: true } },
+])('a stream of $kind that $what is a whole answer', async ({ kind, play }) => {
+  const cloud = await addCloud(world, { kind })
+  cloud.upstream.plan(play)
+  const seen = await chatStream(world, cloud.model, 'hello').done
+  expect([seen.text, seen.error, seen.finish]).toEqual([USUAL, null, 'stop'])
+  expect((await ended(world, seen.job)).cost_micros).toBe(11 + 5 * 4)
+})
+
+test('an error in place of a stream says what it would say with its own status', async () => {
+  const { broken, model } = await pair()
+  broken.upstream.plan({ isWhole: true, refuse: { status: 200, code: 'insufficient_quota' } })
+  const { data, response } = await openai.chat.completions.create({ model, messages }).withResponse()
+  expect(data.choices[0]?.message.content).toBe(SPARE)
+  expect(await ended(world, response.headers.get('x-holdfast-job') ?? '')).toMatchObject({ cost_micros: 11 + 3 * 4 })
+  await inState(world, broken.name, 'over_quota')
+  await send(world, 'POST', `/api/credentials/${broken.credential}/rotate`, { secret: `${SECRET}${broken.name}` })
+  broken.upstream.plan({ isWhole: true, refuse: { status: 200, code: 'invalid_api_key', message: `Wrong: ${SECRET}${broken.name}` } })
+  expect(await ask(model)).toBe(SPARE)
+  expect((await inState(world, broken.name, 'parked')).reason).toContain('Wrong: [secret]')
+})
+
+test('cached tokens have their own price, and what was told of a call that breaks off is what it has cost', async () => {
+  const prices = { input_micros_per_mtok: 2_000_000, output_micros_per_mtok: 4_000_000, cached_input_micros_per_mtok: 1_000_000 }
+  const cloud = await addCloud(world, { kind: 'anthropic', models: [{ name: 'cached', upstream: 'large', ...prices }] })
+  expect(await readProvider(world, cloud.name)).toMatchObject({ models: [prices] })
+  expect(await ended(world, await enqueue(world, 'cached'))).toMatchObject({ cost_micros: 7 * 2 + 4 + 5 * 4 })
+  cloud.upstream.plan({ cutAfter: 2 })
+  const seen = await chatStream(world, 'cached', 'hello').done
+  expect(await ended(world, seen.job)).toMatchObject({ status: 'failed', cost_micros: 7 * 2 + 4 + 2 * 4 })
 })
 
 test('a stream that is cut before its first token runs elsewhere, unseen', async () => {

@@ -74,6 +74,12 @@ test('tool_choice and parallel_tool_calls are obeyed', async () => {
   expect(await calls({ tool_choice: 'none' }, 'call:clock')).toBeUndefined()
   expect(await calls({ tool_choice: 'required' })).toEqual(['weather'])
   expect(await calls({ tool_choice: { type: 'function', function: { name: 'clock' } } })).toEqual(['clock'])
+  const allowed = (mode: string) => ({
+    tool_choice: { type: 'allowed_tools', allowed_tools: { mode, tools: [{ type: 'function', function: { name: 'clock' } }] } },
+  })
+  expect(await calls(allowed('auto'))).toBeUndefined()
+  expect(await calls(allowed('auto'), 'call:weather call:clock')).toEqual(['clock'])
+  expect(await calls(allowed('required'))).toEqual(['clock'])
   expect(await calls({}, 'call:weather call:clock')).toEqual(['weather', 'clock'])
   expect(await calls({ parallel_tool_calls: false }, 'call:weather call:clock')).toEqual(['weather'])
 })
@@ -129,6 +135,9 @@ test('reasoning is separated from the answer and counted', async () => {
   expect([reasoning, text]).toEqual([message.reasoning_content, message.content])
   const capped = await client.chat.completions.create({ ...body, reasoning_max_tokens: 1 } as typeof body)
   expect(capped.usage?.completion_tokens_details?.reasoning_tokens).toBe(1)
+  const most = async (reasoning_effort: 'xhigh' | 'max') =>
+    (await client.chat.completions.create({ ...body, reasoning_effort, max_tokens: 40 })).usage?.completion_tokens_details?.reasoning_tokens
+  expect(await most('max')).toBe(await most('xhigh'))
 })
 
 test('n answers are n jobs with seeds that follow one another, streamed and not', async () => {
@@ -253,6 +262,8 @@ test('what only a provider of the dialect can honour is kept as it came, and nam
   ]
   for (const extra of cloudOnly)
     expect(parseChatRequest({ model: 'x', messages: m, ...extra }).onlyDialect, JSON.stringify(extra)).toBe('openai')
+  const listed = { type: 'allowed_tools', allowed_tools: { mode: 'auto', tools: [{ type: 'custom', custom: { name: 'c' } }] } }
+  expect(parseChatRequest({ model: 'x', messages: m, tools: [clock], tool_choice: listed }).onlyDialectFor).toBe('tool_choice')
   const off = { modalities: ['text'], service_tier: 'auto', functions: [], function_call: 'none' }
   expect(parseChatRequest({ model: 'x', messages: m, ...off })).not.toHaveProperty('onlyDialect')
 })
@@ -291,6 +302,25 @@ const BAD: [what: string, body: object, code: string, param: string][] = [
     'invalid_tool_choice',
     'tool_choice',
   ],
+  [
+    'some tools that are not there',
+    {
+      tools: [clock],
+      tool_choice: { type: 'allowed_tools', allowed_tools: { mode: 'auto', tools: [{ type: 'function', function: { name: 'w' } }] } },
+    },
+    'invalid_tool_choice',
+    'tool_choice',
+  ],
+  [
+    'some tools in no mode',
+    { tools: [clock], tool_choice: { type: 'allowed_tools', allowed_tools: { tools: [clock] } } },
+    'invalid_tool_choice',
+    'tool_choice.allowed_tools',
+  ],
+  ['a user that is no text', { user: 5 }, 'invalid_type', 'user'],
+  ['a cache that is no object', { prompt_cache_options: 'long' }, 'invalid_type', 'prompt_cache_options'],
+  ['a store that is no answer', { store: 'yes' }, 'invalid_type', 'store'],
+  ['metadata that is no text', { metadata: { a: 1 } }, 'invalid_metadata', 'metadata'],
   ['a call required of no tools', { tool_choice: 'required' }, 'invalid_tool_choice', 'tool_choice'],
   ['a type that does not exist', withSchema({ type: 'obj' }), 'invalid_schema', 'tools[0].function.parameters'],
   ['parameters that are a list', withSchema({ type: 'array' }), 'invalid_schema', 'tools[0].function.parameters'],

@@ -1,6 +1,8 @@
 import { afterEach, expect, test } from 'vitest'
+import { isUntold } from '../coordinator/engine/worker-link.ts'
 import { Answer } from '../proto/answer.ts'
 import type { GenerationRequest } from '../proto/request.ts'
+import { UNTOLD_TOKEN } from '../proto/wire.ts'
 import type { Engine, EngineState, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { Login } from '../worker/engines/login.ts'
 import { openOpenAiEngine } from '../worker/engines/openai.ts'
@@ -13,18 +15,20 @@ afterEach(async () => {
   for (const { engine } of opened.splice(0)) await engine.close()
 })
 
-test('an answer is streamed, with its usage, as numbered pieces', async () => {
+test('an answer is streamed, with its usage, in pieces without tokens', async () => {
   await using server = await OpenAiServer.open()
   const engine = await ready(server)
   const made = await generate(engine, ask('hello THINK', { tools: [{ name: 'f' }] })).done
   expect(made.failure).toBeUndefined()
-  expect(made.answer.toJSON()).toEqual({
+  expect(made.answer.toJSON()).toMatchObject({
     text: 'Hello from upstream.',
     reasoning: 'Hm.',
     tool_calls: [{ id: 'c1', name: 'f', arguments: '{}' }],
   })
   expect(made.end).toMatchObject({ reason: 'tool_calls', promptTokens: 11, completionTokens: 3, cachedTokens: 5 })
-  expect(made.ids).toEqual([0, 1, 2, 3, 4])
+  expect(made.ids).toEqual(Array(5).fill(UNTOLD_TOKEN))
+  // By which a coordinator that knows nothing else of it knows that nobody goes on from there.
+  expect([isUntold('gpu', made.ids), isUntold('gpu', [0, 1]), isUntold('gpu', [])]).toEqual([true, false, false])
   expect(server.bodies[0]).toMatchObject({ model: 'up', stream: true, stream_options: { include_usage: true }, seed: 7 })
 })
 
@@ -143,7 +147,10 @@ test('a login that was refused is tried by one job after half a minute, then aft
   expect([login.waitMs(30_000), login.refused(30_000), login.refused(90_000)]).toEqual([0, 60_000, 120_000])
   for (let nowMs = 300_000; nowMs < 40_000_000; nowMs += 1_000_000) login.refused(nowMs)
   expect(login.refused(50_000_000)).toBe(600_000)
-  login.served()
+  // One that had begun before says nothing of what is now.
+  login.served(49_999_999)
+  expect(login.isOnTrial).toBe(true)
+  login.served(50_000_000)
   expect([login.isOnTrial, login.refused(60_000_000)]).toEqual([false, 30_000])
 })
 
@@ -167,13 +174,37 @@ test('failures say whose fault they are and whether trying again helps', async (
   const busy = await failureOf('BUSY')
   expect(busy).toMatchObject({ layer: 'provider', code: 'rate_limited', retryable: true, providerStatus: 429 })
   expect(Math.abs((busy?.retryAtMs ?? 0) - Date.now() - 30_000)).toBeLessThan(10_000)
+  const unwell = await failureOf('UNWELL')
+  expect(unwell).toMatchObject({ layer: 'provider', code: 'upstream_unwell', retryable: true, providerStatus: 503 })
+  expect(Math.abs((unwell?.retryAtMs ?? 0) - Date.now() - 20_000)).toBeLessThan(10_000)
+  expect(await failureOf('UNPAID')).toMatchObject({ code: 'rate_limited', retryable: true, providerStatus: 402 })
   expect(await failureOf('BROKEN')).toMatchObject({ layer: 'provider', code: 'upstream_error', retryable: true, providerStatus: 500 })
   expect(await failureOf('FAULT')).toMatchObject({ layer: 'provider', code: 'upstream_error', retryable: true, providerStatus: 500 })
+  expect(await failureOf('MUCH')).toMatchObject({ code: 'rate_limited', providerStatus: 429, retryAtMs: expect.any(Number) as number })
   expect(await failureOf('CUT')).toMatchObject({ layer: 'provider', code: 'upstream_cut', retryable: true })
   expect(await failureOf('ENDLESS')).toMatchObject({ layer: 'provider', code: 'upstream_cut', retryable: true })
   expect((await generate(engine, ask('hello')).done).end?.reason).toBe('stop')
   // All was said.
   expect((await generate(engine, ask('RESET')).done).end?.reason).toBe('stop')
+})
+
+test('a limit is known until it ends, or until an answer comes that was asked for behind it', async () => {
+  await using server = await OpenAiServer.open()
+  const engine = await ready(server)
+  const before = generate(engine, ask('HANG'))
+  await before.until((text) => text !== '')
+  const other = generate(engine, ask('SLOW'))
+  await generate(engine, ask('BUSY')).done
+  const untilMs = engine.state().quota?.limitedUntilMs ?? 0
+  expect(Math.abs(untilMs - Date.now() - 30_000)).toBeLessThan(10_000)
+  before.cancel()
+  await before.done
+  server.release()
+  expect((await other.done).end?.reason).toBe('stop')
+  expect(engine.state().quota).toEqual({ limitedUntilMs: untilMs, remainingRatio: 0 })
+  await new Promise((resolve) => setTimeout(resolve, 2))
+  await generate(engine, ask('hello')).done
+  expect(engine.state().quota).toBeUndefined()
 })
 
 test('a server that is gone offers no slots, and offers them again when it is back', async () => {
@@ -217,6 +248,7 @@ test('options are parsed, and what is wrong is named', () => {
   })
   for (const [wrong, named] of [
     ['openai:gpu:8000', /openai:http:\/\/host:port\/v1#upstream-model/],
+    ['openai:http://gpu/v1#50%', /HOLDFAST_MODELS.*"50%"|HOLDFAST_MODELS.*#50%/],
     ['openai:http://user:key@gpu/v1', /a key goes into key_env/],
     ['openai:http://gpu/v1?images=maybe', /images=maybe, which is neither/],
     ['openai:http://gpu/v1?without=magic', /abilities are/],

@@ -2,6 +2,7 @@ import OpenAI from 'openai'
 import type { ResponseStreamEvent, Tool } from 'openai/resources/responses/responses'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { RecentCuts } from '../coordinator/api/openai-responses-cuts.ts'
+import { parseResponseRequest } from '../coordinator/api/openai-responses-request.ts'
 import type { JobId } from '../coordinator/core/job.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
@@ -136,6 +137,27 @@ test('a function is called, streamed, and its output goes back by reference to t
   const items = [{ role: 'user' as const, content: 'call:weather' }, call, output]
   const byItems = await client.responses.create({ model: 'fake', input: items, tools: [weather], temperature: 0 })
   expect(byItems.output_text).toBe(answered.output_text)
+})
+
+test('what was said before and behind calls is one turn, and what newer clients say of it is taken', async () => {
+  const made = { ...call, type: 'function_call' as const }
+  const output = { type: 'function_call_output' as const, call_id: 'c1', output: 'sunny' }
+  const user = { role: 'user' as const, content: 'x' }
+  const said = (content: string) => ({ role: 'assistant' as const, content, phase: 'commentary' as const })
+  const ask = { model: 'fake', tools: [weather], temperature: 0 }
+  const plain = await client.responses.create({ ...ask, input: [user, { role: 'assistant', content: 'I look.' }, made, output] })
+  const direct = { caller: { type: 'direct' as const } }
+  const parted = [user, said('I '), { ...made, ...direct, async: false }, said('look.'), { ...output, ...direct, name: 'weather' }]
+  const allowed = { type: 'allowed_tools' as const, mode: 'auto' as const, tools: [{ type: 'function', name: 'weather' }] }
+  const again = await client.responses.create({ ...ask, input: parted, instructions: '', tool_choice: allowed })
+  expect([again.output_text, again.instructions]).toEqual([plain.output_text, null])
+  const thought = (text: string, encrypted_content: string) => ({
+    ...{ type: 'reasoning', summary: [], content: [{ type: 'reasoning_text', text }] },
+    encrypted_content,
+  })
+  const read = parseResponseRequest({ model: 'fake', input: [user, thought('a', 's1'), made, thought('b', 's2'), output] })
+  const toolCalls = [{ id: 'c1', name: 'weather', arguments: '{}' }]
+  expect(read.input[1]).toEqual({ role: 'assistant', content: '', reasoning: 'ab', reasoningSignature: 's1 @1:s2', toolCalls })
 })
 
 test('a conversation goes on by reference as if it had been sent whole, and instructions are not inherited', async () => {
@@ -297,9 +319,11 @@ test('what a response was made from is listed as items, in pages and either orde
     { type: 'message', role: 'assistant', content: [{ type: 'output_text', text: first.output_text }] },
     { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'and then?' }] },
   ])
-  const newest = await client.responses.inputItems.list(next.id, { limit: 1 })
+  const newest = await client.responses.inputItems.list(next.id, { limit: 1, include: ['reasoning.encrypted_content'] })
   expect(newest.data.map(({ id }) => id)).toEqual([items.at(-1)?.id])
   await expect(client.responses.inputItems.list(next.id, { after: 'msg_nowhere' })).rejects.toMatchObject({ status: 404 })
+  const unknown = client.responses.inputItems.list(next.id, { include: ['file_search_call.results'] })
+  await expect(unknown).rejects.toMatchObject({ status: 400, param: 'include' })
   await expect(client.responses.inputItems.list(next.id, { limit: 101 })).rejects.toMatchObject({ status: 400, param: 'limit' })
 })
 
@@ -349,6 +373,8 @@ test('a response that fails is an error, and in a stream a failed response', asy
   expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { status: 'failed', error: { code: 'generation_failed' } } })
 })
 
+const call = { type: 'function_call', call_id: 'c1', name: 'weather', arguments: '{}' }
+
 const BAD: [what: string, body: object, code: string, param: string][] = [
   ['no input', { input: undefined }, 'invalid_input', 'input'],
   ['an item nobody knows', { input: [{ type: 'computer_call' }] }, 'unsupported_parameter', 'input[0].type'],
@@ -361,6 +387,22 @@ const BAD: [what: string, body: object, code: string, param: string][] = [
   ],
   ['a tool of the cloud', { tools: [{ type: 'web_search' }] }, 'unsupported_parameter', 'tools[0]'],
   ['truncation', { truncation: 'auto' }, 'unsupported_parameter', 'truncation'],
+  ['something to include that is no name', { include: [{ toString: 1 }] }, 'unsupported_parameter', 'include'],
+  ['a phase nobody knows', { input: [{ role: 'assistant', content: 'x', phase: 'last' }] }, 'out_of_range', 'input[0].phase'],
+  [
+    'a call by code of the provider',
+    { input: [{ ...call, caller: { type: 'program', caller_id: 'p' } }] },
+    'unsupported_parameter',
+    'input[0].caller',
+  ],
+  ['a call that need not be answered', { input: [{ ...call, async: true }] }, 'unsupported_parameter', 'input[0].async'],
+  ['a tool of a namespace', { input: [{ ...call, namespace: 'n' }] }, 'unknown_parameter', 'input[0].namespace'],
+  [
+    'a choice among other tools',
+    { tools: [weather], tool_choice: { type: 'allowed_tools', mode: 'auto', tools: [{ type: 'mcp', server_label: 's' }] } },
+    'unsupported_parameter',
+    'tool_choice',
+  ],
   ['something to include nobody has', { include: ['file_search_call.results'] }, 'unsupported_parameter', 'include'],
   ['a background that is not stored', { background: true, store: false }, 'out_of_range', 'store'],
   ['a conversation object', { conversation: 'conv_1' }, 'unsupported_parameter', 'conversation'],

@@ -24,7 +24,10 @@ beforeAll(async () => {
 afterAll(() => world.close())
 
 const messages = [{ role: 'user' as const, content: 'x' }]
-const nameless = { user: 'u1', safety_identifier: 's1', prompt_cache_key: 'k1', prompt_cache_retention: '24h' as const }
+const nameless = {
+  ...{ user: 'u1', safety_identifier: 's1', prompt_cache_key: 'k1', prompt_cache_retention: '24h' as const },
+  prompt_cache_options: { mode: 'implicit' as const, ttl: '30m' as const },
+}
 
 function sentTo(cloud: Cloud): Record<string, unknown> {
   return cloud.upstream.calls.filter(({ method }) => method === 'POST').at(-1)?.body ?? {}

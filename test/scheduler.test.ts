@@ -345,6 +345,34 @@ test('silence ends an attempt: before the first token after one limit, between t
   expect(world.kinds('1').filter((kind) => kind === 'attempt-ended')).toHaveLength(2)
 })
 
+test('who was heard to live has as long as for a first token, and no longer however often that is heard', () => {
+  const world = new SchedulerWorld({ firstTokenTimeoutMs: 5_000, nextTokenTimeoutMs: 2_000 })
+  world.connect('a', { m: 1 })
+  const pass = (ms: number): void => {
+    world.pass(ms)
+    world.report('a', { m: 1 })
+  }
+  world.enqueue('1')
+  world.progress('1', 3)
+  pass(1_000)
+  world.progress('1', 3, true)
+  pass(3_000)
+  world.progress('1', 4, true)
+  pass(4_000)
+  expect(world.live.get(id('1'))?.attempt).toBe(1)
+  world.progress('1', 5)
+  pass(1_000)
+  world.progress('1', 5, true)
+  pass(2_000)
+  world.progress('1', 5, true)
+  pass(1_500)
+  expect(world.live.get(id('1'))?.attempt).toBe(1)
+  pass(700)
+  expect(world.effects.find((effect) => effect.kind === 'attempt-ended')).toMatchObject({
+    error: { code: 'next_token_timeout', message: expect.stringContaining('for 5 s') as string },
+  })
+})
+
 test('a draining worker finishes what it runs and gets nothing new', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 2 })
@@ -366,6 +394,20 @@ test('after a restart of the coordinator a worker has time to come back and hand
   expect(world.startedOn('b')).toEqual([])
   world.connect('a', { m: 1 }, [{ job: '1', attempt: 3 }])
   expect(world.kinds('1')).toEqual(['resume-attempt'])
+})
+
+test('what an engine that cannot go on brings after a restart is void when it fails, though it was not known by then', () => {
+  const world = new SchedulerWorld()
+  const recovered = { job: plainJob('1'), attempt: 3, tokens: 0, sha256: null, served: null, strikes: 0, failures: 0 }
+  world.apply({ kind: 'job-recovered', ...recovered, worker: { id: 'a' as WorkerId, name: 'a' } })
+  const offers = [{ ...offer('m', 1), startsOver: true }]
+  const held = [{ job: id('1'), attempt: 3 }]
+  world.apply({ kind: 'worker-connected', worker: 'a' as WorkerId, name: 'a', offers, held, draining: false })
+  const report = { job: id('1'), attempt: 3, worker: 'a' as WorkerId }
+  world.apply({ kind: 'attempt-progressed', ...report, tokens: 5 })
+  const error = { code: 'upstream_cut', message: 'cut', layer: 'provider', retryable: true } as const
+  world.apply({ kind: 'attempt-failed', ...report, error })
+  expect(world.kinds('1')).toContain('discard-answer')
 })
 
 test('a worker that does not come back after the restart loses its jobs without blame', () => {

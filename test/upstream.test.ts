@@ -7,12 +7,12 @@ import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
 import { Answer } from '../proto/answer.ts'
 import { OpenAiReader } from '../proto/openai-wire-answer.ts'
 import { openUpstream } from '../coordinator/tiers/upstream.ts'
-import { vectorsOf } from '../coordinator/tiers/embeddings.ts'
-import { refusalOf, usedUpUntil } from '../coordinator/tiers/upstream-errors.ts'
+import { refusalOf, refusalWithin, usedUpUntil } from '../coordinator/tiers/upstream-errors.ts'
 import { redacted } from '../proto/redaction.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { SseReader } from '../proto/sse.ts'
 import type { WireFailure } from '../proto/wire.ts'
+import { numbersOf } from '../proto/wire-numbers.ts'
 import { Upstream } from './support/upstream.ts'
 import { SIGNATURE } from './support/upstream-anthropic.ts'
 import type { Play } from './support/upstream-play.ts'
@@ -216,6 +216,89 @@ test.each([
   expect(refusalOf(cause, NOW).hold).toMatchObject({ state: 'cooling_down', untilMs })
 })
 
+test.each([
+  [
+    400,
+    'You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.',
+    'over_quota',
+    Date.UTC(2026, 11, 1),
+  ],
+  [400, 'You have reached your specified workspace API usage limits.', 'over_quota', NOW + 900_000],
+  [400, 'Your credit balance is too low to access the Anthropic API.', 'over_quota', NOW + 900_000],
+  [402, 'Pay first', 'over_quota', NOW + 900_000],
+  [403, 'Key limit exceeded (total limit). Manage it using https://openrouter.ai/settings/keys', 'over_quota', NOW + 900_000],
+  [403, 'This API key was disabled', 'parked', null],
+  [400, 'API key not valid. Please pass a valid API key.', 'parked', null],
+  [400, 'max_tokens is too large', undefined, undefined],
+  [503, 'overloaded', 'cooling_down', 'untold'],
+] as const)('%i %s leaves the provider %s until %s, as a status and in an answer', (status, message, state, untilMs) => {
+  const cause = OpenAI.APIError.generate(status, { error: { message } }, message, new Headers())
+  const within = refusalWithin(new OpenAiReader().read({ error: { message, code: status } }) as WireFailure, NOW)
+  for (const { error, hold } of [refusalOf(cause, NOW), within]) {
+    expect([hold?.state, hold?.untilMs]).toEqual([state, untilMs])
+    expect(error.message).toContain(message)
+  }
+})
+
+test.each([
+  [{ type: 'authentication_error', message: 'invalid x-api-key' }, 'provider_credential_refused', 'parked'],
+  [{ type: 'insufficient_quota', message: 'You exceeded your current quota' }, 'provider_over_quota', 'over_quota'],
+  [{ type: 'billing_error', message: 'Your card was refused' }, 'provider_over_quota', 'over_quota'],
+  [{ type: 'overloaded_error', message: 'Overloaded' }, 'provider_rate_limited', 'cooling_down'],
+  [{ type: 'api_error', message: 'Internal server error' }, 'provider_failed', undefined],
+  [{ type: 'invalid_request_error', message: 'no' }, 'provider_refused_request', undefined],
+  [{ message: 'who knows' }, 'upstream_error', undefined],
+])('the error %j in an answer is %s and leaves the provider %s', (error, code, state) => {
+  const refusal = refusalWithin(new AnthropicReader().read({ type: 'error', error }) as WireFailure, NOW)
+  expect([refusal.error.code, refusal.hold?.state]).toEqual([code, state])
+})
+
+test('a list of one error, as Google answers, is read as that error', async () => {
+  const message = 'API key not valid. Please pass a valid API key.'
+  const told = JSON.stringify([{ error: { code: 400, message, status: 'INVALID_ARGUMENT' } }])
+  const server = createServer((_request, response) => void response.writeHead(400, { 'content-type': 'application/json' }).end(told))
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const request: GenerationRequest = { prompt: { kind: 'chat', messages }, stop: [], sampling: {}, seed: 1 }
+  const options = { stream: true, seedGiven: false, signal: AbortSignal.timeout(10_000) }
+  const refused = openUpstream('openai', `http://127.0.0.1:${port}/v1`, 'k').ask(request, { upstream: 'm', abilities: null }, options)
+  const cause: unknown = await refused.catch((error: unknown) => error)
+  expect(refusalOf(cause, NOW)).toMatchObject({ badCredential: true, error: { message: expect.stringContaining(message) as string } })
+  server.closeAllConnections()
+  server.close()
+})
+
+test('vectors are of length 1, as numbers or as base64, and scores between 0 and 1', () => {
+  const base64 = Buffer.from(Float32Array.from([0, 2]).buffer).toString('base64')
+  const read = numbersOf({ data: [{ embedding: [3, 4] }, { embedding: base64 }] }, { kind: 'embed', inputs: ['a', 'b'] })
+  const vectors = (JSON.parse((read as { text: string }).text) as string[]).map((vector) => Buffer.from(vector, 'base64'))
+  expect(vectors.map((bytes) => [bytes.readFloatLE(0), bytes.readFloatLE(4)].map((value) => value.toFixed(3)))).toEqual([
+    ['0.600', '0.800'],
+    ['0.000', '1.000'],
+  ])
+  const ranked = (scores: object[]) => numbersOf({ results: scores }, { kind: 'rank', query: 'q', documents: scores.map(() => 'd') })
+  expect(
+    ranked([
+      { index: 1, relevance_score: 0.5 },
+      { index: 0, score: 1 },
+    ]),
+  ).toMatchObject({ text: '[1,0.5]' })
+  // What a model itself says has no bounds; its order stays.
+  const [low = 0, middle, high = 0] = JSON.parse((ranked([{ score: -8 }, { score: 0 }, { score: 3 }]) as { text: string }).text) as number[]
+  expect([low > 0 && low < 0.01, middle, high > 0.9 && high < 1]).toEqual([true, 0.5, true])
+  for (const results of [
+    [
+      { index: 0, score: 1 },
+      { index: 0, score: 1 },
+    ],
+    [{ index: 5, score: 1 }],
+    [{ score: 'x' }],
+    [{ index: -1, score: 1 }],
+  ])
+    expect(ranked(results).kind).toBe('failure')
+  expect(numbersOf({ error: { code: 429, message: 'slow' } }, { kind: 'embed', inputs: ['a'] })).toMatchObject({ providerStatus: 429 })
+})
+
 test('a secret that a bound on lengths has cut is not shown either', () => {
   const secret = 'sk-cloud-secret-1'
   expect(redacted(`a ${secret} b ${secret.slice(0, 14)}`, secret, '[secret]')).toBe('a [secret] b [secret]')
@@ -262,7 +345,7 @@ test.each([
 ])('vectors %j of %s dimensions are taken: %s', (embeddings, dimensions, taken) => {
   const prompt = { kind: 'embed' as const, inputs: ['a', 'b'], ...(dimensions === undefined ? {} : { dimensions }) }
   const data = embeddings.map((embedding, index) => ({ index, embedding }))
-  expect(vectorsOf({ data }, prompt) !== null).toBe(taken)
+  expect(numbersOf({ data }, prompt).kind === 'numbers').toBe(taken)
 })
 
 test('a redirect is told and not followed: a credential goes nowhere else', async () => {

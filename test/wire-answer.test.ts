@@ -150,11 +150,29 @@ describe('an OpenAI stream', () => {
       { index: 3, id: 'a', function: { name: 'f', arguments: '{"x":1}' } },
       { index: 7, id: 'b', function: { name: 'g', arguments: '{}' } },
     ]
-    for (const calls of [withoutIndex, allZero, fromThree]) {
+    const repeated = [
+      { id: 'a', function: { name: 'f', arguments: '{"x":' } },
+      { id: 'a', function: { arguments: '1}' } },
+      { id: 'b', function: { name: 'g', arguments: '{}' } },
+    ]
+    const idsThatChange = [
+      { index: 0, id: 'a', function: { name: 'f', arguments: '{"x":' } },
+      { index: 0, id: 'another', function: { arguments: '1}' } },
+      { index: 1, id: 'b', function: { name: 'g', arguments: '{}' } },
+    ]
+    const namesThatComeLate = [
+      { index: 0, id: 'a', function: { arguments: '' } },
+      { index: 1, id: 'b', function: { name: '' } },
+      { index: 0, function: { arguments: '{"x":' } },
+      { index: 0, function: { name: 'f', arguments: '1}' } },
+      { index: 1, function: { name: 'g', arguments: '{}' } },
+    ]
+    for (const calls of [withoutIndex, allZero, fromThree, repeated, idsThatChange, namesThatComeLate]) {
       const read = called(calls)
       expect(read.answer.tool_calls).toEqual(expected)
       expect(read.end?.finishReason).toBe('tool_calls')
     }
+    expect(called([{ index: 0, id: 'a', function: { arguments: '{}' } }]).failure?.message).toContain('has no name')
     expect(called([{ function: { name: 'f', arguments: '{}' } }]).answer.tool_calls).toEqual([{ id: 'made', name: 'f', arguments: '{}' }])
   })
 
@@ -408,6 +426,8 @@ test('a usage that says nothing is none, and does not undo what was said before'
   for (const [usages, want] of [
     [[{}], null],
     [[{ prompt_tokens: 3, completion_tokens: 2 }, {}], { promptTokens: 3, completionTokens: 2 }],
+    [['much', [3], { prompt_tokens: '3' }, { prompt_tokens: 3, prompt_tokens_details: [] }], null],
+    [[{ prompt_tokens: 3, completion_tokens: 2 }, { prompt_tokens: -1 }], { promptTokens: 3, completionTokens: 2 }],
   ] as const) {
     const read = openAi([choice({ content: 'x' }), choice({}, 'stop'), ...usages.map((usage) => ({ choices: [], usage }))])
     if (want === null) expect(read.end?.usage).toBe(null)

@@ -168,6 +168,14 @@ describe('the body for an OpenAI upstream', () => {
     expect(openAiBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', false, cloud)).toHaveProperty('messages', [
       { role: 'user', content: 'hi' },
     ])
+    const own = { repeat_penalty: 1.1, reasoning_max_tokens: 2_000, reasoning_effort: 'max', top_k: 5 }
+    const capped = chat({
+      ...{ verbatim: { dialect: 'openai', body: { ...body, ...own } }, sampling: { repeatPenalty: 1.1, topK: 5 } },
+      reasoning: { effort: 'xhigh', maxTokens: 2_000 },
+    })
+    const told = openAiBody(capped, 'm', false, { ...cloud, extended: true })
+    expect(told).toMatchObject({ repetition_penalty: 1.1, thinking_token_budget: 2_000, reasoning_effort: 'max', top_k: 5 })
+    for (const name of ['repeat_penalty', 'reasoning_max_tokens']) expect(told).not.toHaveProperty(name)
   })
 })
 
@@ -264,6 +272,38 @@ describe('the body for an Anthropic upstream', () => {
     })
   })
 
+  test('leaves out texts of nothing but white space, and messages of nothing else', () => {
+    const messages: ChatMessage[] = [
+      { role: 'system', content: ' \n' },
+      {
+        role: 'user',
+        content: [
+          { kind: 'text', text: 'look' },
+          { kind: 'text', text: '\n\n' },
+        ],
+      },
+      { role: 'assistant', content: ' ', toolCalls: [{ id: 'a', name: 'f', arguments: '{}' }] },
+      { role: 'tool', toolCallId: 'a', content: '\n' },
+      { role: 'assistant', content: '\n' },
+      { role: 'user', content: 'so?' },
+    ]
+    const body = anthropicBody(chat({ prompt: { kind: 'chat', messages } }), 'm', false)
+    expect([body.system, body.messages]).toEqual([
+      undefined,
+      [
+        { role: 'user', content: 'look' },
+        { role: 'assistant', content: [{ type: 'tool_use', id: 'a', name: 'f', input: {} }] },
+        {
+          role: 'user',
+          content: [
+            { type: 'tool_result', tool_use_id: 'a' },
+            { type: 'text', text: 'so?' },
+          ],
+        },
+      ],
+    ])
+  })
+
   test("has tools, choices, budgets and schemas in the dialect's words", () => {
     const body = (extra: Partial<GenerationRequest>) => anthropicBody(chat(extra), 'm', false)
     const tools = [{ name: 'f', description: 'does', parameters: { properties: {} }, strict: true }]
@@ -321,6 +361,17 @@ describe('the body for an Anthropic upstream', () => {
     expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true).messages).toEqual([
       body.messages[0],
       { role: 'assistant', content: [own, { type: 'text', text: 'x' }] },
+    ])
+    // Where nothing is left of a message, those around it become one.
+    const alone = { ...body, messages: [body.messages[0], { role: 'assistant', content: [foreign] }, { role: 'user', content: 'so?' }] }
+    expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body: alone } }), 'm', true).messages).toEqual([
+      {
+        role: 'user',
+        content: [
+          { type: 'text', text: 'hi' },
+          { type: 'text', text: 'so?' },
+        ],
+      },
     ])
   })
 })

@@ -148,7 +148,15 @@ function parseUpstream(name: string, source: string): { baseUrl: string; model?:
     throw wrong(
       `gives "${name}" the source "${source}", which is not openai:http://host:port/v1#upstream-model (a key goes into key_env=NAME).`,
     )
-  return { baseUrl: address.replace(/\/+$/, ''), ...(model === '' ? {} : { model: decodeURIComponent(model) }) }
+  return { baseUrl: address.replace(/\/+$/, ''), ...(model === '' ? {} : { model: decoded(name, source, model) }) }
+}
+
+function decoded(name: string, source: string, model: string): string {
+  try {
+    return decodeURIComponent(model)
+  } catch {
+    throw wrong(`gives "${name}" the source "${source}", in whose model a % begins no escape: a % itself is written %25.`)
+  }
 }
 
 function setOpenAiOption(spec: OpenAiSpec, name: string, option: string, value: string): boolean {

@@ -123,8 +123,13 @@ function readImageBlock(block: Body, at: string, untranslated: Untranslated): Co
   untranslated.sort(block, at, IMAGE)
   const { source } = block
   if (isObject(source) && source.type === 'url') return readImage(source.url, null, `${at}.source`)
-  if (isObject(source) && source.type === 'base64')
-    return readImage(`data:${String(source.media_type)};base64,${String(source.data)}`, null, `${at}.source`)
+  if (isObject(source) && source.type === 'base64') {
+    const [type, data] = ['media_type', 'data'].map((name) => {
+      if (typeof source[name] === 'string') return source[name]
+      throw invalid(`${at}.source.${name}`, 'must be a text')
+    })
+    return readImage(`data:${type};base64,${data}`, null, `${at}.source`)
+  }
   if (!isObject(source) || source.type !== 'file') throw invalid(`${at}.source`, 'must be of type base64 or url')
   untranslated.changes(`${at}.source`)
   return undefined
@@ -214,7 +219,7 @@ const ASSISTANT_ELSEWHERE = new Set(['server_tool_use', 'mcp_tool_use', 'contain
 
 function elsewhere(block: Body, at: string, known: Set<string>, untranslated: Untranslated): void {
   if (typeof block.type !== 'string' || !known.has(block.type))
-    throw invalid(`${at}.type`, `"${String(block.type).slice(0, 60)}" is not known here`)
+    throw invalid(`${at}.type`, `${JSON.stringify(block.type ?? null).slice(0, 60)} is not known here`)
   untranslated.changes(at)
 }
 

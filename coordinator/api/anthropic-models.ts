@@ -1,14 +1,18 @@
 import { decimal } from '../../proto/settings.ts'
 import { badRequest } from '../core/fault.ts'
-import { readQuery } from './paging.ts'
+import { readOneOf, readQuery } from './paging.ts'
 
 /** One page of the models' names, which are in order. */
 export function anthropicModels(query: unknown, names: string[]): Record<string, unknown> {
-  const { limit, after_id: after, before_id: before } = readQuery(query, ['limit', 'after_id', 'before_id'])
+  const { lifecycle, 'lifecycle[]': listed, ...others } = query as Record<string, unknown>
+  const { limit, after_id: after, before_id: before, beta } = readQuery(others, ['limit', 'after_id', 'before_id', 'lifecycle', 'beta'])
+  // What the vendor's beta shows besides is of its own models.
+  readOneOf('beta', beta, ['true', 'false'])
   if (after !== undefined && before !== undefined)
     throw badRequest('invalid_cursor', 'Give one of after_id and before_id, not both.', 'before_id')
   const count = readPageSize(limit)
-  const candidates = names.filter((name) => (after === undefined || name > after) && (before === undefined || name < before))
+  const offered = wantsActive([lifecycle ?? [], listed ?? []].flat()) ? names : []
+  const candidates = offered.filter((name) => (after === undefined || name > after) && (before === undefined || name < before))
   const shown = before === undefined ? candidates.slice(0, count) : candidates.slice(-count)
   return {
     data: shown.map(anthropicModel),
@@ -23,6 +27,14 @@ export function anthropicModel(id: string): Record<string, unknown> {
   return { type: 'model', id, display_name: id, created_at: '1970-01-01T00:00:00Z', lifecycle: 'active' }
 }
 
+/** What is offered here is active; of the other stages there is nothing. */
+function wantsActive(stages: unknown[]): boolean {
+  if (stages.some((stage) => typeof stage !== 'string' || !STAGES.includes(stage)))
+    throw badRequest('out_of_range', `lifecycle may hold ${STAGES.join(', ')}.`, 'lifecycle')
+  return stages.length === 0 || stages.includes('active')
+}
+
+const STAGES = ['active', 'deprecated', 'retired']
 const PAGE_SIZE = 20
 const PAGE_SIZE_MAX = 1_000
 

@@ -22,6 +22,12 @@ export function parseMessagesRequest(body: unknown, beta?: string | string[]): P
   untranslated.sort(fields, '', MESSAGES)
   const parsed = parsedOf(fields, untranslated)
   const { generation } = parsed
+  if (fields.max_tokens === 0)
+    throw badRequest(
+      'out_of_range',
+      'max_tokens 0, which only fills a cache of prompts, is not supported here: ask for at least 1.',
+      'max_tokens',
+    )
   generation.maxTokens = required(integer(fields, 'max_tokens', 1, MAX_TOKENS), 'max_tokens')
   if (typeof fields.stop_sequences === 'string')
     throw badRequest('invalid_stop', 'stop_sequences must be a list of texts.', 'stop_sequences')

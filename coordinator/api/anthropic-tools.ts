@@ -2,7 +2,7 @@ import type { GenerationRequest, Tool } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import type { MemberSorts, Untranslated } from './anthropic-untranslated.ts'
 import { type Body, boolean, isObject } from './body.ts'
-import { type Calling, TOOL_NAME } from './openai-tools.ts'
+import type { Calling } from './openai-tools.ts'
 import { checkSchema } from './schema-check.ts'
 
 /** The functions that the model may call, and how it is to choose among them. */
@@ -25,6 +25,7 @@ export function readTooling(fields: Body, untranslated: Untranslated): Calling {
 
 const CHOICE: MemberSorts = { read: new Set(['type', 'disable_parallel_tool_use']) }
 const CHOICE_OF_ONE: MemberSorts = { read: new Set([...CHOICE.read, 'name']) }
+const TOOL_NAME = /^[\w-]{1,128}$/
 const TOOLS_MAX = 128
 const TOOLS_BYTES_MAX = 1024 * 1024
 const DESCRIPTION_MAX = 65_536
@@ -40,7 +41,7 @@ function readChoice(choice: Body, tools: Tool[], untranslated: Untranslated): No
   const { name } = choice
   if (typeof name !== 'string') throw invalid('tool_choice.name', 'must name a tool')
   if (!tools.some((tool) => tool.name === name) && !isElsewhere)
-    throw invalid('tool_choice.name', `"${name.slice(0, 64)}" is not among tools`)
+    throw invalid('tool_choice.name', `"${name.slice(0, 128)}" is not among tools`)
   return { name }
 }
 
@@ -65,7 +66,7 @@ function readTools(value: unknown, untranslated: Untranslated): Tool[] {
 function readTool(item: Body, at: string, others: Tool[], untranslated: Untranslated): Tool {
   untranslated.sort(item, at, TOOL)
   const { name, description } = item
-  if (typeof name !== 'string' || !TOOL_NAME.test(name)) throw invalid(`${at}.name`, 'must be 1 to 64 letters, digits, _ or -')
+  if (typeof name !== 'string' || !TOOL_NAME.test(name)) throw invalid(`${at}.name`, 'must be 1 to 128 letters, digits, _ or -')
   if (others.some((other) => other.name === name)) throw invalid(`${at}.name`, `"${name}" is the name of another tool too`)
   if (description !== undefined && description !== null && (typeof description !== 'string' || description.length > DESCRIPTION_MAX))
     throw invalid(`${at}.description`, `must be a text of at most ${DESCRIPTION_MAX} characters`)

@@ -140,7 +140,8 @@ async function readForm(request: FastifyRequest): Promise<Form> {
   const form: Form = { fields: {}, file: undefined }
   try {
     for await (const part of request.parts()) {
-      if (part.type === 'file') form.file = { name: part.filename, content: await part.toBuffer() }
+      // A part may come without a name, whatever the type says.
+      if (part.type === 'file') form.file = { name: part.filename ?? 'file', content: await part.toBuffer() }
       else form.fields[part.fieldname] = String(part.value)
     }
   } catch (cause) {

@@ -174,11 +174,12 @@ export function readImage(url: unknown, detail: unknown, at: string, name = 'url
       `${at}.${name}`,
     )
   if (detail === undefined || detail === null) return { kind: 'image', url }
-  if (detail !== 'auto' && detail !== 'low' && detail !== 'high')
-    throw badRequest('invalid_image', `${at}.detail must be auto, low or high.`, `${at}.detail`)
-  return { kind: 'image', url, detail }
+  const known = DETAILS.find((value) => value === detail)
+  if (known === undefined) throw badRequest('invalid_image', `${at}.detail must be one of ${DETAILS.join(', ')}.`, `${at}.detail`)
+  return { kind: 'image', url, detail: known }
 }
 
+const DETAILS = ['auto', 'low', 'high', 'original'] as const
 const IMAGE_BYTES_MAX = 20 * 1024 * 1024
 const URL_LENGTH_MAX = 8_192
 

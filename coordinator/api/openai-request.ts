@@ -69,13 +69,37 @@ export function parseCompletionRequest(body: unknown): ParsedRequest {
 
 /** What cannot change an answer, and is sent on to a cloud of the dialect where one answers. */
 export function readPassthrough(fields: Body, names: readonly string[]): Pick<GenerationRequest, 'passthrough'> {
+  checkAside(fields)
   const given = names.filter((name) => fields[name] !== undefined && fields[name] !== null)
   return given.length === 0 ? {} : { passthrough: Object.fromEntries(given.map((name) => [name, fields[name]])) }
 }
 
+const ASIDE_TEXTS = ['user', 'safety_identifier', 'prompt_cache_key', 'prompt_cache_retention']
 /** Of a response `metadata` and `store` are Holdfast's own matter. */
-export const NAMELESS = ['user', 'safety_identifier', 'prompt_cache_key', 'prompt_cache_retention']
+export const NAMELESS = [...ASIDE_TEXTS, 'prompt_cache_options']
 const ASIDE = [...NAMELESS, 'metadata', 'store']
+
+/** A cloud would refuse another type, and who it is that answers is not known yet. */
+function checkAside(fields: Body): void {
+  for (const name of ASIDE_TEXTS)
+    if (typeof (fields[name] ?? '') !== 'string') throw badRequest('invalid_type', `${name} must be a text.`, name)
+  if (!isObject(fields.prompt_cache_options ?? {}))
+    throw badRequest('invalid_type', 'prompt_cache_options must be an object.', 'prompt_cache_options')
+  boolean(fields, 'store')
+  readMetadata(fields.metadata)
+}
+
+export function readMetadata(value: unknown): Record<string, string> {
+  if (value === undefined || value === null) return {}
+  const entries = isObject(value) ? Object.entries(value) : []
+  if (
+    !isObject(value) ||
+    entries.length > 16 ||
+    entries.some(([name, said]) => name.length > 64 || typeof said !== 'string' || said.length > 512)
+  )
+    throw badRequest('invalid_metadata', 'metadata may hold 16 texts of at most 512 characters, under names of at most 64.', 'metadata')
+  return value as Record<string, string>
+}
 
 const CHOICES_MAX = 16
 
@@ -104,6 +128,7 @@ const COMMON = [
   'safety_identifier',
   'prompt_cache_key',
   'prompt_cache_retention',
+  'prompt_cache_options',
 ]
 
 const CHAT = [

@@ -1,4 +1,5 @@
-import type { ChatMessage, Content, ContentPart } from '../../proto/request.ts'
+import { type ChatMessage, type Content, type ContentPart, textOf } from '../../proto/request.ts'
+import { joinedThinking, thinkingBlocks } from '../../proto/thinking.ts'
 import { badRequest } from '../core/fault.ts'
 import { type Body, isObject } from './body.ts'
 import { joined, MESSAGES_MAX, readId, readImage } from './openai-messages.ts'
@@ -23,7 +24,14 @@ function takeItem(messages: ChatMessage[], item: unknown, at: string): void {
       break
     case 'function_call': {
       // `parsed_arguments` is added by the official clients to what they parsed, and says nothing new.
-      refuseOthers(item, ['type', 'id', 'status', 'call_id', 'name', 'arguments', 'parsed_arguments'], at)
+      refuseOthers(item, ['type', 'id', 'status', 'call_id', 'name', 'arguments', 'parsed_arguments', 'caller', 'async'], at)
+      refuseCaller(item, at)
+      if (item.async !== undefined && item.async !== null && item.async !== false)
+        throw badRequest(
+          'unsupported_parameter',
+          `${at}.async may only be false: every call has its output before the next turn.`,
+          `${at}.async`,
+        )
       const { name, arguments: said } = item
       if (typeof name !== 'string' || typeof said !== 'string')
         throw badRequest('invalid_input', `${at} must have call_id, name and arguments, all texts.`, at)
@@ -32,7 +40,9 @@ function takeItem(messages: ChatMessage[], item: unknown, at: string): void {
       break
     }
     case 'function_call_output':
-      refuseOthers(item, ['type', 'id', 'status', 'call_id', 'output'], at)
+      // The name is that of the call that it answers.
+      refuseOthers(item, ['type', 'id', 'status', 'call_id', 'output', 'name', 'caller'], at)
+      refuseCaller(item, at)
       messages.push({
         role: 'tool',
         toolCallId: readId(item.call_id, `${at}.call_id`),
@@ -52,12 +62,15 @@ function takeItem(messages: ChatMessage[], item: unknown, at: string): void {
 }
 
 function takeMessage(messages: ChatMessage[], item: Body, at: string): void {
-  refuseOthers(item, ['type', 'id', 'status', 'role', 'content'], at)
-  const { role } = item
+  refuseOthers(item, ['type', 'id', 'status', 'role', 'content', 'phase'], at)
+  const { role, phase } = item
+  // Whether it was said on the way or at the end: only the models that label their messages so know what to do with it.
+  if (phase !== undefined && phase !== null && phase !== 'commentary' && phase !== 'final_answer')
+    throw badRequest('out_of_range', `${at}.phase must be commentary or final_answer.`, `${at}.phase`)
   if (role === 'assistant') {
-    // Only its own reasoning comes before a message of the same turn.
-    const turn = openTurn(messages, (open) => open.content === '' && open.toolCalls === undefined)
-    turn.content = readParts(item.content, `${at}.content`, false)
+    // Its own reasoning comes before a message of the same turn, and calls that have no output yet.
+    const turn = openTurn(messages, (open) => open.content === '' || open.toolCalls !== undefined)
+    turn.content = textOf(turn.content) + textOf(readParts(item.content, `${at}.content`, false))
   } else if (role === 'user') messages.push({ role, content: readParts(item.content, `${at}.content`, true) })
   else if (role === 'system' || role === 'developer')
     messages.push({ role: 'system', content: readParts(item.content, `${at}.content`, false) })
@@ -71,12 +84,13 @@ function takeReasoning(messages: ChatMessage[], item: Body, at: string): void {
   const proof = item.encrypted_content
   if (proof !== undefined && proof !== null && typeof proof !== 'string')
     throw badRequest('invalid_type', `${at}.encrypted_content must be a text.`, `${at}.encrypted_content`)
-  messages.push({
-    role: 'assistant',
-    content: '',
-    ...(reasoning === '' ? {} : { reasoning }),
-    ...(typeof proof === 'string' ? { reasoningSignature: proof } : {}),
-  })
+  const turn = openTurn(messages, (open) => open.toolCalls !== undefined)
+  const before = { reasoning: turn.reasoning ?? '', signature: turn.reasoningSignature ?? '' }
+  const signature = proof ?? ''
+  const isFirst = before.reasoning === '' && before.signature === ''
+  const thoughts = isFirst ? { reasoning, signature } : joinedThinking(thinkingBlocks(reasoning, signature), before)
+  if (thoughts.reasoning !== '') turn.reasoning = thoughts.reasoning
+  if (thoughts.signature !== '') turn.reasoningSignature = thoughts.signature
 }
 
 function textsOf(value: unknown, type: string, at: string): string {
@@ -123,6 +137,12 @@ function readPart(part: unknown, at: string, images: boolean): ContentPart {
     `${at} must be {"type": "input_text", "text": …}${images ? ' or {"type": "input_image", "image_url": …}' : ''}.`,
     at,
   )
+}
+
+/** Code that runs at the provider may call too, and is not known here. */
+function refuseCaller({ caller }: Body, at: string): void {
+  if (caller === undefined || caller === null || (isObject(caller) && caller.type === 'direct')) return
+  throw badRequest('unsupported_parameter', `${at}.caller may only be {"type": "direct"}.`, `${at}.caller`)
 }
 
 function refuseOthers(item: Body, known: readonly string[], at: string): void {

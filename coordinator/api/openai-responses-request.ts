@@ -1,7 +1,7 @@
 import type { ChatMessage, ResponseNotes } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { type Body, boolean, integer, isObject, objectBody, prose, text } from './body.ts'
-import { NAMELESS, type ParsedRequest, readModel, readPassthrough } from './openai-request.ts'
+import { NAMELESS, type ParsedRequest, readMetadata, readModel, readPassthrough } from './openai-request.ts'
 import { readInput } from './openai-responses-input.ts'
 import type { ResponseRequest } from './openai-responses-view.ts'
 import { MAX_TOKENS, readLengths, readLogprobs, readReasoning, readSampling, readSeed, readStops } from './openai-sampling.ts'
@@ -32,7 +32,7 @@ export function parseResponseRequest(body: unknown): ParsedResponse {
     seed: readSeed(fields),
     parameterOf: PARAMETER_OF,
     notes: { ...notes, showSignature: include.includes(SIGNATURE) },
-    instructions: prose(fields, 'instructions', INSTRUCTIONS_MAX),
+    instructions: fields.instructions === '' ? null : prose(fields, 'instructions', INSTRUCTIONS_MAX),
     input: readInput(fields.input),
     generation: {
       prompt: { kind: 'chat', messages: [] },
@@ -111,6 +111,7 @@ const MEMBERS = new Set([
   'client_metadata',
   'prompt_cache_key',
   'prompt_cache_retention',
+  'prompt_cache_options',
 ])
 
 /** Known to the dialect and to nobody here, with the one value of them that is fine. */
@@ -171,27 +172,15 @@ export function showing(request: ResponseRequest, include: unknown): ResponseReq
   return { ...request, response: { ...request.response, showSignature } }
 }
 
-function readInclude(value: unknown): string[] {
+export function readInclude(value: unknown): string[] {
   if (value === undefined || value === null) return []
   if (!Array.isArray(value)) throw badRequest('invalid_type', 'include must be a list.', 'include')
   for (const item of value)
     if (item !== LOGPROBS && item !== SIGNATURE)
       throw badRequest(
         'unsupported_parameter',
-        `include may hold ${LOGPROBS} and ${SIGNATURE}, not "${String(item).slice(0, 100)}".`,
+        `include may hold ${LOGPROBS} and ${SIGNATURE}, not ${JSON.stringify(item).slice(0, 100)}.`,
         'include',
       )
   return value as string[]
-}
-
-function readMetadata(value: unknown): Record<string, string> {
-  if (value === undefined || value === null) return {}
-  const entries = isObject(value) ? Object.entries(value) : []
-  if (
-    !isObject(value) ||
-    entries.length > 16 ||
-    entries.some(([name, said]) => name.length > 64 || typeof said !== 'string' || said.length > 512)
-  )
-    throw badRequest('invalid_metadata', 'metadata may hold 16 texts of at most 512 characters, under names of at most 64.', 'metadata')
-  return value as Record<string, string>
 }

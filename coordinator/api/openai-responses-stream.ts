@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import type { Answer, Stretch } from '../../proto/answer.ts'
+import type { Answer } from '../../proto/answer.ts'
 import type { ToolCall } from '../../proto/request.ts'
 import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
@@ -9,6 +9,8 @@ import type { Body } from './body.ts'
 import { isWhole } from './calls.ts'
 import {
   callItem,
+  isProof,
+  isSilent,
   messageItem,
   outputItems,
   reasoningItem,
@@ -17,6 +19,8 @@ import {
   type ResponseRequest,
   responseView,
   textPart,
+  turnsOf,
+  type Words,
   wordsOf,
 } from './openai-responses-view.ts'
 import type { RecentCuts } from './openai-responses-cuts.ts'
@@ -27,10 +31,10 @@ import { interrupted, stopping } from './submit.ts'
  * One caller's stream of one response, as numbered events:
  *
  *   created ─ in_progress ─┬─ item added ─ part added ─ deltas ─ done ─ part done ─ item done ─┬─ completed, incomplete, failed
- *                          └──── for reasoning and message, mostly once, then each call ───────┘
+ *                          └──── for reasoning and message, then each call; mostly once ───────┘
  *
  * A message in which the model refuses has a part for that, behind the one of its text if there is any.
- * An item is done when the next one begins or the answer ends. What comes while a call is not whole waits until it is. Who came back behind an event is given only what follows it.
+ * An item is done when the next one begins or the answer ends, and what comes behind calls is an item of its own. What comes while a call is not whole waits until it is. Who came back behind an event is given only what follows it.
  */
 export class ResponseStream implements Follower {
   readonly #dispatcher: Dispatcher
@@ -41,8 +45,8 @@ export class ResponseStream implements Follower {
   readonly #after: number
   #number = 0
   #open: OpenItem | undefined
-  /** Which stretch of the answer is being told. */
-  #stretch = 0
+  /** Which turn of the answer is being told. */
+  #turn = 0
   /** Characters of text, reasoning and refusal. */
   #told = 0
   readonly #items = new Map<string, OpenItem>()
@@ -82,21 +86,24 @@ export class ResponseStream implements Follower {
       this.#sink.cutIfFarBehind(spoken(answer) - this.#told)
       return
     }
-    if (!this.#mayGoOn()) return
-    if (spoken(answer) > this.#told) this.#speak()
-    while (this.#callsBegun < answer.toolCalls.length && this.#mayGoOn()) this.#growCall(this.#callsBegun++)
+    for (const [index, turn] of turnsOf(answer).entries()) {
+      if (index < this.#turn) continue
+      if (!this.#mayGoOn()) return
+      this.#turn = index
+      for (const words of turn.words) this.#speak(words)
+      while (this.#callsBegun < turn.calls && this.#mayGoOn()) this.#growCall(this.#callsBegun++)
+      if (this.#callsBegun < turn.calls) return
+    }
   }
 
-  #speak(): void {
+  #speak(words: Words): void {
     const { record, answer } = this.#live
-    for (const [index, stretch] of answer.stretches().entries()) {
-      if (index < this.#stretch) continue
-      this.#stretch = index
-      const { reasoning, text } = wordsOf(answer, stretch)
-      if (reasoning !== '') this.#grow('reasoning', index, reasoning, () => reasoningItem(record, index, '', ''))
-      if (text !== '') this.#grow('message', index, text, () => messageItem(record, index, [], 'in_progress'))
-    }
-    if (answer.refusal !== '') this.#grow('refusal', 0, answer.refusal, () => messageItem(record, this.#stretch, [], 'in_progress'))
+    const { index } = words
+    const { reasoning, text, refusal } = wordsOf(answer, words)
+    if (reasoning !== '' || isProof(words, this.#request))
+      this.#grow('reasoning', index, reasoning, () => reasoningItem(record, index, '', ''))
+    if (text !== '') this.#grow('message', index, text, () => messageItem(record, index, [], 'in_progress'))
+    if (refusal !== '') this.#grow('refusal', index, refusal, () => messageItem(record, index, [], 'in_progress'))
   }
 
   /** False while the open call is not whole, of which all that there is has been told. */
@@ -153,9 +160,7 @@ export class ResponseStream implements Follower {
     this.grown()
     this.#live.unfollow(this)
     const { record, answer } = this.#live
-    // An answer of no words is a message all the same.
-    if (record.status === 'succeeded' && answer.toolCalls.length === 0 && answer.refusal === '' && answer.text === '')
-      this.#add('message', this.#stretch, () => messageItem(record, this.#stretch, [], 'in_progress'))
+    if (isSilent(record, answer)) this.#grow('message', 0, '', () => messageItem(record, 0, [], 'in_progress'))
     this.#close()
     const response = responseView(this.#live, this.#request)
     const ending = response.status === 'completed' || response.status === 'incomplete' ? response.status : 'failed'
@@ -165,6 +170,8 @@ export class ResponseStream implements Follower {
   #grow(kind: OpenItem['kind'], index: number, whole: string, begun: () => Body): void {
     const key = `${kind} ${index}`
     const item = this.#items.get(key) ?? this.#add(kind, index, begun)
+    // What is thought may be told by its proof alone.
+    if (whole !== '' || kind === 'message') this.#openPart(item)
     const cuts = this.#cuts.of(this.#live.record.id)
     while (item.sent < whole.length) {
       const end = cuts.end(key, item.deltas, whole.length)
@@ -190,16 +197,14 @@ export class ResponseStream implements Follower {
   }
 
   #add(kind: OpenItem['kind'], index: number, begun: () => Body): OpenItem {
-    const part = EMPTY_PARTS[kind]?.()
     // A message that has said something refuses in its next part.
-    const before = kind === 'refusal' && this.#open?.kind === 'message' ? this.#open : undefined
-    const place = before === undefined ? this.#addItem(begun(), part !== undefined) : this.#nextPart(before)
+    const before = kind === 'refusal' && this.#open?.kind === 'message' && this.#open.index === index ? this.#open : undefined
+    const place = before === undefined ? this.#addItem(begun(), kind in EMPTY_PARTS) : this.#nextPart(before)
     const deltaEvent = DELTAS[kind] ?? 'response.function_call_arguments.delta'
     const beforeNumber = `event: ${deltaEvent}\ndata: ${JSON.stringify({ type: deltaEvent, ...place }).slice(0, -1)},"sequence_number":`
-    const item: OpenItem = { kind, index, place, deltaEvent, before: beforeNumber, sent: 0, deltas: 0 }
+    const item: OpenItem = { kind, index, place, deltaEvent, before: beforeNumber, hasPart: false, sent: 0, deltas: 0 }
     this.#items.set(`${kind} ${index}`, item)
     this.#open = item
-    if (part !== undefined) this.#event('response.content_part.added', { ...place, part })
     return item
   }
 
@@ -213,6 +218,13 @@ export class ResponseStream implements Follower {
   #nextPart(before: OpenItem): Place {
     this.#closePart(before)
     return { ...before.place, content_index: 1 }
+  }
+
+  #openPart(item: OpenItem): void {
+    const part = EMPTY_PARTS[item.kind]?.()
+    if (part === undefined || item.hasPart) return
+    item.hasPart = true
+    this.#event('response.content_part.added', { ...item.place, part })
   }
 
   /** Whatever is open has said all it had to say. */
@@ -231,22 +243,24 @@ export class ResponseStream implements Follower {
     })
   }
 
-  #closePart({ kind, index, place }: OpenItem): void {
+  #closePart({ kind, index, place, hasPart }: OpenItem): void {
     const { answer } = this.#live
     if (kind === 'call') {
       const call = answer.toolCalls[index]
       this.#event('response.function_call_arguments.done', { ...place, name: call?.name, arguments: call?.arguments })
       return
     }
-    const { reasoning, text } = wordsOf(answer, answer.stretches()[index] as Stretch)
+    if (!hasPart) return
+    const said = turnsOf(answer).flatMap(({ words }) => words)[index] as Words
+    const { reasoning, text, refusal } = wordsOf(answer, said)
     if (kind === 'reasoning') {
       this.#event('response.reasoning_text.done', { ...place, text: reasoning })
       this.#event('response.content_part.done', { ...place, part: reasoningPart(reasoning) })
     } else if (kind === 'refusal') {
-      this.#event('response.refusal.done', { ...place, refusal: answer.refusal })
-      this.#event('response.content_part.done', { ...place, part: refusalPart(answer.refusal) })
+      this.#event('response.refusal.done', { ...place, refusal })
+      this.#event('response.content_part.done', { ...place, part: refusalPart(refusal) })
     } else {
-      const logprobs = index === 0 ? answer.logprobs : []
+      const logprobs = answer.logprobs.slice(...said.logprobs)
       this.#event('response.output_text.done', { ...place, text, logprobs })
       this.#event('response.content_part.done', { ...place, part: textPart(text, logprobs) })
     }
@@ -270,12 +284,14 @@ type Place = { item_id: unknown; output_index: number; content_index?: number }
 /** An item, or the part of a message that refuses. */
 type OpenItem = {
   kind: 'reasoning' | 'message' | 'refusal' | 'call'
-  /** Of its stretch, or of the call. */
+  /** Of its words, or of the call. */
   index: number
   place: Place
   deltaEvent: string
   /** All of a delta's event before its number. */
   before: string
+  /** Its content was begun: a call has none. */
+  hasPart: boolean
   /** Characters of it, in so many deltas. */
   sent: number
   deltas: number

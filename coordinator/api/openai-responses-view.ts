@@ -1,4 +1,4 @@
-import type { Answer, Stretch, TokenLogprob } from '../../proto/answer.ts'
+import type { Answer, Place, Resumption, Stretch, TokenLogprob } from '../../proto/answer.ts'
 import type { GenerationRequest, ResponseNotes, ToolCall } from '../../proto/request.ts'
 import { joinedThinking, thoughtsOf } from '../../proto/thinking.ts'
 import type { JobRecord } from '../core/job.ts'
@@ -59,36 +59,94 @@ export function responseView(live: LiveJob, request: ResponseRequest): Body {
 /** In the order in which they come to be. */
 export function outputItems({ record, answer }: LiveJob, request: ResponseRequest): Body[] {
   const items: Body[] = []
-  const ended = record.status === 'succeeded' && incompleteOf(record) === null
-  const stretches = answer.stretches()
-  for (const [index, stretch] of stretches.entries()) {
-    const { reasoning, text } = wordsOf(answer, stretch)
-    if (reasoning !== '')
-      items.push(
-        reasoningItem(
-          record,
-          index,
-          reasoning,
-          request.response.showSignature ? joinedThinking(thoughtsOf(answer, stretch)).signature : '',
-        ),
-      )
-    const isLast = index === stretches.length - 1
-    const hasNoWords = answer.text === '' && answer.toolCalls.length === 0 && record.status === 'succeeded'
-    if (text !== '' || (isLast && (answer.refusal !== '' || hasNoWords)))
-      items.push(
-        messageItem(record, index, messageParts(text, index === 0 ? answer.logprobs : [], isLast ? answer.refusal : ''), 'completed'),
-      )
+  let calls = 0
+  for (const turn of turnsOf(answer)) {
+    for (const words of turn.words) items.push(...spokenItems(record, answer, words, request))
+    for (; calls < turn.calls; calls++) items.push(callItem(record, calls, answer.toolCalls[calls] as ToolCall, 'completed'))
   }
-  for (const [index, call] of answer.toolCalls.entries()) items.push(callItem(record, index, call, 'completed'))
   // Only the last can have been cut short.
   const last = items.at(-1)
+  const ended = record.status === 'succeeded' && incompleteOf(record) === null
   if (last !== undefined && !ended && 'status' in last) last.status = 'incomplete'
   return items
 }
 
-/** Of one stretch. */
-export function wordsOf({ reasoning, text }: Answer, { from, to }: Stretch): { reasoning: string; text: string } {
-  return { reasoning: reasoning.slice(from.reasoning, to.reasoning), text: text.slice(from.text, to.text) }
+function spokenItems(record: JobRecord, answer: Answer, words: Words, request: ResponseRequest): Body[] {
+  const { index, logprobs } = words
+  const { reasoning, text, refusal } = wordsOf(answer, words)
+  const items: Body[] = []
+  if (reasoning !== '' || isProof(words, request))
+    items.push(
+      reasoningItem(
+        record,
+        index,
+        reasoning,
+        request.response.showSignature ? joinedThinking(thoughtsOf(answer, words.stretch)).signature : '',
+      ),
+    )
+  if (text !== '' || refusal !== '' || isSilent(record, answer))
+    items.push(messageItem(record, index, messageParts(text, answer.logprobs.slice(...logprobs), refusal), 'completed'))
+  return items
+}
+
+/** An answer of no words is a message all the same. */
+export function isSilent({ status }: JobRecord, { text, refusal, toolCalls }: Answer): boolean {
+  return status === 'succeeded' && text === '' && refusal === '' && toolCalls.length === 0
+}
+
+/** A reasoning may be told by its proof alone. */
+export function isProof({ stretch: { from, to } }: Words, { response }: ResponseRequest): boolean {
+  return response.showSignature && to.signature > from.signature
+}
+
+/** What was thought and said before calls, in stretches, and how many calls there are at its end. Mostly there is one. */
+export type Turn = { words: Words[]; calls: number }
+
+/** One stretch, with what of refusal and log probabilities belongs to it. `index` counts those of the answer. */
+export type Words = { index: number; stretch: Stretch; refusal: Range; logprobs: Range }
+
+type Range = [from: number, to: number]
+
+/** What was told as done does not grow: what is said behind calls is said in another turn. */
+export function turnsOf(answer: Answer): Turn[] {
+  const { text, reasoning, reasoningSignature, refusal, logprobs, toolCalls, resumed } = answer
+  const end = {
+    ...{ text: text.length, reasoning: reasoning.length, signature: reasoningSignature.length },
+    ...{ refusal: refusal.length, logprobs: logprobs.length, calls: toolCalls.length },
+  }
+  const thoughts = answer.stretches().slice(1)
+  let from: Resumption = { text: 0, reasoning: 0, signature: 0, refusal: 0, logprobs: 0, calls: 0 }
+  let index = 0
+  return [...resumed, end].map((to) => {
+    const inside = thoughts.filter((thought) => isBefore(from, thought.from) && isBefore(thought.from, to))
+    const places = [from, ...inside.map((thought) => thought.from), to]
+    const words = places.slice(1).map((place, position): Words => {
+      const isLast = position === inside.length
+      return {
+        index: index++,
+        stretch: { from: places[position] as Place, to: place },
+        refusal: isLast ? [from.refusal, to.refusal] : [0, 0],
+        logprobs: position === 0 ? [from.logprobs, to.logprobs] : [0, 0],
+      }
+    })
+    from = to
+    return { words, calls: to.calls }
+  })
+}
+
+function isBefore(one: Place, other: Place): boolean {
+  return one.text < other.text || (one.text === other.text && one.reasoning + one.signature < other.reasoning + other.signature)
+}
+
+export function wordsOf(
+  { reasoning, text, refusal }: Answer,
+  { stretch: { from, to }, refusal: refused }: Words,
+): { reasoning: string; text: string; refusal: string } {
+  return {
+    reasoning: reasoning.slice(from.reasoning, to.reasoning),
+    text: text.slice(from.text, to.text),
+    refusal: refusal.slice(...refused),
+  }
 }
 
 /** `index`: of its stretch, as in `messageItem`. */

@@ -15,7 +15,7 @@ import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
 import { RecentCuts } from './openai-responses-cuts.ts'
 import { inputItems } from './openai-responses-items.ts'
-import { parseResponseRequest, showing, withConversation } from './openai-responses-request.ts'
+import { parseResponseRequest, readInclude, showing, withConversation } from './openai-responses-request.ts'
 import { ResponseStream } from './openai-responses-stream.ts'
 import { type ResponseRequest, responseView } from './openai-responses-view.ts'
 import { readOneOf, readQuery } from './paging.ts'
@@ -66,7 +66,10 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
   })
 
   app.get<ById>('/v1/responses/:id/input_items', async (request) => {
-    const query = readQuery(request.query, ['order', 'limit', 'after'])
+    const { include, 'include[]': listed, ...others } = request.query as Record<string, unknown>
+    // Items show all that there is of them.
+    readInclude([include ?? [], listed ?? []].flat())
+    const query = readQuery(others, ['order', 'limit', 'after', 'include'])
     const { live, whole } = await getResponse(parts, request, request.params.id)
     return inputItems(live.record.id, whole, query)
   })

@@ -44,9 +44,10 @@ export function readLengths(fields: Body, maxTokens: number | null): Pick<Genera
 
 /** `effort` is read from where the endpoint has it, `name` is what it is called there. */
 export function readReasoning(effort: unknown, name: string, maxTokens: number | null): Reasoning | undefined {
-  const known = EFFORTS.find((value) => value === effort)
+  // As of the Anthropic dialect: the most that every provider has a word for.
+  const known = effort === 'max' ? 'xhigh' : EFFORTS.find((value) => value === effort)
   if (effort !== undefined && effort !== null && known === undefined)
-    throw badRequest('out_of_range', `${name} must be one of ${EFFORTS.join(', ')}.`, name)
+    throw badRequest('out_of_range', `${name} must be one of ${EFFORTS.join(', ')}, max.`, name)
   if (known === undefined && maxTokens === null) return undefined
   return { ...(known === undefined ? {} : { effort: known }), ...(maxTokens === null ? {} : { maxTokens }) }
 }

@@ -10,10 +10,11 @@ export type Calling = Pick<GenerationRequest, 'tools' | 'toolChoice' | 'parallel
 export function readCalling(fields: Body, style: ToolStyle, beyond: string[]): Calling {
   const tools = readTools(fields.tools, style, beyond)
   const parallel = boolean(fields, 'parallel_tool_calls')
-  const choice = readChoice(fields.tool_choice, tools, style, beyond)
+  const allowed = readAllowed(fields.tool_choice, tools, style)
+  const choice = allowed?.mode ?? readChoice(fields.tool_choice, tools, style, beyond)
   if (tools.length === 0) return {}
   return {
-    tools,
+    tools: allowed?.tools ?? tools,
     ...(choice === 'auto' ? {} : { toolChoice: choice }),
     ...(parallel === false ? { parallelToolCalls: false } : {}),
   }
@@ -22,7 +23,7 @@ export function readCalling(fields: Body, style: ToolStyle, beyond: string[]): C
 /** chat/completions wraps a function in `function`; responses has its members beside `type`. */
 export type ToolStyle = 'wrapped' | 'flat'
 
-export const TOOL_NAME = /^[\w-]{1,64}$/
+const TOOL_NAME = /^[\w-]{1,64}$/
 const TOOLS_MAX = 128
 const TOOLS_BYTES_MAX = 1024 * 1024
 const DESCRIPTION_MAX = 16_384
@@ -91,6 +92,22 @@ function objectSchema(schema: unknown, at: string): JsonSchema {
   return checked
 }
 
+/** A choice among some of the tools, of which the others are not offered; undefined: it is another choice. */
+function readAllowed(value: unknown, tools: Tool[], style: ToolStyle): { mode: 'auto' | 'required'; tools: Tool[] } | undefined {
+  if (!isObject(value) || value.type !== 'allowed_tools') return undefined
+  const at = style === 'wrapped' ? 'tool_choice.allowed_tools' : 'tool_choice'
+  const said = style === 'wrapped' ? value.allowed_tools : value
+  const { mode, tools: listed } = isObject(said) ? said : {}
+  if ((mode !== 'auto' && mode !== 'required') || !Array.isArray(listed) || listed.length === 0)
+    throw badRequest('invalid_tool_choice', `${at} must have the mode auto or required, and tools.`, at)
+  const names = new Set<string>()
+  for (const item of listed) {
+    if (!isObject(item) || item.type !== 'function') return undefined
+    names.add(nameOfFunction(item, tools, style))
+  }
+  return { mode, tools: tools.filter((tool) => names.has(tool.name)) }
+}
+
 function readChoice(value: unknown, tools: Tool[], style: ToolStyle, beyond: string[]): Exclude<Calling['toolChoice'], undefined> {
   if (value === undefined || value === null || value === 'auto' || value === 'none') return value ?? 'auto'
   if (isObject(value) && typeof value.type === 'string' && value.type !== 'function') {
@@ -103,13 +120,17 @@ function readChoice(value: unknown, tools: Tool[], style: ToolStyle, beyond: str
       throw badRequest('invalid_tool_choice', 'tool_choice "required" needs tools to choose from.', 'tool_choice')
     return value
   }
+  return { name: nameOfFunction(value, tools, style) }
+}
+
+function nameOfFunction(value: unknown, tools: Tool[], style: ToolStyle): string {
   const said = isObject(value) && style === 'wrapped' ? value.function : value
   const name = isObject(said) ? said.name : undefined
   if (typeof name !== 'string')
     throw badRequest('invalid_tool_choice', 'tool_choice must be auto, none, required, or name a function of tools.', 'tool_choice')
   if (!tools.some((tool) => tool.name === name))
     throw badRequest('invalid_tool_choice', `tool_choice names "${name.slice(0, 64)}", which is not among tools.`, 'tool_choice')
-  return { name }
+  return name
 }
 
 /** `place` is the parameter that holds the format. */

@@ -237,6 +237,7 @@ const MODEL_FIELDS = [
   'upstream',
   'input_micros_per_mtok',
   'output_micros_per_mtok',
+  'cached_input_micros_per_mtok',
   'abilities',
   'first_token_timeout_s',
   'next_token_timeout_s',
@@ -250,6 +251,7 @@ function readModel(value: unknown): ProviderModel {
     upstream: text(fields, 'upstream', 200) ?? name,
     inputMicros: integer(fields, 'input_micros_per_mtok', 0, 1_000_000_000_000),
     outputMicros: integer(fields, 'output_micros_per_mtok', 0, 1_000_000_000_000),
+    cachedInputMicros: integer(fields, 'cached_input_micros_per_mtok', 0, 1_000_000_000_000),
     abilities: listOf<Ability>(fields, 'abilities', ABILITIES, ABILITIES.length),
     firstTokenTimeoutMs: seconds(fields, 'first_token_timeout_s'),
     nextTokenTimeoutMs: seconds(fields, 'next_token_timeout_s'),
@@ -337,12 +339,14 @@ function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, u
 }
 
 function modelView(model: ProviderModel): Record<string, unknown> {
-  const { name, upstream, inputMicros, outputMicros, abilities, firstTokenTimeoutMs = null, nextTokenTimeoutMs = null } = model
+  const { name, upstream, inputMicros, outputMicros, cachedInputMicros = null, abilities } = model
+  const { firstTokenTimeoutMs = null, nextTokenTimeoutMs = null } = model
   return {
     name,
     upstream,
     input_micros_per_mtok: inputMicros,
     output_micros_per_mtok: outputMicros,
+    ...(cachedInputMicros === null ? {} : { cached_input_micros_per_mtok: cachedInputMicros }),
     ...(abilities === null ? {} : { abilities }),
     ...(firstTokenTimeoutMs === null ? {} : { first_token_timeout_s: firstTokenTimeoutMs / 1000 }),
     ...(nextTokenTimeoutMs === null ? {} : { next_token_timeout_s: nextTokenTimeoutMs / 1000 }),

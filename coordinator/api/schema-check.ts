@@ -1,6 +1,7 @@
 import { Ajv, type ValidateFunction } from 'ajv'
 import draft7Schema from 'ajv/dist/refs/json-schema-draft-07.json' with { type: 'json' }
 import { Ajv2020 } from 'ajv/dist/2020.js'
+import { nameOfStep } from '../../proto/json-pointer.ts'
 import type { JsonSchema } from '../../proto/request.ts'
 import { badRequest } from '../core/fault.ts'
 import { isObject } from './body.ts'
@@ -87,7 +88,7 @@ class Walk {
       throw new Error(`"$ref": "${reference.slice(0, 100)}" must point into the schema itself, as "#/$defs/name" does`)
     let found: unknown = this.#root
     for (const step of reference.split('/').slice(1)) {
-      const key = unescaped(step)
+      const key = nameOfStep(step)
       found = Array.isArray(found) ? found[Number(key)] : isObject(found) && Object.hasOwn(found, key) ? found[key] : undefined
     }
     if (found === undefined) throw new Error(`"$ref": "${reference.slice(0, 100)}" points to nothing`)
@@ -104,13 +105,5 @@ function compile(pattern: string): RegExp {
     return new RegExp(pattern, 'u')
   } catch {
     throw new Error(`"${pattern.slice(0, 100)}" is not a regular expression`)
-  }
-}
-
-function unescaped(step: string): string {
-  try {
-    return decodeURIComponent(step).replaceAll('~1', '/').replaceAll('~0', '~')
-  } catch {
-    return step
   }
 }

@@ -25,9 +25,12 @@ export class Attempts {
       // From here on only the same model file may continue this answer.
       job.sha256 = job.worker?.models.get(job.served)?.offer.sha256 ?? null
     }
-    if (input.tokens > job.tokens) this.#prove(job)
+    const grew = input.tokens > job.tokens
+    if (grew) this.#prove(job)
     job.tokens = Math.max(job.tokens, input.tokens)
-    job.progressedMs = this.#board.nowMs
+    job.isPatient = input.isPatient === true
+    // One that says again and again that it lives, and brings nothing, is not waited for any longer than that.
+    if (grew || !job.isPatient) job.progressedMs = this.#board.nowMs
   }
 
   finish(input: InputOf<'attempt-finished'>): void {

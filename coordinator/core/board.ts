@@ -134,6 +134,7 @@ export class Board {
     job.startsOver = worker.models.get(model)?.offer.startsOver === true
     job.startedMs = this.nowMs
     job.progressedMs = this.nowMs
+    job.isPatient = false
     job.tokensAtStart = job.tokens
     this.running.add(job)
     worker.occupy(job.id, job.attempt, model, this.nowMs, job.cost)

@@ -58,7 +58,7 @@ export const EVENT_SEVERITY = {
 export type Severity = 'debug' | 'info' | 'warning' | 'error'
 export type EventType = keyof typeof EVENT_SEVERITY
 
-/** `actor` is who caused it: `key:<name>`, `worker:<name>`, `coordinator`. Details never hold prompts or secrets. */
+/** `actor` is who caused it: `key:<name>`, `worker:<name or id>`, `worker` and `http` where no name was told, `coordinator`. Details never hold prompts or secrets. */
 export type EventRecord = {
   id: string
   atMs: number

@@ -50,8 +50,8 @@ export type Input =
   | { kind: 'worker-reported'; worker: WorkerId; offers: ModelOffer[] }
   | { kind: 'worker-draining'; worker: WorkerId }
   | { kind: 'worker-disconnected'; worker: WorkerId }
-  /** `tokens` is the length of the answer so far. */
-  | ({ kind: 'attempt-progressed'; tokens: number } & Report)
+  /** `tokens` is the length of the answer so far; patient: what comes next may take as long as a first token. */
+  | ({ kind: 'attempt-progressed'; tokens: number; isPatient?: boolean } & Report)
   /** `purses`: those that pay for it by now, where that is what spoke against it. */
   | ({ kind: 'attempt-refused'; reason: string; purses?: readonly string[] } & Report)
   /** `cost` is what it took in tokens, prompt and answer. */

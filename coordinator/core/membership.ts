@@ -49,6 +49,8 @@ export class Membership {
       if (unclaimed.has(key)) {
         if (!live) continue
         job.progressedMs = this.#board.nowMs
+        // A coordinator that took the job up may hear only now whether anybody can go on from what this one brings.
+        job.startsOver ||= worker.models.get(job.served)?.offer.startsOver === true
         this.#board.emit({ kind: 'resume-attempt', job: id, attempt, worker: worker.id })
         unclaimed.delete(key)
         continue

@@ -64,6 +64,8 @@ export type ScheduledJob = {
   tokensAtStart: number
   startedMs: number
   progressedMs: number
+  /** Its next token may take as long as a first one. */
+  isPatient: boolean
   notBeforeMs: number
   /** Until then it goes nowhere at all. */
   backoffUntilMs: number
@@ -141,6 +143,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     tokensAtStart: 0,
     startedMs: 0,
     progressedMs: 0,
+    isPatient: false,
     notBeforeMs: 0,
     backoffUntilMs: 0,
     delayedBy: 'retry_backoff',

@@ -24,14 +24,18 @@ export function forgivePause(nowMs: number, ms: number, workers: Iterable<FleetW
 /**
  * How long an attempt may be silent: by its model's own limit, else its provider's, else the general one. A cloud that was asked
  * for all of an answer at once says nothing until the whole is there, which no limit on tokens can judge: unless a limit was set
- * for it there, such a call has an hour.
+ * for it there, such a call has an hour. A provider that was heard to live, though it brought nothing, or that is writing a call of
+ * a tool, is waited for as long as for a first token: arguments may come all at once.
  */
 function silenceLimitMs(job: ScheduledJob, worker: FleetWorker, isFirst: boolean, rules: SchedulerRules): number {
   const offer = worker.models.get(job.served)?.offer
   const first = offer?.firstTokenTimeoutMs ?? worker.cloud?.firstTokenTimeoutMs ?? null
   const next = offer?.nextTokenTimeoutMs ?? worker.cloud?.nextTokenTimeoutMs ?? null
   if (worker.cloud !== null && !job.streamed && first === null && next === null) return WHOLE_ANSWER_MS
-  return isFirst ? (first ?? rules.firstTokenTimeoutMs) : (next ?? rules.nextTokenTimeoutMs)
+  const firstMs = first ?? rules.firstTokenTimeoutMs
+  const nextMs = next ?? rules.nextTokenTimeoutMs
+  if (isFirst) return firstMs
+  return job.isPatient ? Math.max(firstMs, nextMs) : nextMs
 }
 
 const WHOLE_ANSWER_MS = 3_600_000

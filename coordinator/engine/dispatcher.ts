@@ -15,7 +15,7 @@ import type { Writer } from '../store/writer.ts'
 import type { DispatcherParts } from './dispatcher-parts.ts'
 import { delivered, LiveJob } from './live-job.ts'
 import { accepted, type NewJob, newRecord, sameTerms, type Terms } from './new-job.ts'
-import type { AttemptEnd, AttemptOutput } from './worker-link.ts'
+import { type AttemptEnd, type AttemptOutput, isUntold } from './worker-link.ts'
 
 /**
  * The one loop that acts on what the scheduler decides: it sends attempts to workers, keeps the records of live jobs,
@@ -253,7 +253,7 @@ export class Dispatcher {
       served: record.servedModel,
       strikes: record.strikes,
       failures: record.failures,
-      startsOver: record.tier === 'cloud' || record.tier === 'cli',
+      startsOver: isUntold(record.tier, tokenIds),
     })
   }
 
@@ -308,10 +308,10 @@ export class Dispatcher {
       this.#parts.onStale()
       return
     }
-    if (chunk.promptProcessed !== undefined && live.prefills(chunk.promptProcessed, chunk.promptTokens)) {
-      // A long prompt that is getting on is no stall: the first token's time begins anew.
-      this.#apply({ kind: 'attempt-progressed', job: chunk.job, attempt: chunk.attempt, worker, tokens: live.tokenIds.length })
-    }
+    const { job, attempt, isPatient = false } = chunk
+    // A long prompt that is getting on is no stall: the first token's time begins anew.
+    if (live.prefills(chunk.promptProcessed ?? 0, chunk.promptTokens) || (isPatient && chunk.tokenIds.length === 0))
+      this.#apply({ kind: 'attempt-progressed', job, attempt, worker, tokens: live.tokenIds.length, isPatient })
     if (chunk.first + chunk.tokenIds.length <= live.tokenIds.length) return
     if (chunk.first !== live.tokenIds.length) {
       // A hole, or an overlap whose text cannot be cut at a token: ask again from where we stand.
@@ -332,7 +332,7 @@ export class Dispatcher {
     }
     live.append(chunk.tokenIds, chunk.text, chunk.deltas)
     this.#progressed.add(live)
-    this.#apply({ kind: 'attempt-progressed', job: chunk.job, attempt: chunk.attempt, worker, tokens: live.tokenIds.length })
+    this.#apply({ kind: 'attempt-progressed', job, attempt, worker, tokens: live.tokenIds.length, isPatient })
   }
 
   attemptFinished(worker: WorkerId, end: AttemptEnd): void {

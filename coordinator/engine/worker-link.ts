@@ -1,6 +1,7 @@
 import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
-import type { JobId, WorkerId } from '../core/job.ts'
+import { UNTOLD_TOKEN } from '../../proto/wire.ts'
+import type { JobId, Tier, WorkerId } from '../core/job.ts'
 
 /** Sending to a worker that is not connected does nothing: the scheduler hears of the loss by another way. */
 export interface WorkerLink {
@@ -39,6 +40,8 @@ export type AttemptOutput = {
   cachedTokens: number
   /** How much of the prompt is computed, before the first token; 0 or absent: not said. */
   promptProcessed?: number
+  /** What comes next may take as long as a first token; alone, where nothing came but a sign of life. */
+  isPatient?: boolean
 }
 
 export type AttemptEnd = {
@@ -58,4 +61,9 @@ export type AttemptEnd = {
   totalMs: number
   /** What the provider is owed for it; absent: nothing. */
   costMicros?: number
+}
+
+/** Nobody can go on from what was told so far: its provider told no tokens. */
+export function isUntold(tier: Tier | null, tokenIds: readonly number[]): boolean {
+  return tier === 'cloud' || tier === 'cli' || tokenIds[0] === UNTOLD_TOKEN
 }

@@ -23,13 +23,15 @@ export type ProviderSettings = {
 
 /**
  * `name` is what callers say, `upstream` what the provider calls it; prices are in micro-dollars per million tokens, null where
- * nobody set one. The limits on silence are absent in rows of an older version; null: the provider's.
+ * nobody set one; that of cached tokens is then the prompt's. The limits on silence are absent in rows of an older version; null:
+ * the provider's.
  */
 export type ProviderModel = {
   name: string
   upstream: string
   inputMicros: number | null
   outputMicros: number | null
+  cachedInputMicros?: number | null
   abilities: string[] | null
   firstTokenTimeoutMs?: number | null
   nextTokenTimeoutMs?: number | null

@@ -1,13 +1,12 @@
 import type { AnswerDelta, FinishReason } from '../../proto/answer.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
 import { SseReader } from '../../proto/sse.ts'
-import type { WireFailure, WirePiece } from '../../proto/wire.ts'
+import { storable, type WireFailure, type WirePiece, type WireUsage } from '../../proto/wire.ts'
+import { numbersOf } from '../../proto/wire-numbers.ts'
 import { COORDINATOR_RESTARTED, SPEND_LIMIT } from '../core/attempt-errors.ts'
 import type { Setback } from '../core/cooldown.ts'
 import type { Hold } from '../core/fleet.ts'
 import type { JobError, JobId, WorkerId } from '../core/job.ts'
-import { vectorsOf } from './embeddings.ts'
-import { storable } from '../../proto/wire.ts'
 import { costOf, estimatedCost, isFree, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
 import { redacted } from '../../proto/redaction.ts'
@@ -93,7 +92,9 @@ export class CloudTier {
       seedGiven,
       abort: new AbortController(),
       isSent: false,
+      reader: provider.upstream.reader(),
       pieces: 0,
+      isPatient: false,
       beganMs: performance.now(),
     }
     this.#calls.set(keyOf(job, attempt), call)
@@ -111,7 +112,9 @@ export class CloudTier {
 
   /** What an answer without an end has cost, as near as that can be known. */
   #bill(id: WorkerId, call: Call): void {
-    const micros = costOf(call.offered, promptTokens(call.generation), call.pieces)
+    const told = storableUsage(call.reader.usage ?? untold(call))
+    // What was told of the answer at its beginning is less than what has come since.
+    const micros = costOf(call.offered, { ...told, completionTokens: Math.max(told.completionTokens, call.pieces) })
     this.#parts.reports.attemptCost(id, call, micros)
     call.pay(micros)
   }
@@ -129,17 +132,17 @@ export class CloudTier {
   }
 
   async #run(id: WorkerId, provider: Provider, call: Call): Promise<void> {
-    const { job, attempt, offered } = call
+    const { job, attempt, offered, abort } = call
     let isAnswered = false
     try {
       const { stream, seedGiven, generation } = call
       const response = await provider.upstream.ask(generation, offered, {
-        ...{ stream, seedGiven, signal: call.abort.signal },
+        ...{ stream, seedGiven, signal: abort.signal },
         onSent: () => (call.isSent = true),
       })
       isAnswered = true
       this.#noteLimits(id, response)
-      const outcome = await this.#read(id, provider.upstream.reader(), response, call)
+      const outcome = await this.#read(id, response, call)
       if ('end' in outcome) {
         call.pay(outcome.end.costMicros)
         this.#parts.reports.attemptFinished(id, {
@@ -152,23 +155,23 @@ export class CloudTier {
         })
         return
       }
-      this.#bill(id, call)
-      const { error, hold } = refusalWithin(withoutSecret(outcome.error, provider))
-      this.#parts.reports.attemptFailed(id, { job, attempt }, error, hold)
+      if (abort.signal.aborted || outcome.isUnanswered === true) call.pay(0)
+      else this.#bill(id, call)
+      this.#refused(id, provider, call, outcome.refusal)
     } catch (cause) {
-      if (isAnswered && !call.abort.signal.aborted) this.#bill(id, call)
+      if (isAnswered && !abort.signal.aborted) this.#bill(id, call)
       else call.pay(0)
-      this.#refused(id, provider, call, isAnswered ? new BrokenOff(cause) : cause)
+      this.#refused(id, provider, call, refusalOf(isAnswered ? new BrokenOff(cause) : cause, this.#parts.now()))
     }
   }
 
-  #refused(id: WorkerId, provider: Provider, { job, attempt, abort }: Call, cause: unknown): void {
+  #refused(id: WorkerId, provider: Provider, { job, attempt, abort }: Call, said: Refusal): void {
     if (abort.signal.aborted) {
       // Whoever told it to stop does not listen any more; the slot is free from here on.
       this.#parts.reports.attemptFailed(id, { job, attempt }, failure('cancelled', 'The call was cancelled.', true))
       return
     }
-    const refusal = this.#refusalOf(provider, cause)
+    const refusal = withoutSecret(said, provider)
     if (refusal.hold !== undefined && this.#providers.get(id) !== provider) {
       // Asked as it was set before: that says nothing about what it is now.
       const hold: Setback = { state: 'cooling_down', untilMs: this.#parts.now(), why: 'it was set anew meanwhile' }
@@ -177,14 +180,6 @@ export class CloudTier {
     }
     this.#note(provider, refusal)
     this.#parts.reports.attemptFailed(id, { job, attempt }, refusal.error, refusal.hold)
-  }
-
-  /** Some providers repeat the key that they refuse. */
-  #refusalOf(provider: Provider, cause: unknown): Refusal {
-    const refusal = refusalOf(cause, this.#parts.now())
-    const error = withoutSecret(refusal.error, provider)
-    if (refusal.hold === undefined) return { ...refusal, error }
-    return { ...refusal, error, hold: { ...refusal.hold, why: harmless(refusal.hold.why, provider) } }
   }
 
   #note(provider: Provider, { badCredential, error }: Refusal): void {
@@ -198,62 +193,75 @@ export class CloudTier {
       this.#parts.reports.holdProvider(id, { state: 'over_quota', untilMs, why: 'its rate limit is used up, as its answers say' })
   }
 
-  async #read(id: WorkerId, reader: UpstreamReader, response: UpstreamAnswer, call: Call): Promise<{ end: CallEnd } | { error: JobError }> {
-    const { prompt } = call.generation
-    if (prompt.kind === 'embed' || prompt.kind === 'rank') return this.#readVectors(id, await response.json(), call)
-    let failed: JobError | null = null
-    if (call.stream) {
+  async #read(id: WorkerId, response: UpstreamAnswer, call: Call): Promise<Outcome> {
+    const { reader, generation } = call
+    if (!canStream(generation)) return this.#readNumbers(id, await response.json(), call)
+    let failed: WireFailure | null = null
+    // A gateway may answer a stream with the whole of it, or with what went wrong.
+    if (call.stream && response.header('content-type')?.includes('application/json') !== true) {
       const events = new SseReader()
-      await response.read((bytes) => {
-        const pieces = events.push(bytes).map((event) => (event.kind === 'event' ? reader.readData(event.data) : event))
+      const take = (bytes: Uint8Array): boolean => {
+        const pieces: Read[] = []
+        for (const event of events.push(bytes)) {
+          const piece = event.kind === 'event' ? reader.readData(event.data) : event
+          pieces.push(piece)
+          if (piece?.kind === 'failure') break
+        }
         failed = this.#grow(id, call, pieces)
         // A connection that is kept open after the last word keeps nobody waiting.
         return failed === null && !reader.done
+      }
+      await response.read(take).catch((cause: unknown) => {
+        // One that breaks after all was said takes nothing from an answer that is whole.
+        if (reader.end === null || call.abort.signal.aborted) throw cause
       })
     } else failed = this.#grow(id, call, [reader.read(await response.json())])
-    if (failed !== null) return { error: failed }
+    if (failed !== null) return this.#failed(failed, call)
     const { end } = reader
     if (end === null)
-      return { error: failure('provider_cut_answer', 'The provider closed the connection before its answer had ended.', true) }
+      return { refusal: { error: failure('provider_cut_answer', 'The provider closed the connection before its answer had ended.', true) } }
     return { end: endOf(call, end) }
   }
 
-  #readVectors(id: WorkerId, body: unknown, call: Call): { end: CallEnd } | { error: JobError } {
-    const read = vectorsOf(body, call.generation.prompt)
-    if (read === null)
-      return { error: failure('upstream_malformed', 'The provider answered without the vectors or scores asked for.', true) }
+  #readNumbers(id: WorkerId, body: unknown, call: Call): Outcome {
+    const read = numbersOf(body, call.generation.prompt)
+    if (read.kind === 'failure') return this.#failed(read, call)
     this.#grow(id, call, [{ kind: 'piece', text: read.text }])
-    const usage = {
-      promptTokens: read.promptTokens ?? promptTokens(call.generation),
-      completionTokens: 0,
-      cachedTokens: 0,
-      reasoningTokens: null,
-    }
+    const usage = { ...untold(call), completionTokens: 0, ...(read.promptTokens === null ? {} : { promptTokens: read.promptTokens }) }
     return { end: endOf(call, { finishReason: 'stop', usage }) }
   }
 
+  /** An error in place of an answer costs no more than one with a status of its own. */
+  #failed(failed: WireFailure, { pieces, reader }: Call): Outcome {
+    const isUnanswered = failed.code === 'upstream_error' && pieces === 0 && reader.usage === null
+    return { refusal: refusalWithin(failed, this.#parts.now()), isUnanswered }
+  }
+
   /** What came in one piece of the connection goes on as one; answers what is wrong with it, or null. */
-  #grow(id: WorkerId, call: Call, pieces: (WirePiece | WireFailure | null)[]): JobError | null {
+  #grow(id: WorkerId, call: Call, pieces: Read[]): WireFailure | null {
     let text = ''
     let count = 0
     const deltas: AnswerDelta[] = []
-    let failed: JobError | null = null
+    let failed: WireFailure | null = null
     for (const piece of pieces) {
       if (piece === null) continue
       if (piece.kind === 'failure') {
-        failed = failure(piece.code, piece.message, piece.retryable, piece.providerStatus)
+        failed = piece
         break
       }
       count += 1
       text += piece.text
       if (piece.delta !== undefined) deltas.push(piece.delta)
     }
-    if (count > 0) {
+    const isPatient = isPatientAfter(pieces.at(-1))
+    if (count > 0 || (isPatient && !call.isPatient && call.pieces > 0)) {
       const { job, attempt } = call
       // The provider tells no token ids: pieces are counted instead, and nobody continues from them.
       const tokenIds = count === 1 ? ONE_PIECE : Array.from<number>({ length: count }).fill(0)
-      this.#parts.reports.attemptGrew(id, { job, attempt, first: call.pieces, tokenIds, text, deltas, promptTokens: 0, cachedTokens: 0 })
+      const growth = { first: call.pieces, tokenIds, text, deltas, promptTokens: 0, cachedTokens: 0, isPatient }
+      this.#parts.reports.attemptGrew(id, { job, attempt, ...growth })
       call.pieces += count
+      call.isPatient = isPatient
     }
     return failed
   }
@@ -272,7 +280,7 @@ export class CloudTier {
       onModels(provider.discovered)
     } catch (cause) {
       if (this.#providers.get(id) !== provider) return
-      const refusal = this.#refusalOf(provider, cause)
+      const refusal = withoutSecret(refusalOf(cause, this.#parts.now()), provider)
       this.#parts.log.warn(`The models of the provider "${name}" could not be listed: ${refusal.error.message}`)
       this.#note(provider, refusal)
       const untilMs = this.#parts.now() + retryMs(failed)
@@ -296,6 +304,8 @@ export type CloudModel = {
   upstream: string
   inputMicros: number | null
   outputMicros: number | null
+  /** Of what the provider read from its cache; absent or null: as all of the prompt. */
+  cachedInputMicros?: number | null
   abilities: string[] | null
   firstTokenTimeoutMs?: number | null
   nextTokenTimeoutMs?: number | null
@@ -345,9 +355,16 @@ type Call = {
   abort: AbortController
   /** Before that nothing is paid for it. */
   isSent: boolean
+  reader: UpstreamReader
   pieces: number
+  /** It was told that the next piece may take as long as a first one. */
+  isPatient: boolean
   beganMs: number
 }
+
+/** Null: nothing for the answer. */
+type Read = WirePiece | WireFailure | null
+type Outcome = { end: CallEnd } | { refusal: Refusal; isUnanswered?: boolean }
 
 type CallEnd = {
   finishReason: FinishReason
@@ -369,6 +386,7 @@ type Growth = {
   deltas: readonly AnswerDelta[]
   promptTokens: number
   cachedTokens: number
+  isPatient: boolean
 }
 
 type CloudParts = {
@@ -403,6 +421,16 @@ function once(pay: (micros: number) => void): (micros: number) => void {
   }
 }
 
+/** It is writing a call, whose arguments may come all at once after minutes; or all that came was a sign of life. */
+function isPatientAfter(last: Read | undefined): boolean {
+  return last == null || (last.kind === 'piece' && last.delta?.toolCalls !== undefined)
+}
+
+/** An estimate of what a provider does not tell. */
+function untold({ generation, pieces }: Call): WireUsage {
+  return { promptTokens: promptTokens(generation), completionTokens: pieces, cachedTokens: 0, reasoningTokens: null }
+}
+
 function canStream({ prompt }: GenerationRequest): boolean {
   return prompt.kind !== 'embed' && prompt.kind !== 'rank'
 }
@@ -416,8 +444,11 @@ function harmless(text: string, { access: { secret } }: Provider): string {
   return redacted(text, secret ?? '', '[secret]')
 }
 
-function withoutSecret(error: JobError, provider: Provider): JobError {
-  return { ...error, message: harmless(error.message, provider) }
+/** Some providers repeat the key that they refuse. */
+function withoutSecret(refusal: Refusal, provider: Provider): Refusal {
+  const error = { ...refusal.error, message: harmless(refusal.error.message, provider) }
+  if (refusal.hold === undefined) return { ...refusal, error }
+  return { ...refusal, error, hold: { ...refusal.hold, why: harmless(refusal.hold.why, provider) } }
 }
 
 function parsed(request: string): GenerationRequest {
@@ -434,19 +465,17 @@ function modelOf({ access, discovered }: Provider, name: string): CloudModel | u
 
 /** Where the provider tells no usage, its answer is estimated: a bill of nothing would be further from the truth. */
 function endOf(call: Call, { finishReason, stopSequence, usage }: NonNullable<UpstreamReader['end']>): CallEnd {
-  const told = usage ?? {
-    promptTokens: promptTokens(call.generation),
-    completionTokens: call.pieces,
-    cachedTokens: 0,
-    reasoningTokens: null,
-  }
-  const counted = {
-    promptTokens: storable(told.promptTokens),
-    completionTokens: storable(told.completionTokens),
-    cachedTokens: storable(told.cachedTokens),
-    reasoningTokens: told.reasoningTokens === null ? null : storable(told.reasoningTokens),
-    ...('cacheWriteTokens' in told && told.cacheWriteTokens !== undefined ? { cacheWriteTokens: storable(told.cacheWriteTokens) } : {}),
-  }
-  const costMicros = costOf(call.offered, counted.promptTokens, counted.completionTokens)
+  const counted = storableUsage(usage ?? untold(call))
+  const costMicros = costOf(call.offered, counted)
   return { finishReason, stopSequence: stopSequence ?? null, ...counted, costMicros }
+}
+
+function storableUsage({ promptTokens, completionTokens, cachedTokens, reasoningTokens, cacheWriteTokens }: WireUsage): WireUsage {
+  return {
+    promptTokens: storable(promptTokens),
+    completionTokens: storable(completionTokens),
+    cachedTokens: storable(cachedTokens),
+    reasoningTokens: reasoningTokens === null ? null : storable(reasoningTokens),
+    ...(cacheWriteTokens === undefined ? {} : { cacheWriteTokens: storable(cacheWriteTokens) }),
+  }
 }

@@ -1,21 +1,26 @@
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 
 /** Per million tokens, in millionths of a dollar; null: nobody set one. */
-type Prices = { inputMicros: number | null; outputMicros: number | null }
+type Prices = { inputMicros: number | null; outputMicros: number | null; cachedInputMicros?: number | null }
+/** `promptTokens` include the cached ones. */
+type Tokens = { promptTokens: number; completionTokens: number; cachedTokens: number }
 
 /** A price that nobody set is not known to be none. */
-export function isFree({ inputMicros, outputMicros }: Prices): boolean {
-  return inputMicros === 0 && outputMicros === 0
+export function isFree({ inputMicros, outputMicros, cachedInputMicros = null }: Prices): boolean {
+  return inputMicros === 0 && outputMicros === 0 && (cachedInputMicros ?? 0) === 0
 }
 
 /** What a call is about to cost: set aside until it is known. */
 export function estimatedCost(model: Prices, request: GenerationRequest): number {
-  return costOf(model, promptTokens(request), Math.min(request.maxTokens ?? ANSWER_TOKENS, ANSWER_TOKENS_MAX))
+  const completionTokens = Math.min(request.maxTokens ?? ANSWER_TOKENS, ANSWER_TOKENS_MAX)
+  return costOf(model, { promptTokens: promptTokens(request), completionTokens, cachedTokens: 0 })
 }
 
 /** In millionths of a dollar, rounded up: prices are per million tokens. */
-export function costOf(model: Prices, promptTokenCount: number, completionTokens: number): number {
-  return Math.ceil((promptTokenCount * (model.inputMicros ?? 0) + completionTokens * (model.outputMicros ?? 0)) / 1_000_000)
+export function costOf({ inputMicros, outputMicros, cachedInputMicros }: Prices, tokens: Tokens): number {
+  const cached = Math.min(tokens.cachedTokens, tokens.promptTokens)
+  const prompt = (tokens.promptTokens - cached) * (inputMicros ?? 0) + cached * (cachedInputMicros ?? inputMicros ?? 0)
+  return Math.ceil((prompt + tokens.completionTokens * (outputMicros ?? 0)) / 1_000_000)
 }
 
 /** About four bytes each, where nobody has counted. */

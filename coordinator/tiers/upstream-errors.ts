@@ -1,4 +1,5 @@
-import { isAboutKey, isAgainstRules, isTooLong } from '../../proto/refusals.ts'
+import { isAgainstRules, isKeyRefused, isTooLong, isUnpaid, regainedAt } from '../../proto/refusals.ts'
+import type { WireFailure } from '../../proto/wire.ts'
 import type { Setback } from '../core/cooldown.ts'
 import type { JobError } from '../core/job.ts'
 
@@ -24,10 +25,27 @@ export function refusalOf(cause: unknown, nowMs: number): Refusal {
         }
   if (vendors === null || vendors.status === null)
     return { error: failure('provider_failed', `The call to the provider failed: ${rootMessage(cause)}.`, true) }
-  const { status, message, headers } = vendors
-  const said = `The provider answered ${status}: ${message.slice(0, MESSAGE_MAX)}`
-  const words = `${message} ${String(vendors.code)} ${String(vendors.type)}`
-  if (status === 401 || (status === 403 && isAboutKey(words))) {
+  const { status, message } = vendors
+  return judged({ ...vendors, status }, `The provider answered ${status}: ${message.slice(0, MESSAGE_MAX)}`, nowMs)
+}
+
+/** The same where it stands in the midst of an answer, or in its place. */
+export function refusalWithin({ code, message, retryable, providerStatus: status, type }: WireFailure, nowMs: number): Refusal {
+  if (status === undefined) return { error: failure(code, message, retryable) }
+  return judged({ status, message, code, type, headers: undefined }, message, nowMs)
+}
+
+function judged(told: VendorError & { status: number }, said: string, nowMs: number): Refusal {
+  const { status, message, headers, code, type } = told
+  const words = `${message} ${String(code)} ${String(type)}`
+  if (isUnpaid(status, words)) {
+    const untilMs = retryAt(headers, nowMs) ?? later(regainedAt(message), nowMs) ?? nowMs + UNPAID_MS
+    return {
+      error: failure('provider_over_quota', said, true, status),
+      hold: { state: 'over_quota', untilMs, why: said.slice(0, WHY_MAX) },
+    }
+  }
+  if (isKeyRefused(status, words)) {
     const why = `its credential was refused (${status}): ${said.slice(0, 200)}`
     const error = failure('provider_credential_refused', said, true, status)
     return { error, badCredential: true, hold: { state: 'parked', untilMs: null, why } }
@@ -37,15 +55,8 @@ export function refusalOf(cause: unknown, nowMs: number): Refusal {
     return { error: isAgainstRules(words) ? refusedRequest(said, status) : failure('provider_forbids', said, true, status) }
   // More than its limit holds at all is no matter of waiting.
   if (status === 429 && TOO_LARGE.test(message)) return { error: failure('provider_forbids', said, true, status) }
-  if (status === 429 || status === 529) return tooMuch(vendors, status, said, nowMs)
-  if (status === 402 || (status === 400 && UNPAID.test(message))) {
-    const untilMs = retryAt(headers, nowMs) ?? nowMs + UNPAID_MS
-    return {
-      error: failure('provider_over_quota', said, true, status),
-      hold: { state: 'over_quota', untilMs, why: said.slice(0, WHY_MAX) },
-    }
-  }
-  if (isUnwell(status)) return unwell(failure('provider_failed', said, true, status), retryAt(headers, nowMs))
+  if (status === 429 || status === 529) return tooMuch(told, status, said, nowMs)
+  if (UNWELL.has(status)) return unwell(failure('provider_failed', said, true, status), retryAt(headers, nowMs))
   if (status >= 500) return { error: failure('provider_failed', said, true, status) }
   // It does not know the model: another provider may.
   if (status === 404) return { error: failure('provider_lacks_model', said, true, status) }
@@ -58,20 +69,10 @@ function refusedRequest(message: string, providerStatus: number, code = 'provide
 }
 
 /** What a server says of itself and of no request: it is overloaded, being restarted, or not there behind its gateway. */
-function isUnwell(status: number | undefined): boolean {
-  return status !== undefined && UNWELL.has(status)
-}
-
 const UNWELL = new Set([408, 409, 425, 502, 503, 504, 520, 521, 522, 523, 524])
 
 function unwell(error: JobError, untilMs: number | null): Refusal {
   return { error, hold: { state: 'cooling_down', untilMs: untilMs ?? 'untold', why: error.message.slice(0, WHY_MAX) } }
-}
-
-/** The same where it stands in the midst of an answer. */
-export function refusalWithin(error: JobError): Refusal {
-  const { providerStatus } = error
-  return isUnwell(providerStatus) || providerStatus === 429 || providerStatus === 529 ? unwell(error, null) : { error }
 }
 
 type VendorError = { status: number | null; message: string; code: unknown; type: unknown; headers: Told | undefined }
@@ -118,7 +119,10 @@ function tooMuch(
 
 /** Null when nothing is said, or that it could be asked again already, which it could not. */
 function retryAt(headers: Told | undefined, nowMs: number): number | null {
-  const atMs = toldTime(headers, nowMs)
+  return later(toldTime(headers, nowMs), nowMs)
+}
+
+function later(atMs: number | null, nowMs: number): number | null {
   return atMs === null || atMs < nowMs + BACKOFF_MIN_MS ? null : Math.min(atMs, nowMs + LATEST_MS)
 }
 
@@ -174,8 +178,6 @@ function resetTime(text: string, nowMs: number): number | null {
 }
 
 const TOO_LARGE = /^(\d+ )?request too large/i
-// One vendor answers a request that nobody has paid for with 400.
-const UNPAID = /credit balance is too low/i
 
 // Of the year 2001, in both.
 const EPOCH_S_MIN = 1e9

@@ -6,7 +6,7 @@ import { AnthropicReader } from '../../proto/anthropic-wire-answer.ts'
 import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
 import { OPENAI_PATHS, openAiBody } from '../../proto/openai-wire-request.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
-import type { WireEnd, WireFailure, WirePiece } from '../../proto/wire.ts'
+import type { WireEnd, WireFailure, WirePiece, WireUsage } from '../../proto/wire.ts'
 import { type RequestHead, requestHead, send, type UpstreamAnswer, upstreamFetch } from './upstream-http.ts'
 
 /** One cloud API: the only door to the vendors' packages, which know how each wants to be asked and refuses. */
@@ -25,6 +25,8 @@ type AskOptions = { stream: boolean; seedGiven: boolean; signal: AbortSignal; on
 
 export type UpstreamReader = {
   readonly end: WireEnd | null
+  /** What was told of it so far, which is not the end of it. */
+  readonly usage: WireUsage | null
   /** It has said its last word. */
   readonly done: boolean
   readData(data: string): WirePiece | WireFailure | null
@@ -97,10 +99,11 @@ type PackageErrors = {
   APIError: { generate(status: number, error: object | undefined, message: string | undefined, headers: Headers): Error }
 }
 
-/** Undefined unless it is an object in JSON. */
+/** Undefined unless it is an object in JSON, or a list of one, as Google answers. */
 function parsed(text: string): object | undefined {
   try {
-    const value: unknown = JSON.parse(text)
+    const told: unknown = JSON.parse(text)
+    const value: unknown = Array.isArray(told) && told.length === 1 ? told[0] : told
     return typeof value === 'object' && value !== null ? value : undefined
   } catch {
     return undefined

@@ -17,6 +17,7 @@ export class OpenAiServer implements AsyncDisposable {
   closed = 0
   readonly #server = http.createServer((request, response) => this.#answer(request, response))
   #onChange: () => void = () => {}
+  #slow: (() => void)[] = []
 
   private constructor(models: Record<string, unknown>[]) {
     this.models = models
@@ -44,6 +45,11 @@ export class OpenAiServer implements AsyncDisposable {
       }
       this.#onChange()
     })
+  }
+
+  /** What is slow is answered. */
+  release(): void {
+    for (const answer of this.#slow.splice(0)) answer()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -75,6 +81,9 @@ export class OpenAiServer implements AsyncDisposable {
     else if (prompt.includes('WRONG KEY')) json(response, 401, { error: { message: 'wrong key' } })
     else if (prompt.includes('NOT THIS MODEL')) json(response, 403, { error: { message: 'no access to the model' } })
     else if (prompt.includes('BUSY')) json(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '30' })
+    else if (prompt.includes('UNWELL')) json(response, 503, { error: { message: 'no backend' } }, { 'retry-after': '20' })
+    else if (prompt.includes('UNPAID')) json(response, 402, { error: { message: 'pay first' } })
+    else if (prompt.includes('SLOW')) this.#slow.push(() => this.#stream(path, '', response))
     else if (prompt.includes('BROKEN')) json(response, 500, { error: { message: 'out of memory' } })
     else if (path === '/v1/embeddings') json(response, 200, embeddings(body.input as string[]))
     else if (path === '/v1/rerank')
@@ -94,6 +103,7 @@ export class OpenAiServer implements AsyncDisposable {
     for (const content of ['Hello ', 'from ', 'upstream.']) say(piece(content))
     if (prompt.includes('HANG')) return
     if (prompt.includes('CUT')) return void setImmediate(() => response.destroy())
+    if (prompt.includes('MUCH')) say({ error: { message: 'slow down', type: 'rate_limit_exceeded' } })
     if (prompt.includes('FAULT')) say({ error: { message: 'CUDA error', type: 'server_error' } })
     if (!prompt.includes('ENDLESS')) say({ choices: [{ index: 0, delta: {}, text: '', finish_reason: 'stop' }] })
     if (prompt.includes('RESET')) return void setImmediate(() => response.destroy())

@@ -114,9 +114,9 @@ export class SchedulerWorld {
     this.apply({ kind: 'team-set', team: { name, weight, maxParallel } })
   }
 
-  progress(job: string, tokens: number): void {
+  progress(job: string, tokens: number, isPatient = false): void {
     const { attempt, worker } = this.#liveOf(job)
-    this.apply({ kind: 'attempt-progressed', job: job as JobId, attempt, worker, tokens })
+    this.apply({ kind: 'attempt-progressed', job: job as JobId, attempt, worker, tokens, isPatient })
   }
 
   finish(job: string, cost = 100): void {

@@ -46,6 +46,12 @@ export type Play = {
   stallAfter?: number
   failAfter?: number
   garbleAfter?: number
+  /** Before the piece behind so many it says nothing for a while, perhaps after a sign that it lives. */
+  silence?: { after: number; ms: number; pings?: true }
+  /** The connection breaks when all but the last word is said; of OpenAI's dialect. */
+  cutAtEnd?: true
+  /** The whole in one body, although a stream was asked for. */
+  isWhole?: true
 }
 
 /** One dialect. */

@@ -119,7 +119,7 @@ async function play(play: Play, call: Call, voice: Voice, response: ServerRespon
     sendJson(response, status, headers, voice.error(status, message, code))
     return
   }
-  if (call.body.stream === true) {
+  if (call.body.stream === true && play.isWhole !== true) {
     await stream(play, voice.events(play, call), voice, headers, response)
     return
   }
@@ -157,6 +157,14 @@ async function stream(
       return
     }
     if (pieces === play.garbleAfter) response.write('data: {"choices": [{"delta": {"con\n\n')
+    if (data === 'data: [DONE]\n\n' && play.cutAtEnd === true) {
+      response.write(': cut\n\n', () => breakOff(response))
+      return
+    }
+    if (isPiece && pieces === play.silence?.after) {
+      if (play.silence.pings === true) response.write('event: ping\ndata: {"type": "ping"}\n\n')
+      await pause(play.silence.ms)
+    }
     if (isPiece) {
       pieces += 1
       if (play.paceMs !== undefined) await pause(play.paceMs)

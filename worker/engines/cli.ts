@@ -8,12 +8,12 @@ import { codex } from './cli/codex.ts'
 import { cursor } from './cli/cursor.ts'
 import { type Description, describedCli } from './cli/described.ts'
 import { gemini } from './cli/gemini.ts'
-import { CliJob, type JobSettings } from './cli/job.ts'
+import { CliJob, type JobEnd, type JobSettings } from './cli/job.ts'
 import { clearLeftovers } from './cli/job-folder.ts'
 import { Leash } from './cli/leash.ts'
 import { opencode } from './cli/opencode.ts'
-import { Quota } from './cli/quota.ts'
 import { Login } from './login.ts'
+import { Quota } from './quota.ts'
 import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
 
 const ADAPTERS = { claude, codex, gemini, cursor, opencode } as const
@@ -108,20 +108,21 @@ class CliEngine implements Engine {
       queueMicrotask(() => sink.failed(refusal))
       return { cancel: () => {} }
     }
+    const begunMs = Date.now()
     let tellEnded: () => void = () => {}
     const ended = new Promise<void>((resolve) => (tellEnded = resolve))
     const job = new CliJob(this.#settings, request, sink, {
       begun: (root) => this.#leash.hold(root),
       removed: (root) => this.#leash.release(root),
       quota: (windows) => {
-        this.#quota.note(windows)
+        this.#quota.note(windows, Date.now())
         this.#quotaChanged()
       },
       missing: (why) => this.#down(`${why}. Install the program, or name it by the option command=…`, LOOK_EVERY_MS),
       warn: (message) => this.#options.log.warn(message),
-      ended: ({ failure }) => {
+      ended: (end) => {
         this.#jobs.delete(job)
-        this.#learn(failure)
+        this.#learn(end, begunMs)
         tellEnded()
       },
     })
@@ -149,13 +150,14 @@ class CliEngine implements Engine {
     return { layer: 'ingress', code: 'unsupported_parameter', message, retryable: false }
   }
 
-  #learn(failure: GenerationFailure | undefined): void {
+  #learn(end: JobEnd, begunMs: number): void {
+    if (end === 'cancelled') return
     const wasOnTrial = this.#login.isOnTrial
-    if (failure?.code !== 'cli_not_authenticated') this.#login.served()
-    if (failure === undefined) this.#quota.served()
-    else if (failure.code === 'rate_limited' && failure.retryAtMs !== undefined) this.#quota.limitUntil(failure.retryAtMs)
+    if (end === 'answered' || end.code !== 'cli_not_authenticated') this.#login.served(begunMs)
+    if (end === 'answered') this.#quota.served(begunMs)
+    else if (end.code === 'rate_limited' && end.retryAtMs !== undefined) this.#quota.limitUntil(end.retryAtMs, Date.now())
     // The next job would fail for the same reason: let them wait, or go elsewhere, until a person did something.
-    else if (failure.code === 'cli_not_authenticated') this.#down(failure.message, this.#login.refused(Date.now()))
+    else if (end.code === 'cli_not_authenticated') this.#down(end.message, this.#login.refused(Date.now()))
     else if (!wasOnTrial) return
     this.#quotaChanged()
   }
@@ -212,7 +214,8 @@ function settingsOf(options: CliEngineOptions, worker: NodeJS.ProcessEnv): JobSe
     adapter,
     command: options.command.length === 0 ? [adapter.program] : options.command,
     tools,
-    env: { PATH: worker.PATH ?? '', LANG: worker.LANG ?? 'C.UTF-8', ...copied },
+    // The times that it tells are read in this zone.
+    env: { PATH: worker.PATH ?? '', LANG: worker.LANG ?? 'C.UTF-8', ...(worker.TZ === undefined ? {} : { TZ: worker.TZ }), ...copied },
     // A short value is no secret, and taking every "1" out of a message would make it unreadable.
     secrets: new Map(Object.entries(copied).filter(([, value]) => value.length >= SECRET_LENGTH_MIN)),
     ...(model === undefined ? {} : { model }),

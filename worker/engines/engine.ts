@@ -52,7 +52,7 @@ export interface GenerationSink {
   /**
    * New tokens after the forced ones, in order. `text` is what they release: it may lag behind the ids, because half a
    * character or half a stop string is held back. One call may carry several tokens. `delta` is what they release besides
-   * text: reasoning, parts of tool calls, log probabilities. An engine whose model tells no token ids numbers its pieces.
+   * text: reasoning, parts of tool calls, log probabilities. An engine whose model tells no token ids gives `UNTOLD_TOKEN` for each piece.
    */
   tokens(ids: number[], text: string, delta?: AnswerDelta): void
   finished(end: GenerationEnd): void

@@ -8,9 +8,11 @@
 export class Login {
   #refusals = 0
   #outUntilMs = 0
+  #refusedMs = Number.NEGATIVE_INFINITY
 
   /** Answers how long to wait before the next trial. What several jobs of a moment say counts once. */
   refused(nowMs: number): number {
+    this.#refusedMs = nowMs
     if (nowMs >= this.#outUntilMs) {
       this.#outUntilMs = nowMs + Math.min(WAIT_MAX_MS, WAIT_MS * 2 ** this.#refusals)
       this.#refusals = Math.min(this.#refusals + 1, DOUBLINGS_MAX)
@@ -18,8 +20,9 @@ export class Login {
     return this.waitMs(nowMs)
   }
 
-  served(): void {
-    this.#refusals = 0
+  /** One that was let in before the refusal says nothing about what is now. */
+  served(begunMs: number): void {
+    if (begunMs >= this.#refusedMs) this.#refusals = 0
   }
 
   /** Until the next trial; 0: it may be tried. */

@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
 import { type Ability, fitting } from '../../proto/abilities.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
-import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
+import { Quota } from './quota.ts'
+import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
 import { Login } from './login.ts'
-import { Exchange } from './openai/exchange.ts'
+import { Exchange, type ExchangeEnd } from './openai/exchange.ts'
 import { ABILITIES_OF, probe, type ServerFacts, type Upstream } from './openai/server.ts'
 
 export type OpenAiEngineOptions = {
@@ -45,6 +46,7 @@ class OpenAiEngine implements Engine {
   #facts: ServerFacts | undefined
   #failures = 0
   readonly #login = new Login()
+  readonly #quota = new Quota()
   #needsPerson = false
   #timer: NodeJS.Timeout | undefined
   #asking: Promise<void> | undefined
@@ -72,6 +74,7 @@ class OpenAiEngine implements Engine {
   state(): EngineState {
     const { name, model = '', slots, contextTokens } = this.#options
     const facts = this.#facts
+    const quota = this.#quota.state(Date.now())
     return {
       phase: this.#phase,
       detail: this.#detail,
@@ -86,6 +89,7 @@ class OpenAiEngine implements Engine {
       abilities: this.#abilities,
       startsOver: true,
       needsPerson: this.#phase === 'down' && this.#needsPerson,
+      ...(quota === undefined ? {} : { quota }),
     }
   }
 
@@ -102,10 +106,11 @@ class OpenAiEngine implements Engine {
       queueMicrotask(() => sink.failed({ layer: 'provider', code: 'model_not_ready', message, retryable: true }))
       return { cancel: () => {} }
     }
+    const begunMs = Date.now()
     const exchange = new Exchange(this.#upstream, facts, fitting(request, this.#abilities), sink, {
-      ended: (failure) => {
+      ended: (end) => {
         this.#running.delete(exchange)
-        this.#learn(failure)
+        this.#learn(end, begunMs)
       },
     })
     this.#running.add(exchange)
@@ -123,28 +128,33 @@ class OpenAiEngine implements Engine {
     await this.#asking
   }
 
-  #learn(failure: GenerationFailure | undefined): void {
-    if (this.#closed) return
-    if (failure === undefined) {
+  #learn(end: ExchangeEnd, begunMs: number): void {
+    if (this.#closed || end === 'cancelled') return
+    if (end === 'answered') {
       this.#failures = 0
-      const wasOnTrial = this.#login.isOnTrial
-      this.#login.served()
-      if (wasOnTrial) this.#onState()
+      if (!this.#login.isOnTrial && this.#quota.state(Date.now()) === undefined) return
+      this.#login.served(begunMs)
+      this.#quota.served(begunMs)
+      this.#onState()
+    } else if (end.retryAtMs !== undefined) {
+      this.#quota.limitUntil(end.retryAtMs, Date.now())
+      this.#onState()
+      if (end.code === 'upstream_unwell') this.#ask()
     }
     // Its list may be read without a key: whether it lets us in is only told by a job.
-    else if (failure.code === 'upstream_not_authenticated') {
+    else if (end.code === 'upstream_not_authenticated') {
       this.#needsPerson = true
-      this.#change('down', failure.message)
+      this.#change('down', end.message)
       this.#later(this.#login.refused(Date.now()))
     }
     // Nobody is there: nothing may come until somebody is.
-    else if (failure.code === 'upstream_unreachable') {
+    else if (end.code === 'upstream_unreachable') {
       this.#needsPerson = false
-      this.#change('down', failure.message)
+      this.#change('down', end.message)
       this.#later(FIRST_WAIT_MS)
     }
     // It may be dying, or may serve something else by now; the poll knows.
-    else if (failure.layer === 'provider') this.#ask()
+    else if (end.layer === 'provider') this.#ask()
   }
 
   /** One question at a time; its answer sets the time of the next. */

@@ -22,7 +22,7 @@ const CHAT: Record<string, Schema> = {
   messages: list(ref('ChatMessage'), undefined, 10_000),
   max_completion_tokens: TOKENS(),
   tools: list(ref('ChatTool'), undefined, 128),
-  tool_choice: either([oneOf(['none', 'auto', 'required']), anything('A function by name')]),
+  tool_choice: either([oneOf(['none', 'auto', 'required']), anything('A function by name, or `allowed_tools`')]),
   parallel_tool_calls: flag(),
   response_format: anything('`{"type": "text"}`, `json_object`, or `json_schema` with a schema of up to 128 KiB'),
   logprobs: flag(),

@@ -33,7 +33,7 @@ export const events: Noun = {
       at: TIME,
       severity: SEVERITY,
       type: oneOf(Object.keys(EVENT_SEVERITY)),
-      actor: text('key:<name>, worker:<name> or coordinator'),
+      actor: text('Who caused it: key:<name>, worker:<name or id>, worker, http or coordinator'),
       team: orNull(text()),
       job: orNull(ID),
       run: { type: 'null', description: 'Not there yet' },

@@ -24,7 +24,12 @@ export const jobs: Noun = {
       method: 'get',
       path: '/api/jobs',
       summary: 'List jobs, newest first',
-      query: { ...PAGED, status: oneOf(STATUSES), model: text('The name that was asked for'), team: text('Of an admin: one team only') },
+      query: {
+        ...PAGED,
+        status: oneOf(STATUSES),
+        model: text('That was asked for, or that answered'),
+        team: text('One team only, of those whose jobs the caller sees'),
+      },
       answers: { 200: json(pageOf(ref('Job')), 'A page of jobs, without their output') },
     },
     {
@@ -174,6 +179,10 @@ export const jobs: Noun = {
         logprobs: list(anything()),
         asides: list(anything('Where it thought again, and what only a provider of the same dialect says')),
         annotations: list(anything('Of the text, such as where it was read')),
+        resumed: list(
+          view({ text: whole(), reasoning: whole(), signature: whole(), refusal: whole(), logprobs: whole(), calls: whole() }),
+          'Where it went on behind so many calls',
+        ),
         stop_sequence: text('The text that ended it'),
         reasoning_tokens: whole(),
         cache_write_tokens: whole('Of the prompt, those that the provider wrote to its cache'),
@@ -186,6 +195,7 @@ export const jobs: Noun = {
         'logprobs',
         'asides',
         'annotations',
+        'resumed',
         'stop_sequence',
         'reasoning_tokens',
         'cache_write_tokens',

@@ -1,5 +1,5 @@
 import { json, type Noun, PAGED_BY_NAME, sent } from './noun.ts'
-import { body, either, flag, list, orNull, pageOf, ref, type Schema, text, TIME, view, whole } from './schema.ts'
+import { body, either, flag, list, oneOf, orNull, pageOf, ref, type Schema, text, TIME, view, whole } from './schema.ts'
 import { TIER } from './jobs.ts'
 
 const DIALECT: Record<string, Schema> = { 'anthropic-version': text("With it, the answer has Anthropic's shape") }
@@ -15,7 +15,13 @@ export const models: Noun = {
       summary: 'List the models that the key may ask for',
       about: 'Also while their workers are away: a job for one waits. The query parameters are for the shape of Anthropic.',
       headers: DIALECT,
-      query: { limit: whole('Of the shape of Anthropic', 1, 1_000), after_id: text(), before_id: text() },
+      query: {
+        limit: whole('Of the shape of Anthropic', 1, 1_000),
+        after_id: text(),
+        before_id: text(),
+        lifecycle: oneOf(['active', 'deprecated', 'retired'], 'All are active; may be given several times, also as lifecycle[]'),
+        beta: oneOf(['true', 'false'], 'Without effect'),
+      },
       answers: { 200: json(either([ref('Models'), ref('AnthropicModels')]), 'The models') },
     },
     {

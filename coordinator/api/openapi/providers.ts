@@ -27,7 +27,7 @@ export const providers: Noun = {
     {
       method: 'get',
       path: '/api/providers',
-      summary: 'List providers, by name',
+      summary: 'List providers, newest first',
       query: PAGED_BY_NAME,
       answers: { 200: json(pageOf(ref('Provider')), 'A page of them') },
     },
@@ -100,6 +100,9 @@ export const providers: Noun = {
           ),
         ),
         output_micros_per_mtok: orNull(whole('Likewise', 0, 1_000_000_000_000)),
+        cached_input_micros_per_mtok: orNull(
+          whole('For what the provider read from its cache. Left out: as for all of the prompt', 0, 1_000_000_000_000),
+        ),
         abilities: orNull(list(text())),
         first_token_timeout_s: orNull(real('In place of that of the provider', 0.1, 86_400)),
         next_token_timeout_s: orNull(real('Likewise', 0.1, 86_400)),

@@ -1,4 +1,4 @@
-import { map, real, type Schema, text, whole } from './schema.ts'
+import { anything, map, real, type Schema, text, whole } from './schema.ts'
 
 /** Parameters of the OpenAI dialect that several of its endpoints take. Any of them may be null, which is as good as absent. */
 export const SAMPLING: Record<string, Schema> = {
@@ -24,6 +24,7 @@ export const WITHOUT_EFFECT: Record<string, Schema> = {
   safety_identifier: text(),
   prompt_cache_key: text(),
   prompt_cache_retention: text(),
+  prompt_cache_options: map(anything()),
 }
 
-export const EFFORTS = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh']
+export const EFFORTS = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh', 'max']

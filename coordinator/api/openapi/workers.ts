@@ -8,7 +8,7 @@ export const workers: Noun = {
     {
       method: 'get',
       path: '/api/workers',
-      summary: 'List workers, by name',
+      summary: 'List workers, newest first',
       query: PAGED_BY_NAME,
       answers: { 200: json(pageOf(ref('Worker')), 'A page of workers') },
     },

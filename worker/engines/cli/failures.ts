@@ -1,4 +1,4 @@
-import { isAboutKey } from '../../../proto/refusals.ts'
+import { isKeyRefused, isUnpaid, regainedAt } from '../../../proto/refusals.ts'
 import type { GenerationFailure } from '../engine.ts'
 import type { Trouble } from './adapter.ts'
 
@@ -55,8 +55,8 @@ const REFUSED = [400, 403, 404, 422]
 
 function kindOf({ kind, status, message }: Trouble): Kind {
   if (kind !== undefined) return kind
-  if (status === 401 || (status === 403 && isAboutKey(message))) return 'auth'
-  if (status === 429) return 'limit'
+  if (status === 429 || isUnpaid(status, message)) return 'limit'
+  if (isKeyRefused(status, message)) return 'auth'
   if (status === 413 || TOO_LONG.test(message)) return 'too_long'
   if (AUTH.test(message)) return 'auth'
   if (LIMIT.test(message)) return 'limit'
@@ -71,11 +71,11 @@ const TOO_LONG = /prompt is too long|context[ _]length|maximum context|context w
 
 /**
  * When a limit ends, from the words about it: "usage limit reached|1760000000", "retry in 36.5s", "after 18h31m10s",
- * "try again in 3 days 4 hours", "resets 3:59pm (UTC)", "try again at Nov 24th, 2026 3:59 PM". A time without a zone is
- * this host's, on which the program runs too.
+ * "try again in 3 days 4 hours", "resets 3:59pm (America/New_York)", "try again at Nov 24th, 2026 3:59 PM". A time without a
+ * zone is this host's, on which the program runs too.
  */
 export function retryTimeOf(message: string, nowMs: number): number | undefined {
-  const times = [epochOf(message), durationOf(message, nowMs), clockOf(message, nowMs)]
+  const times = [epochOf(message), regainedAt(message) ?? undefined, durationOf(message, nowMs), clockOf(message, nowMs)]
   return times.find((timeMs) => timeMs !== undefined && isRetryTime(timeMs, nowMs))
 }
 
@@ -109,30 +109,46 @@ function durationOf(message: string, nowMs: number): number | undefined {
 
 const MONTHS = ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec']
 const CLOCK =
-  /(?:resets?|again)(?: at| on)?\s+(?:([a-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,?(?: (\d{4}),?)?(?: at)? )?(\d{1,2})(?::(\d{2}))?\s*(am|pm)(\s*\(UTC\))?/i
+  /(?:resets?|again)(?: at| on)?\s+(?:([a-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,?(?: (\d{4}),?)?(?: at)? )?(\d{1,2})(?::(\d{2}))?\s*(am|pm)(?:\s*\(([\w+/-]+)\))?/i
 
 function clockOf(message: string, nowMs: number): number | undefined {
   const [, month, day, year, hour, minute = '0', half, zone] = CLOCK.exec(message) ?? []
   if (hour === undefined) return undefined
-  const utc = zone !== undefined
-  const now = new Date(nowMs)
+  // Its members in UTC are what a clock on the wall of that zone shows.
+  const now = new Date(nowMs + aheadMs(nowMs, zone))
   const monthIndex = month === undefined ? -1 : MONTHS.indexOf(month.toLowerCase())
   const hours = (Number(hour) % 12) + (half?.toLowerCase() === 'pm' ? 12 : 0)
-  const thisYear = utc ? now.getUTCFullYear() : now.getFullYear()
   const rest = [
-    monthIndex >= 0 ? monthIndex : utc ? now.getUTCMonth() : now.getMonth(),
-    day === undefined ? (utc ? now.getUTCDate() : now.getDate()) : Number(day),
+    monthIndex >= 0 ? monthIndex : now.getUTCMonth(),
+    day === undefined ? now.getUTCDate() : Number(day),
     hours,
     Number(minute),
   ] as const
   // Seconds are left out of it: the limit ends within that minute.
-  const timeOf = (inYear: number): number => (utc ? Date.UTC(inYear, ...rest) : new Date(inYear, ...rest).getTime()) + MINUTE_MS
-  const timeMs = timeOf(Number(year ?? thisYear))
+  const timeOf = (inYear: number): number => {
+    const shown = Date.UTC(inYear, ...rest)
+    return shown - aheadMs(shown - aheadMs(shown, zone), zone) + MINUTE_MS
+  }
+  const timeMs = timeOf(Number(year ?? now.getUTCFullYear()))
   if (timeMs > nowMs) return timeMs
   // Clocks differ a little: a time that is just past does not mean tomorrow.
   if (timeMs > nowMs - CLOCKS_DIFFER_MS) return nowMs + MINUTE_MS
   if (day === undefined) return timeMs + DAY_MS
-  return year === undefined ? timeOf(thisYear + 1) : undefined
+  return year === undefined ? timeOf(now.getUTCFullYear() + 1) : undefined
+}
+
+/** How far the clocks of a zone are ahead of UTC at that time; those of this host where none is named that is known. */
+function aheadMs(atMs: number, zone: string | undefined): number {
+  const here = -new Date(atMs).getTimezoneOffset() * MINUTE_MS
+  if (zone === undefined) return here
+  try {
+    const parts = new Intl.DateTimeFormat('en-US', { timeZone: zone, timeZoneName: 'longOffset' }).formatToParts(atMs)
+    const { value = '' } = parts.find(({ type }) => type === 'timeZoneName') ?? {}
+    const [, sign, hours = 0, minutes = 0] = /GMT([+-])(\d\d):(\d\d)/.exec(value) ?? []
+    return (sign === '-' ? -1 : 1) * (Number(hours) * 60 + Number(minutes)) * MINUTE_MS
+  } catch {
+    return here
+  }
 }
 
 const MINUTE_MS = 60_000

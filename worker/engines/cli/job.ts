@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { FinishReason } from '../../../proto/answer.ts'
 import { type GenerationRequest, textsOf } from '../../../proto/request.ts'
+import { UNTOLD_TOKEN } from '../../../proto/wire.ts'
 import type { Generation, GenerationFailure, GenerationSink } from '../engine.ts'
 import type { CliAdapter, CliEvent, CliReader, CliUsage, QuotaWindow, ToolWish } from './adapter.ts'
 import { AnswerText, tokensOf } from './answer-text.ts'
@@ -36,9 +37,11 @@ export type JobListener = {
   /** The program could not be started. */
   missing(why: string): void
   /** The folder is gone, the processes are, and the sink has heard the end. */
-  ended(end: { failure?: GenerationFailure }): void
+  ended(end: JobEnd): void
   warn(message: string): void
 }
+
+export type JobEnd = 'answered' | 'cancelled' | GenerationFailure
 
 type Verdict = { finish: FinishReason } | { fail: GenerationFailure }
 
@@ -61,7 +64,6 @@ export class CliJob implements Generation {
   #verdict: Verdict | undefined
   #usage: CliUsage | undefined
   #promptBytes = 0
-  #pieces = 0
   #read = 0
   #line = ''
   #unreadable = 0
@@ -213,7 +215,7 @@ export class CliJob implements Generation {
   }
 
   #show(text: string, delta: AnswerDelta | undefined): void {
-    if (text !== '' || (delta?.reasoning ?? '') !== '') this.#sink.tokens([this.#pieces++], text, delta)
+    if (text !== '' || (delta?.reasoning ?? '') !== '') this.#sink.tokens([UNTOLD_TOKEN], text, delta)
     const { end } = this.#answer
     if (end !== undefined) this.#decide({ finish: end })
   }
@@ -248,7 +250,7 @@ export class CliJob implements Generation {
   #conclude(verdict: Verdict): void {
     if ('fail' in verdict) this.#sink.failed(verdict.fail)
     else this.#finish(verdict.finish)
-    this.#listener.ended('fail' in verdict ? { failure: verdict.fail } : {})
+    this.#listener.ended('fail' in verdict ? verdict.fail : verdict.finish === 'cancelled' ? 'cancelled' : 'answered')
   }
 
   #finish(reason: FinishReason): void {

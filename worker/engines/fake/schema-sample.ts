@@ -1,3 +1,4 @@
+import { nameOfStep } from '../../../proto/json-pointer.ts'
 import type { JsonSchema } from '../../../proto/request.ts'
 import type { Chance } from './words.ts'
 
@@ -105,7 +106,7 @@ class Sampler {
   #find(reference: string): unknown {
     let found: unknown = this.#root
     for (const step of reference.replace(/^#\/?/, '').split('/'))
-      if (step !== '') found = isObject(found) ? found[decodeURIComponent(step).replaceAll('~1', '/').replaceAll('~0', '~')] : undefined
+      if (step !== '') found = isObject(found) ? found[nameOfStep(step)] : undefined
     return found
   }
 

@@ -1,3 +1,4 @@
+import { nameOfStep } from '../../../proto/json-pointer.ts'
 import type { JsonSchema } from '../../../proto/request.ts'
 import { integerRange, integersWithin } from './integer-range.ts'
 
@@ -218,10 +219,7 @@ export class GrammarWriter {
       throw new UnsupportedSchema('$ref', `leads outside of the schema (${pointer.slice(0, 100)}): write it inside`)
     let found: unknown = this.#root
     for (const step of pointer.slice(1).split('/').slice(1))
-      found =
-        typeof found === 'object' && found !== null
-          ? Reflect.get(found, decodeURIComponent(step).replaceAll('~1', '/').replaceAll('~0', '~'))
-          : undefined
+      found = typeof found === 'object' && found !== null ? Reflect.get(found, nameOfStep(step)) : undefined
     if (typeof found !== 'boolean' && (typeof found !== 'object' || found === null))
       throw new UnsupportedSchema('$ref', `leads to nothing (${pointer.slice(0, 100)})`)
     return found as JsonSchema

@@ -3,15 +3,16 @@ import { OpenAiReader } from '../../../proto/openai-wire-answer.ts'
 import { OPENAI_PATHS, openAiBody } from '../../../proto/openai-wire-request.ts'
 import { type GenerationRequest, textsOf } from '../../../proto/request.ts'
 import { SseReader } from '../../../proto/sse.ts'
-import { isJson, type Json, type WireFailure, type WirePiece } from '../../../proto/wire.ts'
+import { isJson, type Json, UNTOLD_TOKEN, type WireFailure, type WirePiece } from '../../../proto/wire.ts'
+import { numbersOf } from '../../../proto/wire-numbers.ts'
 import type { Generation, GenerationFailure, GenerationSink } from '../engine.ts'
 import { failureOfCall, failureOfStatus, failureOfWire } from './failures.ts'
 import { bodyOf, callHttp, type HttpAnswer } from './http-call.ts'
 import { parsed, type ServerFacts, type Upstream } from './server.ts'
-import { scoresOf, vectorsOf } from './vectors.ts'
 
-/** The engine learns from every call how the server is. */
-export type ExchangeListener = { ended(failure: GenerationFailure | undefined): void }
+/** The engine learns from every call how the server is, but not from one that was cancelled. */
+export type ExchangeListener = { ended(end: ExchangeEnd): void }
+export type ExchangeEnd = 'answered' | 'cancelled' | GenerationFailure
 
 type Verdict = { finish: FinishReason } | { fail: GenerationFailure }
 
@@ -28,7 +29,7 @@ export class Exchange implements Generation {
   #pieces = 0
   #bytes = 0
   /** Tokens of texts that were embedded or ranked, if the server tells. */
-  #readTokens: number | undefined
+  #readTokens: number | null = null
 
   constructor(upstream: Upstream, facts: ServerFacts, request: GenerationRequest, sink: GenerationSink, listener: ExchangeListener) {
     this.#upstream = upstream
@@ -63,7 +64,7 @@ export class Exchange implements Generation {
     this.#abort.abort()
     if ('fail' in verdict) this.#sink.failed(verdict.fail)
     else this.#finish(verdict.finish)
-    this.#listener.ended('fail' in verdict ? verdict.fail : undefined)
+    this.#listener.ended('fail' in verdict ? verdict.fail : verdict.finish === 'cancelled' ? 'cancelled' : 'answered')
   }
 
   #ask(): Promise<HttpAnswer> {
@@ -114,25 +115,25 @@ export class Exchange implements Generation {
     const text = await bodyOf(answer, ANSWER_BYTES_MAX)
     if (text === undefined) return this.#tooLarge()
     const body = parsed(text)
-    const { prompt } = this.#request
     if (this.#streams) {
       this.#take(this.#reader.read(body))
       if (this.#reader.end !== null) this.#decide({ finish: this.#reader.end.finishReason })
       return
     }
-    const lines =
-      prompt.kind === 'embed' ? vectorsOf(body, prompt.inputs.length) : scoresOf(body, prompt.kind === 'rank' ? prompt.documents.length : 0)
-    if (typeof lines !== 'string') return this.#take(lines)
-    const usage = isJson(body) && isJson(body.usage) ? body.usage.prompt_tokens : undefined
-    if (typeof usage === 'number') this.#readTokens = usage
-    this.#take({ kind: 'piece', text: lines })
+    const read = numbersOf(body, this.#request.prompt)
+    if (read.kind === 'failure') return this.#take(read)
+    this.#readTokens = read.promptTokens
+    this.#take({ kind: 'piece', text: read.text })
     this.#decide({ finish: 'stop' })
   }
 
   #take(read: WirePiece | WireFailure | null): void {
     if (read === null || this.#verdict !== undefined) return
-    if (read.kind === 'failure') this.#decide({ fail: failureOfWire(this.#upstream, read) })
-    else this.#sink.tokens([this.#pieces++], read.text, read.delta)
+    if (read.kind === 'failure') this.#decide({ fail: failureOfWire(this.#upstream, read, Date.now()) })
+    else {
+      this.#pieces += 1
+      this.#sink.tokens([UNTOLD_TOKEN], read.text, read.delta)
+    }
   }
 
   #tooLarge(): void {

@@ -1,4 +1,4 @@
-import { isAboutKey, isTooLong } from '../../../proto/refusals.ts'
+import { isKeyRefused, isTooLong, isUnpaid, regainedAt } from '../../../proto/refusals.ts'
 import { redacted } from '../../../proto/redaction.ts'
 import { isJson, upstreamError, type WireFailure } from '../../../proto/wire.ts'
 import type { GenerationFailure } from '../engine.ts'
@@ -12,11 +12,11 @@ export function failureOfCall({ baseUrl }: Upstream, error: unknown, connected: 
     : { layer: 'provider', code: 'upstream_unreachable', message: `${baseUrl} cannot be reached: ${why}.`, retryable: true }
 }
 
-/** The server said inside its answer that it failed, or said what cannot be understood. */
-export function failureOfWire(upstream: Upstream, { code, message, retryable, providerStatus }: WireFailure): GenerationFailure {
-  const layer = providerStatus !== undefined && isCallersFault(providerStatus) ? 'ingress' : 'provider'
-  const known = providerStatus === undefined ? {} : { providerStatus }
-  return { layer, code, message: harmless(upstream, message), retryable, ...known }
+/** The server said inside its answer that it failed, which means what it means as a status, or said what cannot be understood. */
+export function failureOfWire(upstream: Upstream, failed: WireFailure, nowMs: number): GenerationFailure {
+  const { code, retryable, providerStatus: status } = failed
+  const message = harmless(upstream, failed.message)
+  return status === undefined ? { layer: 'provider', code, message, retryable } : judged(status, message, undefined, nowMs)
 }
 
 /** The server refused the request before any answer. */
@@ -27,10 +27,15 @@ export function failureOfStatus(
   retryAfter: string | undefined,
   nowMs: number,
 ): GenerationFailure {
-  const message = harmless(upstream, `${upstream.baseUrl} answers with status ${status}: ${saidIn(body)}`)
+  return judged(status, harmless(upstream, `${upstream.baseUrl} answers with status ${status}: ${saidIn(body)}`), retryAfter, nowMs)
+}
+
+function judged(status: number, message: string, retryAfter: string | undefined, nowMs: number): GenerationFailure {
   const provider = { layer: 'provider', message, providerStatus: status } as const
+  const limit = { ...provider, code: 'rate_limited', retryable: true } as const
+  if (isUnpaid(status, message)) return { ...limit, retryAtMs: regainedAt(message) ?? nowMs + UNPAID_MS }
   // The engine goes down until it is let in again: the job is given back, and nobody is blamed.
-  if (status === 401 || (status === 403 && isAboutKey(message)))
+  if (isKeyRefused(status, message))
     return {
       ...provider,
       code: 'upstream_not_authenticated',
@@ -38,13 +43,17 @@ export function failureOfStatus(
       retryable: true,
     }
   if (status === 403) return { ...provider, code: 'upstream_forbids', retryable: false }
-  if (status === 429) return { ...provider, code: 'rate_limited', retryable: true, retryAtMs: retryTime(retryAfter, nowMs) }
+  if (status === 429) return { ...limit, retryAtMs: retryTime(retryAfter, nowMs) }
   // What it served a moment ago is gone: the engine looks again, and somebody else may serve it meanwhile.
   if (status === 404) return { ...provider, code: 'upstream_not_found', retryable: true }
+  // It says nothing of the request: its gateway does not reach it, or it has too much to do.
+  if (UNWELL.has(status)) return { ...provider, code: 'upstream_unwell', retryable: true, retryAtMs: retryTime(retryAfter, nowMs) }
   if (!isCallersFault(status)) return { ...provider, code: 'upstream_error', retryable: true }
   const code = isTooLong(message) ? 'context_length_exceeded' : 'upstream_refused'
   return { layer: 'ingress', code, message, retryable: false, providerStatus: status }
 }
+
+const UNWELL = new Set([502, 503, 504, 529])
 
 function isCallersFault(status: number): boolean {
   return status >= 400 && status < 500 && ![401, 403, 404, 408, 429].includes(status)
@@ -72,5 +81,7 @@ function retryTime(retryAfter: string | undefined, nowMs: number): number {
   return date > nowMs && date < nowMs + RETRY_WITHIN_S * 1000 ? date : nowMs + RETRY_UNTOLD_MS
 }
 
+// Somebody has to pay a bill first.
+const UNPAID_MS = 900_000
 const RETRY_WITHIN_S = 24 * 3600
 const RETRY_UNTOLD_MS = 1_000

@@ -1,27 +1,27 @@
-import type { EngineState } from '../engine.ts'
-import type { QuotaWindow } from './adapter.ts'
-import { isRetryTime } from './failures.ts'
+import type { EngineState } from './engine.ts'
+import type { QuotaWindow } from './cli/adapter.ts'
+import { isRetryTime } from './cli/failures.ts'
 
 /**
  * What is known of a program's limits. Programs tell one window or another, now and then; the last word about each
  * counts until the window resets. The tightest window is what the engine reports.
  */
 export class Quota {
-  readonly #windows = new Map<string, QuotaWindow>()
+  readonly #windows = new Map<string, QuotaWindow & { toldMs: number }>()
 
-  note(windows: readonly QuotaWindow[]): void {
+  note(windows: readonly QuotaWindow[], nowMs: number): void {
     for (const window of windows)
-      if (this.#windows.has(window.name) || this.#windows.size < WINDOWS_MAX) this.#windows.set(window.name, window)
+      if (this.#windows.has(window.name) || this.#windows.size < WINDOWS_MAX) this.#windows.set(window.name, { ...window, toldMs: nowMs })
   }
 
   /** A failure that says when to come back, but not which window it is about. */
-  limitUntil(untilMs: number): void {
-    this.note([{ name: 'failure', usedUp: true, resetsAtMs: untilMs }])
+  limitUntil(untilMs: number, nowMs: number): void {
+    this.note([{ name: 'failure', usedUp: true, resetsAtMs: untilMs }], nowMs)
   }
 
-  /** An answer came: whatever was said to be used up is not. */
-  served(): void {
-    for (const [name, window] of this.#windows) if (window.usedUp) this.#windows.delete(name)
+  /** What was asked then was answered: whatever was said before that to be used up is not. */
+  served(begunMs: number): void {
+    for (const [name, { usedUp, toldMs }] of this.#windows) if (usedUp && toldMs <= begunMs) this.#windows.delete(name)
   }
 
   state(nowMs: number): EngineState['quota'] | undefined {
