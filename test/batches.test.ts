@@ -161,10 +161,12 @@ test('a batch that has ended is not cancelled', async () => {
 test('kill -9 of the coordinator in the middle of a cancel: the next one carries it out', async () => {
   const { batch } = await post({ model: 'slow', rows: rows(3_000) })
   const cancel = world.request('POST', `/api/batches/${batch.id}/cancel`).catch(() => undefined)
+  const db = world.database()
   await world.until('it is being cancelled', async () => {
-    const { rows } = { rows: await world.database().query('select from batches where id = $1 and cancelled_at is not null', [batch.id]) }
-    return rows.length === 1
+    const found = await db.query('select from batches where id = $1 and cancelled_at is not null', [batch.id])
+    return found.length === 1
   })
+  await db.close()
   coordinator.kill()
   await Promise.all([cancel, coordinator.exited])
   coordinator = await world.coordinator()
@@ -244,7 +246,7 @@ test('a file sent again with its key is the same file', async () => {
   expect(refused.status).toBe(422)
 })
 
-test('a form that is none, or holds too much, is refused as what it is', async () => {
+test('a form that is none, or holds too much, is refused as what it is, and a file needs no name', async () => {
   const form = (body: string, type = 'multipart/form-data; boundary=x'): Promise<Response> =>
     fetch(`${world.url}/v1/files`, { method: 'POST', headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': type }, body })
   const file = '--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n'
@@ -256,6 +258,10 @@ test('a form that is none, or holds too much, is refused as what it is', async (
     const refused = await form(body, type)
     expect([body, refused.status, ((await refused.json()) as BatchView).error?.code]).toEqual([body, 400, 'invalid_multipart'])
   }
+  const purpose = '--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+  const head = 'content-disposition: form-data; name="file"\r\ncontent-type: application/octet-stream'
+  const nameless = await form(`${purpose}--x\r\n${head}\r\n\r\n{}\r\n--x--\r\n`)
+  expect([nameless.status, await nameless.json()]).toMatchObject([200, { filename: 'file', bytes: 2 }])
 })
 
 test('a body that is named and not sent is none', async () => {

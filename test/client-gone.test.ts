@@ -92,7 +92,7 @@ async function free(model: string): Promise<void> {
   await world.until(
     `the slot of ${model} is free`,
     async () => (await world.findWorker('a'))?.models.find((found) => found.name === model)?.busy === 0,
-    3_000,
+    1_500,
   )
 }
 

@@ -13,7 +13,7 @@ import { postgresOf } from './bench/measure.ts'
 import { type Running, World } from './support/world.ts'
 
 /** Two coordinators with data directories of their own over one PostgreSQL, which a third process brings. */
-async function twoOverOne(): Promise<{ first: World; second: World; url: string; close: () => Promise<void>; postgres: () => number[] }> {
+async function twoOverOne(): Promise<TwoOverOne> {
   const host = await World.open()
   const { pid } = await host.coordinator()
   const socket = path.join(host.dir, 'coordinator', 'postgres')
@@ -25,14 +25,20 @@ async function twoOverOne(): Promise<{ first: World; second: World; url: string;
   const close = async (): Promise<void> => {
     for (const world of [first, second, host]) await world.close()
   }
-  return { first, second, url: `postgres://holdfast@/shared?host=${encodeURIComponent(socket)}`, close, postgres: () => postgresOf(pid) }
+  const url = `postgres://holdfast@/shared?host=${encodeURIComponent(socket)}`
+  return { host, first, second, url, close, postgres: () => postgresOf(pid) }
 }
+
+type TwoOverOne = { host: World; first: World; second: World; url: string; close: () => Promise<void>; postgres: () => number[] }
 
 const QUICK = { HOLDFAST_DEAD_AFTER_S: '2', HOLDFAST_HEARTBEAT_S: '0.5' }
 
 test('what a dead coordinator owned is adopted by another when its lease runs out, and goes on from what was delivered', async () => {
-  const { first, second, url, close } = await twoOverOne()
+  const { host, first, second, url, close } = await twoOverOne()
   try {
+    await host.worker('undisturbed', 'fake=fake:')
+    const undisturbed = await submit(host, 'long', 200)
+    const want = await host.until('it is done', async () => (await host.job(undisturbed)).output?.text)
     const dead = await first.coordinator({ DATABASE_URL: url, ...QUICK })
     await second.coordinator({ DATABASE_URL: url, ...QUICK })
     const both = `127.0.0.1:${first.grpcPort},127.0.0.1:${second.grpcPort}`
@@ -42,7 +48,9 @@ test('what a dead coordinator owned is adopted by another when its lease runs ou
     dead.kill()
     await second.until('both have ended', async () => (await second.job(queued)).status === 'succeeded')
     const ended = await second.job(running)
-    expect(ended).toMatchObject({ status: 'succeeded', usage: { completion_tokens: 200 } })
+    expect(ended).toMatchObject({ status: 'succeeded', usage: { completion_tokens: 200 }, output: { text: want } })
+    // The worker never stopped: the attempt that ran is the attempt that ends.
+    expect(ended.attempts).toHaveLength(1)
     expect((await second.events('&type=coordinator.lost')).length).toBe(1)
   } finally {
     await close()
@@ -208,7 +216,7 @@ async function submitDetachedTo(world: World): Promise<string> {
 }
 
 async function submit(world: World, content: string, maxTokens: number): Promise<string> {
-  const body = { model: 'fake', messages: [{ role: 'user', content }], max_tokens: maxTokens }
+  const body = { model: 'fake', messages: [{ role: 'user', content }], max_tokens: maxTokens, seed: 1 }
   const response = await world.request('POST', '/api/jobs', body)
   expect(response.status).toBe(202)
   return ((await response.json()) as { id: string }).id

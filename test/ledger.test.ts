@@ -41,11 +41,37 @@ test('every change of job, worker, model and key is an event, written with the c
     worker: 'a',
     details: { attempt: 1, rule: 'at_once/least_busy' },
   })
-  expect((await world.events('&severity=error')).every((event) => event.severity === 'error')).toBe(true)
+  const errors = await world.events('&severity=error')
+  expect(errors.map(({ type, severity }) => `${severity} ${type}`)).toContain('error job.parked')
+  expect(errors.filter(({ severity }) => severity !== 'error')).toEqual([])
   expect(JSON.stringify(events)).not.toContain('first')
   await coordinator.stop()
   await world.coordinator()
   expect(await world.events('&type=coordinator.stopped')).toHaveLength(1)
+})
+
+test('what is set up is there with its event or not at all', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const db = world.database()
+  await db.query(`create function refuse() returns trigger language plpgsql as $$ begin raise 'no events today'; end $$;
+    create trigger refuse before insert on events for each row execute function refuse()`)
+  const things: [string, object][] = [
+    ['/api/teams', { name: 'blue' }],
+    ['/api/keys', { name: 'other', kind: 'worker' }],
+    ['/api/users', { email: 'ann@example.com' }],
+    ['/api/credentials', { name: 'mine', secret: 'x' }],
+    ['/api/policies', { name: 'local', tiers: { gpu: 'at_once' } }],
+  ]
+  const count = async (target: string): Promise<number> => ((await world.get(target)) as { data: unknown[] }).data.length
+  for (const [target, body] of things) {
+    const before = await count(target)
+    expect((await world.request('POST', target, body)).status, target).toBe(500)
+    expect(await count(target), target).toBe(before)
+  }
+  await db.query('drop trigger refuse on events')
+  await db.close()
+  for (const [target, body] of things) expect((await world.request('POST', target, body)).status, target).toBe(201)
 })
 
 test('pages of jobs and events run through all of them, newest first, each once', async () => {
@@ -107,4 +133,11 @@ test('DATABASE_URL replaces the embedded server, and two coordinators do not sha
   await unreachable.exited
   expect(unreachable.output).toMatch(/DATABASE_URL: PostgreSQL cannot be reached/)
   expect(unreachable.output).not.toMatch(/\bat .*\.ts:\d+/)
+  // What every test here ends with sees that database too.
+  const db = world.database()
+  const odd = `('ffffffff-0000-7000-8000-000000000000', now(), 'info', 'no dot', 'test', '{}')`
+  await db.query(`insert into events (id, at, severity, type, actor, details) values ${odd}`)
+  await expect(world.close()).rejects.toThrow('no dot is info')
+  await db.query(`delete from events where type = 'no dot'`)
+  await db.close()
 })

@@ -1,5 +1,11 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { GenerationRequest } from '../proto/request.ts'
 import { Attempt } from '../worker/attempts.ts'
+import { Generation, type Vocabulary } from '../worker/engines/llama/generation.ts'
+import { Lockstep } from '../worker/engines/llama/lockstep.ts'
+import { PrefixStore } from '../worker/engines/llama/prefixes.ts'
+import type { GenerationNews } from '../worker/engines/llama/protocol.ts'
+import type { Sequence } from '../worker/engines/llama/sequence.ts'
 import { begin, chat, openTiny } from './support/tiny-engine.ts'
 import { readJobStream } from './support/job-stream.ts'
 import { readEvents } from './support/sse.ts'
@@ -56,6 +62,40 @@ test('a model that computes a prompt in shares tells how far it is', async () =>
     expect(processed).toBeGreaterThan(0)
     expect(processed).toBeLessThan(total)
   }
+})
+
+test('a prompt whose caller has gone is computed no further than the share that was under way', async () => {
+  const shares: number[] = []
+  const held: number[] = []
+  const sequence: Sequence = {
+    id: 0,
+    held: () => held,
+    prefill: async (tokens) => {
+      shares.push(tokens.length)
+      held.push(...tokens)
+      if (shares.length === 2) lockstep.cancel(1)
+    },
+    decode: () => expect.fail('the prompt was read to its end'),
+    keep: async () => {},
+    save: async () => 0,
+    load: async () => {},
+  }
+  const { promise: ended, resolve } = Promise.withResolvers<GenerationNews>()
+  const lockstep = new Lockstep({
+    sequences: [sequence],
+    prefixes: new PrefixStore('', 0),
+    tell: (news) => news.filter(({ finished, failed }) => finished ?? failed).forEach(resolve),
+    warn: (text) => expect.fail(text),
+    now: () => performance.now(),
+  })
+  const prompt = Array.from({ length: 5_000 }, (_, index) => index)
+  const words: Vocabulary = { bytesOf: () => new Uint8Array(), markOf: () => undefined, endsGeneration: () => false, size: prompt.length }
+  const request: GenerationRequest = { prompt: { kind: 'text', text: '' }, stop: [], sampling: { temperature: 0 }, seed: 1 }
+  lockstep.start(new Generation(1, prompt, [], request, 10_000, words))
+  void lockstep.run()
+  expect(await ended).toMatchObject({ finished: { reason: 'cancelled', completionTokens: 0 } })
+  expect(shares).toHaveLength(2)
+  expect(held.length).toBeLessThan(prompt.length)
 })
 
 test('only the latest progress leaves, in a chunk without tokens, and none once there is a token', () => {

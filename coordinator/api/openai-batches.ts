@@ -29,7 +29,11 @@ type ById = { Params: { id: string } }
 
 /** Files and batches of the OpenAI dialect. An output file is not stored: it is written from the rows when it is read. */
 export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): void {
-  void app.register(multipart, { limits: { fileSize: BATCH_BODY_BYTES, files: 1, fields: 10, fieldSize: 1_000 } })
+  // In a room of its own: it has work to do before and after every request that it could be for.
+  void app.register(async (room) => {
+    await room.register(multipart, { limits: { fileSize: BATCH_BODY_BYTES, files: 1, fields: 10, fieldSize: 1_000 } })
+    registerUpload(room, parts)
+  })
   registerFiles(app, parts)
 
   app.post('/v1/batches', async (request) => {
@@ -81,7 +85,7 @@ const ENDPOINTS = ['/v1/chat/completions', '/v1/completions', '/v1/embeddings']
 // The dialect's promise: what has not begun within a day ends with an error.
 const WINDOW_MS = 86_400_000
 
-function registerFiles(app: FastifyInstance, parts: ApiParts): void {
+function registerUpload(app: FastifyInstance, parts: ApiParts): void {
   app.post('/v1/files', { bodyLimit: BATCH_BODY_BYTES + 1_000_000 }, async (request) => {
     if (!request.isMultipart()) throw badRequest('invalid_body', 'Send the file as multipart/form-data with purpose and file.')
     const { fields, file } = await readForm(request)
@@ -92,7 +96,9 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     if (!isStorable(file.name)) throw badRequest('invalid_text', 'The name of the file holds a NUL or half a character.', 'file')
     return fileView(await keepFile(parts, request, { ...file, name: file.name.slice(0, 255) }))
   })
+}
 
+function registerFiles(app: FastifyInstance, parts: ApiParts): void {
   app.get('/v1/files', async (request) => {
     const query = readQuery(request.query, ['limit', 'after', 'purpose', 'order'])
     const order = readOneOf('order', query.order, ['asc', 'desc']) ?? 'desc'

@@ -1,26 +1,16 @@
-import { Fault } from '../../coordinator/core/fault.ts'
 import type { Db } from '../../coordinator/store/db.ts'
 
 /** What holds of every job and every event, whatever happened: one sentence for each row of which it does not. */
 export async function unsoundRows(db: Db): Promise<string[]> {
-  try {
-    const jobs = await db.query(`select id, status, ${FAULTS_OF_A_JOB} as fault from jobs where ${FAULTS_OF_A_JOB} is not null`)
-    const events = await db.query(
-      `select id, type, severity from events where severity not in ('debug', 'info', 'warning', 'error') or type !~ '^[a-z_]+\\.[a-z_]+$'`,
-    )
-    return [
-      ...jobs.map(({ id, status, fault }) => `job ${String(id)}, ${String(status)}: ${String(fault)}`),
-      ...events.map(({ id, type, severity }) => `event ${String(id)}: ${String(type)} is ${String(severity)}`),
-    ]
-  } catch (error) {
-    // A world whose PostgreSQL has been ended, or never came up, has nothing to show.
-    if (error instanceof Fault && error.code === 'database_unavailable') return []
-    if ((error as { code?: unknown }).code === UNDEFINED_TABLE) return []
-    throw error
-  }
+  const jobs = await db.query(`select id, status, ${FAULTS_OF_A_JOB} as fault from jobs where ${FAULTS_OF_A_JOB} is not null`)
+  const events = await db.query(
+    `select id, type, severity from events where severity not in ('debug', 'info', 'warning', 'error') or type !~ '^[a-z_]+\\.[a-z_]+$'`,
+  )
+  return [
+    ...jobs.map(({ id, status, fault }) => `job ${String(id)}, ${String(status)}: ${String(fault)}`),
+    ...events.map(({ id, type, severity }) => `event ${String(id)}: ${String(type)} is ${String(severity)}`),
+  ]
 }
-
-const UNDEFINED_TABLE = '42P01'
 
 const FAULTS_OF_A_JOB = `case
   when status not in ('queued', 'running', 'parked', 'succeeded', 'failed', 'cancelled') then 'no such status'

@@ -1,10 +1,10 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Db } from '../../coordinator/store/db.ts'
+import { Db, type DbOptions } from '../../coordinator/store/db.ts'
 import { unsoundRows } from './sound.ts'
 
 /** Real coordinators and workers as processes on private ports and folders, for tests, benches and chaos. */
@@ -13,6 +13,8 @@ export class World implements AsyncDisposable {
   readonly httpPort: number
   readonly grpcPort: number
   readonly #running: Running[] = []
+  /** Where each coordinator keeps its rows. */
+  readonly #databases: { of: Running; at: DbOptions }[] = []
 
   private constructor(dir: string, httpPort: number, grpcPort: number) {
     this.dir = dir
@@ -85,16 +87,29 @@ export class World implements AsyncDisposable {
     return running
   }
 
-  /** What the coordinator's own database holds, for what no door tells. */
+  /** What the database of the latest coordinator holds, for what no door tells. */
   database(): Db {
-    const external = process.env.HOLDFAST_TEST_DATABASE_URL
-    return new Db(external === undefined ? { socketDir: path.join(this.dir, 'coordinator', 'postgres') } : { url: external })
+    const latest = this.#databases.at(-1)
+    if (latest === undefined) throw new Error('no coordinator was started')
+    return new Db(latest.at)
   }
 
   start(name: string, args: string[], extra: Record<string, string>): Running {
-    const running = new Running(name, args, this.env(extra), this.dir)
+    const env = this.env(extra)
+    const running = new Running(name, args, env, this.dir)
     this.#running.push(running)
+    if (args[0] === 'coordinator' || args[0] === 'up') this.#databases.push({ of: running, at: this.#databaseOf(env) })
     return running
+  }
+
+  #databaseOf({ DATABASE_URL: url, HOLDFAST_DATA_DIR: dataDir = '' }: Record<string, string>): DbOptions {
+    if (url !== undefined) return { url }
+    const folder = path.join(dataDir, 'postgres')
+    if (path.dirname(dataDir) === this.dir) return { socketDir: folder }
+    // The address of a socket has to be short, and a folder may lie deep.
+    const link = path.join(this.dir, `database-${this.#databases.length}`)
+    symlinkSync(folder, link)
+    return { socketDir: link }
   }
 
   async findWorker(name: string): Promise<WorkerView | undefined> {
@@ -149,22 +164,28 @@ export class World implements AsyncDisposable {
     throw new Error(`never came: ${what} (last: ${JSON.stringify(last)})`)
   }
 
-  /** Also holds what the database was left with against what must be true of every row. */
+  /** Also holds what the databases were left with against what must be true of every row. */
   async close(): Promise<void> {
     const unsound = await this.#unsoundRows()
     for (const running of this.#running.toReversed()) await running.stop()
     rmSync(this.dir, { recursive: true, force: true })
-    if (unsound.length > 0) throw new Error(`rows that cannot be: ${unsound.join('; ')}`)
+    if (unsound.length > 0) throw new Error(`not as it must be: ${unsound.join('; ')}`)
   }
 
   async #unsoundRows(): Promise<string[]> {
-    if (!this.#running.some(({ name, ended }) => name === 'coordinator' && ended === null)) return []
-    const db = this.database()
-    try {
-      return await unsoundRows(db)
-    } finally {
+    const found = new Map<string, string[]>()
+    for (const { of, at } of this.#databases) {
+      // An embedded server goes with its coordinator: ended by a test, it is not there to be asked, and that is no fault.
+      // Whoever ended as a refused start may name a database that never was.
+      const isGone = of.ended !== null && ('socketDir' in at || of.ended.code === 1)
+      const key = JSON.stringify(at)
+      if (isGone || found.has(key)) continue
+      const db = new Db(at)
+      const why = (error: unknown): string[] => [`the database of ${of.name} could not be asked: ${String(error)}`]
+      found.set(key, await unsoundRows(db).catch(why))
       await db.close()
     }
+    return [...found.values()].flat()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -197,6 +218,7 @@ export type JobView = {
 }
 export type EventView = {
   id: string
+  at: string
   type: string
   job: string | null
   team: string | null
