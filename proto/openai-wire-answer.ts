@@ -167,6 +167,8 @@ export class OpenAiReader {
     const last = this.#calls.findLast(isAlike)
     if (id === undefined) return index === undefined && name !== undefined && last?.place !== null ? undefined : last
     const known = this.#calls.findLast((call) => isAlike(call) && call.id === id)
+    // Some give all calls one id; then a name begins the next one, because there is nothing else to tell them apart.
+    if (index === undefined && name !== undefined && known?.place !== null) return undefined
     return known ?? (index !== undefined && name === undefined ? last : undefined)
   }
 }

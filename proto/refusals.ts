@@ -7,12 +7,17 @@ export function isTooLong(said: string): boolean {
 
 /** The key was refused, as the status says, or the words where the status means other things too. */
 export function isKeyRefused(status: number | undefined, said: string): boolean {
-  return status === 401 || (status === 403 && isAboutKey(said)) || (status === 400 && INVALID_KEY.test(said))
+  return status === 401 || (status === 403 && isAboutKey(said)) || (status === 400 && INVALID_KEY.test(ownWords(said)))
 }
 
 /** Nobody has paid for more, or a limit on what may be paid is reached: neither the key nor the request is to blame. */
 export function isUnpaid(status: number | undefined, said: string): boolean {
-  return status === 402 || ((status === undefined || status === 400 || status === 403) && UNPAID.test(said))
+  return status === 402 || ((status === undefined || status === 400 || status === 403) && UNPAID.test(ownWords(said)))
+}
+
+/** Without what was put before them. What else stands there may be the caller's words, which a server repeats. */
+function ownWords(said: string): string {
+  return said.replace(BEFORE, '')
 }
 
 /** When such a limit begins anew (Unix ms), where it is said: "You will regain access on 2026-04-01 at 00:00 UTC." */
@@ -33,8 +38,10 @@ export function isAgainstRules(said: string): boolean {
 }
 
 const TOO_LONG = /context[ _](length|size|window)|maximum context|too many tokens|prompt is too long/i
-const INVALID_KEY = /api[_ ]key[_ ](not valid|not found|expired|invalid)/i
-const UNPAID = /credit balance is too low|reached your specified [\w ]*usage limits|key limit exceeded/i
+const BEFORE = /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?(?:\{.*?"message":\s?")?/s
+const INVALID_KEY = /^api[_ ]key[_ ](not valid|not found|expired|invalid)/i
+const UNPAID =
+  /^(your credit balance is too low|credit balance is too low|you have reached your specified [\w ]*usage limits|key limit exceeded)/i
 const ABOUT_KEY = /\b(api[-_ ]?key|key|credential|token|authenti\w+|account|organi[sz]ation)\b/i
 const ABOUT_REQUEST = /\bmodels?\b|permission|\bscopes?\b|not allowed|does not have access|region|country|territory/i
 const AGAINST_RULES = /moderat|flagged|content[-_ ](policy|filter)|usage polic|safety|guardrail/i

@@ -19,15 +19,26 @@ function vectorsIn(body: unknown, prompt: Prompt): string[] | WireFailure {
   const { inputs, dimensions } = prompt.kind === 'embed' ? prompt : { inputs: [], dimensions: undefined }
   const vectors = ordered(body, 'data', inputs.length, ({ embedding }) => vectorIn(embedding))
   if (!Array.isArray(vectors)) return vectors
-  const length = dimensions ?? vectors[0]?.length
+  const length = vectors[0]?.length ?? 0
   if (vectors.some((vector) => vector.length !== length)) return malformed(`not all of its vectors have ${length} numbers`)
+  if (dimensions !== undefined && length !== dimensions) return otherLength(length, dimensions)
   return vectors.map((vector) => Buffer.from(vector.buffer).toString('base64'))
 }
 
-/** Some servers hand over what their model said, which has no bounds: then all of them are brought between 0 and 1. */
+/** It knows vectors of one length, which no second try changes. */
+function otherLength(length: number, asked: number): WireFailure {
+  const message = `It makes vectors of ${length} numbers, not of ${asked}: ask without dimensions.`
+  return { kind: 'failure', code: 'unsupported_dimensions', message, retryable: false }
+}
+
+/**
+ * Some servers hand over what their model said, which has no bounds: then all of them are brought between 0 and 1. What is
+ * beyond those by a hair was rounded.
+ */
 function scoresIn(body: unknown, count: number): number[] | WireFailure {
   const scores = ordered(body, 'results', count, ({ relevance_score: score, score: other }) => numberIn(score ?? other))
-  if (!Array.isArray(scores) || scores.every((score) => score >= 0 && score <= 1)) return scores
+  if (!Array.isArray(scores)) return scores
+  if (scores.every((score) => score >= -ROUNDED && score <= 1 + ROUNDED)) return scores.map((score) => Math.min(1, Math.max(0, score)))
   return scores.map((score) => 1 / (1 + Math.exp(-score)))
 }
 
@@ -61,6 +72,7 @@ function floatsIn(base64: string): number[] {
 }
 
 const FLOAT_BYTES = 4
+const ROUNDED = 0.001
 
 /** One that a float32 holds. */
 function numberIn(value: unknown): number | undefined {

@@ -9,7 +9,7 @@ export type WirePiece = { kind: 'piece'; text: string; delta?: AnswerDelta }
  */
 export type WireFailure = {
   kind: 'failure'
-  code: 'upstream_error' | 'upstream_malformed'
+  code: 'upstream_error' | 'upstream_malformed' | 'unsupported_dimensions'
   message: string
   retryable: boolean
   providerStatus?: number

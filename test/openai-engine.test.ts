@@ -177,6 +177,8 @@ test('failures say whose fault they are and whether trying again helps', async (
   const unwell = await failureOf('UNWELL')
   expect(unwell).toMatchObject({ layer: 'provider', code: 'upstream_unwell', retryable: true, providerStatus: 503 })
   expect(Math.abs((unwell?.retryAtMs ?? 0) - Date.now() - 20_000)).toBeLessThan(10_000)
+  // What says nothing of when may be the request's doing, and counts against it.
+  expect(await failureOf('TOO LONG A TIME')).toMatchObject({ code: 'upstream_error', retryable: true, providerStatus: 502 })
   expect(await failureOf('UNPAID')).toMatchObject({ code: 'rate_limited', retryable: true, providerStatus: 402 })
   expect(await failureOf('BROKEN')).toMatchObject({ layer: 'provider', code: 'upstream_error', retryable: true, providerStatus: 500 })
   expect(await failureOf('FAULT')).toMatchObject({ layer: 'provider', code: 'upstream_error', retryable: true, providerStatus: 500 })

@@ -230,6 +230,10 @@ test.each([
   [403, 'This API key was disabled', 'parked', null],
   [400, 'API key not valid. Please pass a valid API key.', 'parked', null],
   [400, 'max_tokens is too large', undefined, undefined],
+  // What the caller wrote is repeated.
+  [400, "Invalid schema for function 'check_api_key_expired'", undefined, undefined],
+  [400, 'messages[0].content: "API key not valid" is too odd', undefined, undefined],
+  [403, 'Flagged by moderation: "key limit exceeded"', undefined, undefined],
   [503, 'overloaded', 'cooling_down', 'untold'],
 ] as const)('%i %s leaves the provider %s until %s, as a status and in an answer', (status, message, state, untilMs) => {
   const cause = OpenAI.APIError.generate(status, { error: { message } }, message, new Headers())
@@ -251,6 +255,13 @@ test.each([
 ])('the error %j in an answer is %s and leaves the provider %s', (error, code, state) => {
   const refusal = refusalWithin(new AnthropicReader().read({ type: 'error', error }) as WireFailure, NOW)
   expect([refusal.error.code, refusal.hold?.state]).toEqual([code, state])
+})
+
+test('a credential that is refused in the midst of an answer is that of somebody behind a gateway', () => {
+  const failed = new OpenAiReader().read({ error: { message: 'No auth for Foo', code: 401 } }) as WireFailure
+  expect(refusalWithin(failed, NOW, false)).toMatchObject({ badCredential: true, hold: { state: 'parked' } })
+  expect(refusalWithin(failed, NOW, true).hold).toMatchObject({ state: 'cooling_down', untilMs: 'untold' })
+  expect(refusalWithin(failed, NOW, true).badCredential).toBeUndefined()
 })
 
 test('a list of one error, as Google answers, is read as that error', async () => {
@@ -284,6 +295,7 @@ test('vectors are of length 1, as numbers or as base64, and scores between 0 and
     ]),
   ).toMatchObject({ text: '[1,0.5]' })
   // What a model itself says has no bounds; its order stays.
+  expect(ranked([{ score: 0.9 }, { score: 1.0000001 }, { score: -0.0001 }])).toMatchObject({ text: '[0.9,1,0]' })
   const [low = 0, middle, high = 0] = JSON.parse((ranked([{ score: -8 }, { score: 0 }, { score: 3 }]) as { text: string }).text) as number[]
   expect([low > 0 && low < 0.01, middle, high > 0.9 && high < 1]).toEqual([true, 0.5, true])
   for (const results of [
@@ -345,7 +357,10 @@ test.each([
 ])('vectors %j of %s dimensions are taken: %s', (embeddings, dimensions, taken) => {
   const prompt = { kind: 'embed' as const, inputs: ['a', 'b'], ...(dimensions === undefined ? {} : { dimensions }) }
   const data = embeddings.map((embedding, index) => ({ index, embedding }))
-  expect(numbersOf({ data }, prompt).kind === 'numbers').toBe(taken)
+  const read = numbersOf({ data }, prompt)
+  expect(read.kind === 'numbers').toBe(taken)
+  // A server that knows one length only will not learn another.
+  if (dimensions === 2 && !taken) expect(read).toMatchObject({ code: 'unsupported_dimensions', retryable: false })
 })
 
 test('a redirect is told and not followed: a credential goes nowhere else', async () => {

@@ -155,6 +155,11 @@ describe('an OpenAI stream', () => {
       { id: 'a', function: { arguments: '1}' } },
       { id: 'b', function: { name: 'g', arguments: '{}' } },
     ]
+    const oneIdForAll = [
+      { id: 'a', function: { name: 'f', arguments: '{"x":1}' } },
+      { id: 'a', function: { name: 'g', arguments: '{}' } },
+    ]
+    expect(called(oneIdForAll).answer.tool_calls).toEqual(expected.map((call) => ({ ...call, id: 'a' })))
     const idsThatChange = [
       { index: 0, id: 'a', function: { name: 'f', arguments: '{"x":' } },
       { index: 0, id: 'another', function: { arguments: '1}' } },

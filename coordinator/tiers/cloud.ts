@@ -197,10 +197,14 @@ export class CloudTier {
     const { reader, generation } = call
     if (!canStream(generation)) return this.#readNumbers(id, await response.json(), call)
     let failed: WireFailure | null = null
-    // A gateway may answer a stream with the whole of it, or with what went wrong.
-    if (call.stream && response.header('content-type')?.includes('application/json') !== true) {
+    if (call.stream) {
       const events = new SseReader()
+      // A gateway may answer a stream with the whole of it, or with what went wrong; others only call their events so.
+      const isCalledJson = response.header('content-type')?.includes('application/json') === true
+      const body: { isWhole: boolean | undefined; parts: Uint8Array[] } = { isWhole: isCalledJson ? undefined : false, parts: [] }
       const take = (bytes: Uint8Array): boolean => {
+        body.isWhole ??= beginsJson(bytes)
+        if (body.isWhole !== false) return body.parts.push(bytes) > 0
         const pieces: Read[] = []
         for (const event of events.push(bytes)) {
           const piece = event.kind === 'event' ? reader.readData(event.data) : event
@@ -215,6 +219,7 @@ export class CloudTier {
         // One that breaks after all was said takes nothing from an answer that is whole.
         if (reader.end === null || call.abort.signal.aborted) throw cause
       })
+      if (body.isWhole === true) failed = this.#grow(id, call, [reader.read(JSON.parse(Buffer.concat(body.parts).toString()))])
     } else failed = this.#grow(id, call, [reader.read(await response.json())])
     if (failed !== null) return this.#failed(failed, call)
     const { end } = reader
@@ -234,7 +239,7 @@ export class CloudTier {
   /** An error in place of an answer costs no more than one with a status of its own. */
   #failed(failed: WireFailure, { pieces, reader }: Call): Outcome {
     const isUnanswered = failed.code === 'upstream_error' && pieces === 0 && reader.usage === null
-    return { refusal: refusalWithin(failed, this.#parts.now()), isUnanswered }
+    return { refusal: refusalWithin(failed, this.#parts.now(), pieces > 0), isUnanswered }
   }
 
   /** What came in one piece of the connection goes on as one; answers what is wrong with it, or null. */
@@ -419,6 +424,12 @@ function once(pay: (micros: number) => void): (micros: number) => void {
     paid = true
     pay(micros)
   }
+}
+
+/** Undefined where nothing but white space came so far. */
+function beginsJson(bytes: Uint8Array): boolean | undefined {
+  const first = bytes.find((byte) => byte > 0x20)
+  return first === undefined ? undefined : first === 0x7b || first === 0x5b
 }
 
 /** It is writing a call, whose arguments may come all at once after minutes; or all that came was a sign of life. */

@@ -29,10 +29,13 @@ export function refusalOf(cause: unknown, nowMs: number): Refusal {
   return judged({ ...vendors, status }, `The provider answered ${status}: ${message.slice(0, MESSAGE_MAX)}`, nowMs)
 }
 
-/** The same where it stands in the midst of an answer, or in its place. */
-export function refusalWithin({ code, message, retryable, providerStatus: status, type }: WireFailure, nowMs: number): Refusal {
+/** The same where it stands in the place of an answer, or in its midst (`isBegun`). */
+export function refusalWithin(failed: WireFailure, nowMs: number, isBegun = false): Refusal {
+  const { code, message, retryable, providerStatus: status, type } = failed
   if (status === undefined) return { error: failure(code, message, retryable) }
-  return judged({ status, message, code, type, headers: undefined }, message, nowMs)
+  const refusal = judged({ status, message, code, type, headers: undefined }, message, nowMs)
+  // Ours was let in: it is somebody's behind a gateway.
+  return isBegun && refusal.badCredential === true ? unwell(refusal.error, null) : refusal
 }
 
 function judged(told: VendorError & { status: number }, said: string, nowMs: number): Refusal {

@@ -3,6 +3,28 @@ import type { Mutant } from './list.ts'
 /** Planted in where jobs go and what that may cost. */
 export const TIER_MUTANTS: Mutant[] = [
   {
+    bug: 'a prompt that a gateway answers with 502 for ever is never its own fault',
+    file: 'worker/engines/openai/failures.ts',
+    find: ' && retryAfter !== undefined)',
+    replace: ')',
+    tests: ['openai-engine'],
+    only: 'whose fault',
+  },
+  {
+    bug: 'clouds: what a caller wrote about keys parks the provider that repeats it',
+    file: 'proto/refusals.ts',
+    find: 'INVALID_KEY = /^api',
+    replace: 'INVALID_KEY = /api',
+    tests: ['upstream'],
+  },
+  {
+    bug: 'clouds: two calls of one id and no index become one',
+    file: 'proto/openai-wire-answer.ts',
+    find: 'if (index === undefined && name !== undefined && known?.place !== null) return undefined',
+    replace: '',
+    tests: ['wire-answer'],
+  },
+  {
     bug: 'tiers: a provider that is parked is eligible',
     file: 'coordinator/core/decision.ts',
     find: "(whyNot === null || whyNot === 'not_the_best')",
@@ -369,22 +391,22 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: a spend limit of the account is the fault of the request',
     file: 'proto/refusals.ts',
-    find: '|reached your specified [\\w ]*usage limits',
+    find: '|you have reached your specified [\\w ]*usage limits',
     replace: '',
     tests: ['upstream'],
   },
   {
     bug: 'clouds: a key that is refused with 400 is the fault of the request',
     file: 'proto/refusals.ts',
-    find: ' || (status === 400 && INVALID_KEY.test(said))',
+    find: ' || (status === 400 && INVALID_KEY.test(ownWords(said)))',
     replace: '',
     tests: ['upstream'],
   },
   {
     bug: 'clouds: a stream that comes as one body is cut',
     file: 'coordinator/tiers/cloud.ts',
-    find: " && response.header('content-type')?.includes('application/json') !== true",
-    replace: '',
+    find: 'isCalledJson ? undefined : false',
+    replace: 'false',
     tests: ['cloud-faults'],
     only: 'comes as one body',
   },

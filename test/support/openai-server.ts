@@ -82,6 +82,7 @@ export class OpenAiServer implements AsyncDisposable {
     else if (prompt.includes('NOT THIS MODEL')) json(response, 403, { error: { message: 'no access to the model' } })
     else if (prompt.includes('BUSY')) json(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '30' })
     else if (prompt.includes('UNWELL')) json(response, 503, { error: { message: 'no backend' } }, { 'retry-after': '20' })
+    else if (prompt.includes('TOO LONG A TIME')) json(response, 502, { error: { message: 'no answer' } })
     else if (prompt.includes('UNPAID')) json(response, 402, { error: { message: 'pay first' } })
     else if (prompt.includes('SLOW')) this.#slow.push(() => this.#stream(path, '', response))
     else if (prompt.includes('BROKEN')) json(response, 500, { error: { message: 'out of memory' } })

@@ -52,6 +52,8 @@ export type Play = {
   cutAtEnd?: true
   /** The whole in one body, although a stream was asked for. */
   isWhole?: true
+  /** Its events come under another type. */
+  isCalledJson?: true
 }
 
 /** One dialect. */

@@ -141,7 +141,10 @@ async function stream(
   headers: Record<string, string>,
   response: ServerResponse,
 ): Promise<void> {
-  response.writeHead(200, { ...headers, 'content-type': 'text/event-stream; charset=utf-8' })
+  response.writeHead(200, {
+    ...headers,
+    'content-type': play.isCalledJson === true ? 'application/json' : 'text/event-stream; charset=utf-8',
+  })
   response.flushHeaders()
   let pieces = 0
   for (const { data, isPiece } of events) {

@@ -88,11 +88,13 @@ function quotaOf(said: unknown, nowMs: number): CliEvent[] {
   const limits = [said, at(said, 'info'), at(said, 'msg'), at(said, 'payload')]
     .map((place) => at(place, 'rate_limits'))
     .find((found) => found !== undefined)
-  const windows = ['primary', 'secondary'].flatMap((name) => windowOf(name, at(limits, name), nowMs))
+  const credits = at(limits, 'credits')
+  const paysBeyond = at(credits, 'has_credits') === true || at(credits, 'unlimited') === true
+  const windows = ['primary', 'secondary'].flatMap((name) => windowOf(name, at(limits, name), nowMs, paysBeyond))
   return windows.length === 0 ? [] : [{ kind: 'quota', windows }]
 }
 
-function windowOf(name: string, window: unknown, nowMs: number): QuotaWindow[] {
+function windowOf(name: string, window: unknown, nowMs: number, paysBeyond: boolean): QuotaWindow[] {
   const used = numberAt(window, 'used_percent')
   if (used === undefined) return []
   const inS = numberAt(window, 'resets_in_seconds') ?? numberAt(window, 'reset_after_seconds')
@@ -103,7 +105,7 @@ function windowOf(name: string, window: unknown, nowMs: number): QuotaWindow[] {
     {
       name: minutes === undefined ? name : `${minutes} min`,
       remainingRatio: 1 - used / 100,
-      usedUp: used >= 100,
+      usedUp: used >= 100 && !paysBeyond,
       ...(resetsAtMs === undefined ? {} : { resetsAtMs }),
     },
   ]

@@ -46,14 +46,15 @@ function judged(status: number, message: string, retryAfter: string | undefined,
   if (status === 429) return { ...limit, retryAtMs: retryTime(retryAfter, nowMs) }
   // What it served a moment ago is gone: the engine looks again, and somebody else may serve it meanwhile.
   if (status === 404) return { ...provider, code: 'upstream_not_found', retryable: true }
-  // It says nothing of the request: its gateway does not reach it, or it has too much to do.
-  if (UNWELL.has(status)) return { ...provider, code: 'upstream_unwell', retryable: true, retryAtMs: retryTime(retryAfter, nowMs) }
+  // It says nothing of the request, and when it will be well: what comes without a time may be the request's doing.
+  if (UNWELL.has(status) && retryAfter !== undefined)
+    return { ...provider, code: 'upstream_unwell', retryable: true, retryAtMs: retryTime(retryAfter, nowMs) }
   if (!isCallersFault(status)) return { ...provider, code: 'upstream_error', retryable: true }
   const code = isTooLong(message) ? 'context_length_exceeded' : 'upstream_refused'
   return { layer: 'ingress', code, message, retryable: false, providerStatus: status }
 }
 
-const UNWELL = new Set([502, 503, 504, 529])
+const UNWELL = new Set([502, 503, 529])
 
 function isCallersFault(status: number): boolean {
   return status >= 400 && status < 500 && ![401, 403, 404, 408, 429].includes(status)
