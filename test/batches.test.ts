@@ -175,11 +175,18 @@ test('kill -9 of the coordinator in the middle of a cancel: the next one carries
 
 test('kill -9 of the coordinator in mid-batch: every row once', async () => {
   const { batch } = await post({ model: 'slow', rows: rows(60) })
-  await world.until('it runs', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.succeeded ?? 0)
+  const done = await world.until('some are done', async () => {
+    const lines = (await results(batch.id)).filter(({ status }) => status === 'succeeded')
+    return lines.length > 3 && Promise.all(lines.map(({ job }) => world.job(job)))
+  })
   coordinator.kill()
   coordinator = await world.coordinator()
   expect((await ended(batch.id)).counts).toMatchObject({ succeeded: 60 })
-  expect(new Set((await results(batch.id)).map((line) => line.row_key)).size).toBe(60)
+  const lines = await results(batch.id)
+  expect(new Set(lines.map((line) => line.row_key)).size).toBe(60)
+  for (const before of done) expect(await world.job(before.id)).toEqual(before)
+  // The worker never stopped: what ran meanwhile is not begun anew either.
+  for (const { job } of lines) expect((await world.job(job)).attempts.map(({ status }) => status)).toEqual(['succeeded'])
 })
 
 test('the official client uploads a file, runs it as a batch and reads output and errors', async () => {

@@ -20,7 +20,8 @@ const MAY_IMPORT: [room: RegExp, allowed: RegExp][] = [
   [/^coordinator\/tiers\//, /^(coordinator\/(core|tiers)|proto)\//],
   [/^coordinator\/engine\//, /^(coordinator\/(core|store|engine|tiers)|proto)\//],
   [/^coordinator\/api\//, /^(coordinator\/|proto\/)/],
-  [/^coordinator\//, /^(coordinator|proto|worker\/main)/],
+  [/^coordinator\/cli\.ts$/, /^(coordinator\/|proto\/|worker\/main\.ts$)/],
+  [/^coordinator\//, /^(coordinator|proto)\//],
 ]
 
 /** Dependency → the only files that may import it. */
@@ -35,7 +36,6 @@ const DOORS: [dependency: RegExp, files: RegExp][] = [
   [/^bullmq$/, /^coordinator\/engine\/timers\.ts$/],
   [/^ipaddr\.js$/, /^coordinator\/engine\/outbound\.ts$/],
   [/^(openai|@anthropic-ai\/sdk)$/, /^coordinator\/tiers\/upstream(-errors)?\.ts$/],
-  [/^undici$/, /^coordinator\/tiers\/upstream-http\.ts$/],
   [/^undici$/, /^coordinator\/tiers\/upstream-http\.ts$/],
   [/^standardwebhooks$/, /^coordinator\/engine\/callbacks\.ts$/],
 ]
@@ -59,8 +59,23 @@ test('every import stays in its room or goes through an open door', () => {
 
 test('the core is pure: no clock, chance, timer, file or process', () => {
   const impure =
-    /\b(Date\.now|Math\.random|performance\.|process\.|setTimeout|setInterval|setImmediate|console\.|fetch\()|from 'node:(?!assert)/
+    /\b(Date\.now|new Date\(|crypto\b|Math\.random|performance\.|process\.|setTimeout|setInterval|setImmediate|console\.|fetch\()|from 'node:(?!assert)/
   expect(sources.filter((file) => file.startsWith('coordinator/core/') && impure.test(read(file)))).toEqual([])
+})
+
+test('SQL stands in the store and nowhere else, but for the question whether DATABASE_URL answers', () => {
+  const folder = 'coordinator/store/migrations'
+  const migrations = readdirSync(path.join(root, folder)).map((name) => read(path.join(folder, name)))
+  const tables = migrations.flatMap((sql) => [...sql.matchAll(/^create table (\w+)/gm)].map((match) => match[1] ?? ''))
+  expect(tables).toEqual(expect.arrayContaining(['jobs', 'events', 'payments']))
+  const table = `(${tables.join('|')})\\b`
+  const sql = new RegExp(
+    `\\b(select\\b[^'"\`]*\\bfrom|join|insert\\s+into|delete\\s+from)\\s+${table}|\\bupdate\\s+${table}\\s+\\w*\\s*set\\b`,
+    'i',
+  )
+  const outside = sources.filter((file) => !file.startsWith('coordinator/store/'))
+  expect(outside.filter((file) => sql.test(read(file)))).toEqual([])
+  expect(outside.filter((file) => /\b(query|maybeOne)\(\s*['"`]/.test(read(file)))).toEqual(['coordinator/main.ts'])
 })
 
 test('only main constructs: nobody else makes the scheduler, the dispatcher, the writer or the database', () => {

@@ -10,7 +10,7 @@ import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
 import { Lease } from '../coordinator/store/lease.ts'
 import { migrate } from '../coordinator/store/migrate.ts'
 import { postgresOf } from './bench/measure.ts'
-import { type Running, World } from './support/world.ts'
+import { type EventView, type Running, World } from './support/world.ts'
 
 /** Two coordinators with data directories of their own over one PostgreSQL, which a third process brings. */
 async function twoOverOne(): Promise<TwoOverOne> {
@@ -61,16 +61,27 @@ test('a coordinator that slept through its lease changes nothing that was adopte
   const { first, second, url, close } = await twoOverOne()
   try {
     const sleeper: Running = await first.coordinator({ DATABASE_URL: url, ...QUICK })
-    await second.coordinator({ DATABASE_URL: url, ...QUICK })
-    const id = await submitDetachedTo(first)
+    const awake = await second.coordinator({ DATABASE_URL: url, ...QUICK })
+    const waiting = await submitDetachedTo(first)
+    const both = `127.0.0.1:${first.grpcPort},127.0.0.1:${second.grpcPort}`
+    await first.worker('b', 'busy=fake:?slots=2&rate=20', { HOLDFAST_COORDINATOR: both })
+    const [long, short] = [await submit(first, 'long', 2_000, 'busy'), await submit(first, 'short', 40, 'busy')]
+    const runs = async (id: string): Promise<boolean> => (await first.job(id)).status === 'running'
+    for (const id of [long, short]) await first.until('it runs', () => runs(id))
+    // What runs goes on telling the sleeper, who reads all of it when it wakes.
     sleeper.kill('SIGSTOP')
-    await second.until('adopted', async () => (await second.job(id)).waiting !== null)
-    const cancelled = await second.request('POST', `/api/jobs/${id}/cancel`)
-    expect(cancelled.status).toBe(200)
+    await second.until('adopted', () => awake.output.includes('Took up 3 jobs'))
+    await second.until('the short one is done', async () => (await second.job(short)).status === 'succeeded')
+    for (const id of [waiting, long]) expect((await second.request('POST', `/api/jobs/${id}/cancel`)).status).toBe(200)
+    const look = (): Promise<unknown[]> => Promise.all([waiting, long, short].map((id) => second.job(id)))
+    const told = async (): Promise<EventView[]> => (await second.events()).filter(({ job }) => job !== null)
+    const [before, events] = [await look(), await told()]
     sleeper.kill('SIGCONT')
     await sleeper.exited
     expect(sleeper.output).toContain('lease ran out')
-    expect((await second.job(id)).status).toBe('cancelled')
+    expect(await look()).toEqual(before)
+    expect(await told()).toEqual(events)
+    expect(before).toMatchObject([{ status: 'cancelled' }, { status: 'cancelled' }, { status: 'succeeded', attempts: [{ number: 1 }] }])
   } finally {
     await close()
   }
@@ -215,8 +226,8 @@ async function submitDetachedTo(world: World): Promise<string> {
   return submit(world, 'waits', 5)
 }
 
-async function submit(world: World, content: string, maxTokens: number): Promise<string> {
-  const body = { model: 'fake', messages: [{ role: 'user', content }], max_tokens: maxTokens, seed: 1 }
+async function submit(world: World, content: string, maxTokens: number, model = 'fake'): Promise<string> {
+  const body = { model, messages: [{ role: 'user', content }], max_tokens: maxTokens, seed: 1 }
   const response = await world.request('POST', '/api/jobs', body)
   expect(response.status).toBe(202)
   return ((await response.json()) as { id: string }).id

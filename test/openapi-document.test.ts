@@ -1,11 +1,17 @@
 import { Validator } from '@seriousme/openapi-schema-validator'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { createHash } from 'node:crypto'
+import { readdirSync, readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { parseCountRequest, parseMessagesRequest } from '../coordinator/api/anthropic-request.ts'
 import type { ApiParts } from '../coordinator/api/health.ts'
+import { parseEmbeddingsRequest } from '../coordinator/api/openai-embeddings.ts'
+import { parseChatRequest, parseCompletionRequest } from '../coordinator/api/openai-request.ts'
+import { parseResponseRequest } from '../coordinator/api/openai-responses-request.ts'
 import { openApiDocument } from '../coordinator/api/openapi/document.ts'
 import type { Schema } from '../coordinator/api/openapi/schema.ts'
 import { buildServer } from '../coordinator/api/server.ts'
+import { Fault } from '../coordinator/core/fault.ts'
 import { ADMIN_KEY, World } from './support/world.ts'
 
 const registered = vi.hoisted(() => [] as { method: string; url: string }[])
@@ -59,6 +65,34 @@ test('every example is what its schema asks for', () => {
   for (const { name, operation } of operations)
     for (const { schema, example } of Object.values(operation.requestBody?.content ?? {}))
       if (example !== undefined) expect([name, faultsOf(schema ?? {}, example)]).toEqual([name, []])
+})
+
+test.each<[string, (body: unknown) => unknown]>([
+  ['/v1/chat/completions', parseChatRequest],
+  ['/v1/completions', parseCompletionRequest],
+  ['/v1/responses', parseResponseRequest],
+  ['/v1/messages', parseMessagesRequest],
+  ['/v1/messages/count_tokens', parseCountRequest],
+  ['/v1/embeddings', parseEmbeddingsRequest],
+])('the members of %s that are described are those that are taken', (path, parse) => {
+  const schema = document.paths[path]?.post?.requestBody?.content['application/json']?.schema ?? {}
+  expect(schema.additionalProperties).toBe(false)
+  const described = Object.keys(schema.properties as object)
+  const codeOf = (name: string): string => {
+    try {
+      parse({ [name]: 1 })
+    } catch (error) {
+      if (error instanceof Fault && error.param === name) return error.code
+    }
+    return 'taken'
+  }
+  // Whatever could be the name of one stands somewhere in the code that reads them.
+  const folder = new URL('../coordinator/api/', import.meta.url)
+  const files = readdirSync(folder).filter((file) => /^(openai|anthropic)/.test(file))
+  const words = new Set(files.flatMap((file) => readFileSync(new URL(file, folder), 'utf8').match(/\b[a-z][a-z_0-9]*\b/g) ?? []))
+  const taken = [...words].filter((name) => !['unknown_parameter', 'unsupported_parameter'].includes(codeOf(name)))
+  expect(described.filter((name) => codeOf(name) === 'unknown_parameter')).toEqual([])
+  expect(taken.filter((name) => !described.includes(name))).toEqual([])
 })
 
 describe('a running coordinator', () => {

@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, expect, test } from 'vitest'
 import { Keyring } from '../coordinator/api/auth.ts'
 import { secretFrom, sha256 } from '../coordinator/secrets.ts'
@@ -46,4 +48,20 @@ test('a file is written whole or not at all', () => {
   expect(() => writeWhole(path.join(dir, 'taken'), 'x', 0o600)).toThrow(/EISDIR|ENOTEMPTY|EEXIST/)
   expect(readdirSync(path.join(dir, 'new'))).toEqual(['whole'])
   expect(readdirSync(dir).filter((name) => name.endsWith('.tmp'))).toEqual([])
+})
+
+test('a write that fails midway leaves what was there before, and the half that a kill left is nobody’s', () => {
+  const folder = path.join(dir, 'full')
+  const file = path.join(folder, 'admin.key')
+  const made = secretFrom(undefined, folder, 'admin.key', 'hf_')
+  const door = fileURLToPath(new URL('../proto/whole-file.ts', import.meta.url))
+  const script = `import('${door}').then(({ writeWhole }) => writeWhole('${file}', 'x'.repeat(100_000), 0o600))`
+  // A file may have two blocks, as on a disk that takes no more.
+  const { status, stderr } = spawnSync('bash', ['-c', 'ulimit -f 2; exec "$0" -e "$1"', process.execPath, script], { encoding: 'utf8' })
+  expect([status, stderr]).toEqual([1, expect.stringContaining('EFBIG')])
+  expect([secretFrom(undefined, folder, 'admin.key', 'hf_'), readdirSync(folder)]).toEqual([made, ['admin.key']])
+  for (const pid of [process.pid, 1]) writeFileSync(`${file}.${pid}.tmp`, 'hf_ha')
+  expect(secretFrom(undefined, folder, 'admin.key', 'hf_')).toEqual(made)
+  writeWhole(file, 'hf_next', 0o600)
+  expect(readFileSync(file, 'utf8')).toBe('hf_next')
 })

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
@@ -11,13 +12,14 @@ import {
   type WorkerEnd,
 } from '../proto/link.ts'
 import { chatStream } from './support/stream.ts'
-import { WORKER_TOKEN, World } from './support/world.ts'
+import { descendants, type Running, WORKER_TOKEN, World } from './support/world.ts'
 
 let world: World
+let coordinator: Running
 
 beforeAll(async () => {
   world = await World.open()
-  await world.coordinator({ HOLDFAST_HEARTBEAT_S: '1', HOLDFAST_DEAD_AFTER_S: '4' })
+  coordinator = await world.coordinator({ HOLDFAST_HEARTBEAT_S: '1', HOLDFAST_DEAD_AFTER_S: '4' })
 })
 afterAll(() => world.close())
 
@@ -52,6 +54,15 @@ test('bytes that are not gRPC close the connection and nothing else', async () =
     socket.resume()
   })
   expect((await fetch(`${world.url}/readyz`)).status).toBe(200)
+})
+
+test('a worker opens no port, and neither does the process of its model', async () => {
+  const worker = await world.worker('portless', 'tiny=builtin:tiny fake=fake:')
+  expect(descendants(worker.pid)).not.toEqual([])
+  expect(portsOf(worker.pid)).toEqual([])
+  // Of who does, it is seen.
+  expect(portsOf(coordinator.pid)).toEqual([world.httpPort, world.grpcPort].toSorted((left, right) => left - right))
+  await worker.stop()
 })
 
 test('two workers of one name cannot be connected at once; one identity twice is one worker', async () => {
@@ -276,6 +287,29 @@ test('words and times that nothing can hold cost a worker no more than them, and
   await db.close()
   one.end.end()
 })
+
+/** Where a process and those below it listen for connections, by /proc. */
+function portsOf(pid: number): number[] {
+  const found = new Set([pid, ...descendants(pid)].flatMap(portsOfOne))
+  return [...found].toSorted((left, right) => left - right)
+}
+
+function portsOfOne(pid: number): number[] {
+  try {
+    const links = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`))
+    const sockets = ['tcp', 'tcp6'].flatMap((table) => readFileSync(`/proc/${pid}/net/${table}`, 'utf8').trim().split('\n').slice(1))
+    return sockets
+      .map((line) => line.trim().split(/\s+/))
+      .filter(([, , , state, , , , , , inode]) => state === LISTENS && links.includes(`socket:[${inode}]`))
+      .map(([, address]) => Number.parseInt(address?.split(':')[1] ?? '', 16))
+  } catch (error) {
+    // It ended while we looked, or closed something.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    return existsSync(`/proc/${pid}`) ? portsOfOne(pid) : []
+  }
+}
+
+const LISTENS = '0A'
 
 /** Deeper than JSON.stringify can go. */
 const nested = (levels: number): string => `${'['.repeat(levels)}${']'.repeat(levels)}`

@@ -50,6 +50,7 @@ export const messages: Noun = {
             ...Object.fromEntries(
               ['service_tier', 'inference_geo', 'diagnostics'].map((name) => [name, anything('Kept for a provider of the same dialect')]),
             ),
+            thread: orNull(body({ type: oneOf(['create']) })),
             container: anything(SAME_DIALECT),
             fallbacks: anything(SAME_DIALECT),
           },

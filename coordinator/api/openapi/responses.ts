@@ -27,6 +27,7 @@ export const responses: Noun = {
             store: flag('True unless given'),
             background: flag('Answer at once, and let it go on; needs store'),
             metadata: map(text(undefined, 512), 'Up to 16 texts'),
+            client_metadata: anything('Without effect'),
             tools: list(anything('A function: `name`, `description`, `parameters`, `strict`'), undefined, 128),
             tool_choice: either([oneOf(['none', 'auto', 'required']), anything('A function by name, or `allowed_tools`')]),
             parallel_tool_calls: flag(),
