@@ -43,15 +43,17 @@ export class AnthropicReader {
     return this.#stopped
   }
 
-  /** Null until then. */
+  /** Null until the upstream gave its reason to stop, of which all that follows is its last word. */
   get end(): WireEnd | null {
-    if (!this.#stopped || this.#finishReason === null) return null
+    if (this.#finishReason === null) return null
     const stopSequence = this.#stopSequence
     return { finishReason: this.#finishReason, usage: this.usage, ...(stopSequence === undefined ? {} : { stopSequence }) }
   }
 
   /** The data of one event of a stream. Null: nothing for the answer. */
   readData(data: string): WirePiece | WireFailure | null {
+    // What comes behind the last word is no part of the answer.
+    if (this.#stopped) return null
     let event: unknown
     try {
       event = JSON.parse(data)

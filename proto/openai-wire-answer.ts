@@ -55,6 +55,8 @@ export class OpenAiReader {
 
   /** The data of one event of a stream. Null: nothing for the answer. */
   readData(data: string): WirePiece | WireFailure | null {
+    // What comes behind the last word is no part of the answer.
+    if (this.done) return null
     const content = this.#template.contentOf(data)
     if (content !== undefined) {
       const text = this.#whole.of('text', content)

@@ -103,7 +103,10 @@ test('a parked job shows what was delivered, its stream too, and after a release
   expect(late).toMatchObject({ text, error: null, finished: { status: 'parked' } })
   const rest = await readJobStream(world, job.id, early.last)
   expect([early.text + rest.text, rest.error, rest.finished?.status]).toEqual([text, null, 'parked'])
-  expect(((await world.get('/api/jobs?status=parked')) as { data: { id: string }[] }).data.map(({ id }) => id)).toContain(job.id)
+  await world.until('the list says so too', async () => {
+    const { data } = (await world.get('/api/jobs?status=parked')) as { data: { id: string }[] }
+    return data.some(({ id }) => id === job.id)
+  })
   await world.worker('e', 'fake=fake:?slots=4')
   expect((await world.request('POST', `/api/jobs/${job.id}/release`)).status).toBe(200)
   const after = await readJobStream(world, job.id, rest.last)

@@ -144,3 +144,20 @@ test('a key of an owner is shown again to owners only', async () => {
   const asBob = { 'idempotency-key': 'ann', authorization: `Bearer ${String(bob.key)}` }
   expect(await make('/api/keys', wanted, asBob)).toMatchObject({ error: { code: 'forbidden' } })
 })
+
+test('what is not in force any more is not shown again as if it were', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const post = async (path: string, body: unknown): Promise<{ status: number; made: Made }> => {
+    const response = await world.request('POST', path, body, { 'idempotency-key': `again ${path}` })
+    return { status: response.status, made: (await response.json()) as Made }
+  }
+  const team = await post('/api/teams', { name: 'red' })
+  expect(team.made.webhook_secret).toMatch(/^whsec_/)
+  expect((await post('/api/teams', { name: 'red' })).made.webhook_secret).toBe(team.made.webhook_secret)
+  expect((await world.request('POST', '/api/teams/red/rotate_webhook_secret')).status).toBe(200)
+  expect(await post('/api/teams', { name: 'red' })).toMatchObject({ status: 201, made: { id: team.made.id, webhook_secret: null } })
+  const invite = await post('/api/workers/invites', { name: 'w' })
+  expect((await world.request('POST', `/api/keys/${invite.made.id}/revoke`)).status).toBe(200)
+  expect(await post('/api/workers/invites', { name: 'w' })).toMatchObject({ status: 404 })
+})

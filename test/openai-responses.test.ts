@@ -255,7 +255,8 @@ test('a response in the background can be followed while it is made, and read as
 
 test('a stream is taken up behind any of its events, while it is made and after, with nothing missing or twice', async () => {
   const reasoning = { effort: 'low' as const }
-  const body = { model: 'slow', input: 'resume', background: true, reasoning, max_output_tokens: 24, temperature: 0 }
+  const shown = { top_logprobs: 2, include: ['message.output_text.logprobs' as const] }
+  const body = { model: 'slow', input: 'resume', background: true, reasoning, max_output_tokens: 24, temperature: 0, ...shown }
   const { id } = await client.responses.create(body)
   const read = async (after?: number, leaveAfter = Number.POSITIVE_INFINITY): Promise<ResponseStreamEvent[]> => {
     const events: ResponseStreamEvent[] = []
@@ -272,6 +273,8 @@ test('a stream is taken up behind any of its events, while it is made and after,
   const whole = await along
   const textOf = (events: ResponseStreamEvent[]): string =>
     events.map((event) => (event.type === 'response.output_text.delta' ? event.delta : '')).join('')
+  const logprobsOf = (events: ResponseStreamEvent[]): unknown[][] =>
+    events.flatMap((event) => (event.type === 'response.output_text.delta' ? [event.logprobs] : []))
   expect(textOf([...early, ...late])).toBe((await client.responses.retrieve(id)).output_text)
   expect([...early, ...late].map((event) => event.sequence_number)).toEqual(whole.map((_, index) => index))
   for (const after of [0, 5, whole.length - 3, whole.length - 1]) {
@@ -280,7 +283,9 @@ test('a stream is taken up behind any of its events, while it is made and after,
       whole.slice(after + 1).map(({ type, sequence_number }) => [type, sequence_number]),
     )
     expect(textOf(rest)).toBe(textOf(whole.slice(after + 1)))
+    expect(logprobsOf(rest)).toEqual(logprobsOf(whole.slice(after + 1)))
   }
+  expect(logprobsOf(whole).filter((logprobs) => logprobs.length > 0).length).toBeGreaterThan(3)
   const unread = await client.responses.create({ model: 'fake', input: 'x', temperature: 0 })
   const forgotten = client.responses.retrieve(unread.id, { stream: true, starting_after: 7 })
   await expect(forgotten).rejects.toMatchObject({ status: 409, code: 'stream_forgotten' })

@@ -435,8 +435,32 @@ test('a provider that does not say when is tried by one job after a second, then
   expect(hold()).toMatchObject({ state: 'offline' })
   world.progress('1', 1)
   expect([hold(), world.live.size]).toEqual([null, 3])
+  world.finish('1')
   world.fail('2', BUSY, gone)
   expect(hold()).toMatchObject({ untilMs: world.nowMs + 1_000 })
+})
+
+test('a provider that breaks off every answer after its first token is left alone twice as long every time', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('job', { patience: ANY_TIER })
+  const waitedMs: number[] = []
+  for (let tries = 0; tries < 8; tries++) {
+    world.progress('job', 1)
+    const brokenMs = world.nowMs
+    world.fail('job', BUSY, { state: 'cooling_down', untilMs: 'untold', why: 'overloaded in mid-answer' })
+    while (!world.live.has('job' as JobId)) world.pass(200)
+    waitedMs.push(Math.round((world.nowMs - brokenMs) / 1000))
+  }
+  expect(waitedMs).toEqual([1, 2, 4, 8, 16, 32, 60, 60])
+  // Every one of them was paid.
+  for (let tries = waitedMs.length; tries < 30; tries++) {
+    expect(world.outcomes.get('job' as JobId)).toBeUndefined()
+    world.progress('job', 1)
+    world.fail('job', BUSY, { state: 'cooling_down', untilMs: 'untold', why: 'overloaded in mid-answer' })
+    world.pass(60_400)
+  }
+  expect(world.outcomes.get('job' as JobId)).toEqual(['job-parked'])
 })
 
 test('what was set anew is tried at once, whatever went wrong with it before', () => {

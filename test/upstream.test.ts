@@ -264,6 +264,36 @@ test('a credential that is refused in the midst of an answer is that of somebody
   expect(refusalWithin(failed, NOW, true).badCredential).toBeUndefined()
 })
 
+test('a kept connection that breaks when it is used again is replaced at once, and a new one that breaks is told', async () => {
+  let asked = 0
+  let broken = 0
+  let isBroken = false
+  const used = new WeakMap<object, number>()
+  const server = createServer((request, response) => {
+    asked += 1
+    const times = (used.get(request.socket) ?? 0) + 1
+    used.set(request.socket, times)
+    if (isBroken || (times > 1 && broken++ % 2 === 0)) request.socket.destroy()
+    else if (times > 1) request.socket.resetAndDestroy()
+    else response.writeHead(200, { 'content-type': 'application/json' }).end('{"choices":[]}')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const request: GenerationRequest = { prompt: { kind: 'chat', messages }, stop: [], sampling: {}, seed: 1 }
+  const cloud = openUpstream('openai', `http://127.0.0.1:${port}/v1`, 'k')
+  const options = { stream: false, seedGiven: false, signal: AbortSignal.timeout(20_000) }
+  const askOnce = async (): Promise<unknown> => (await cloud.ask(request, { upstream: 'm', abilities: null }, options)).json()
+  for (let times = 1; times <= 8; times++) expect(await askOnce()).toEqual({ choices: [] })
+  expect(broken).toBeGreaterThan(2)
+  expect(asked).toBe(8 + broken)
+  server.closeAllConnections()
+  isBroken = true
+  asked = 0
+  await expect(askOnce()).rejects.toThrow(OpenAI.APIConnectionError)
+  expect(asked).toBe(1)
+  server.close()
+})
+
 test('a list of one error, as Google answers, is read as that error', async () => {
   const message = 'API key not valid. Please pass a valid API key.'
   const told = JSON.stringify([{ error: { code: 400, message, status: 'INVALID_ARGUMENT' } }])

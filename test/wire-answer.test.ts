@@ -181,6 +181,12 @@ describe('an OpenAI stream', () => {
     expect(called([{ function: { name: 'f', arguments: '{}' } }]).answer.tool_calls).toEqual([{ id: 'made', name: 'f', arguments: '{}' }])
   })
 
+  test('is over with its last word, whatever comes behind it', () => {
+    const reader = new OpenAiReader()
+    for (const data of [JSON.stringify(choice({ content: 'a' })), JSON.stringify(choice({}, 'stop')), '[DONE]']) reader.readData(data)
+    expect(reader.readData(JSON.stringify(choice({ content: 'b' })))).toBeNull()
+  })
+
   test('that breaks off has no end', () => {
     expect(openAi([choice({ content: 'half of' })])).toEqual({ answer: { text: 'half of' }, end: null, failure: null })
   })
@@ -324,9 +330,16 @@ describe('an Anthropic stream', () => {
     }
   })
 
-  test('has no end before message_stop', () => {
-    for (let length = 0; length < thinkingAndTools.length; length++)
+  test('is over with its last word, whatever comes behind it', () => {
+    const reader = new AnthropicReader()
+    for (const event of thinkingAndTools) reader.readData(JSON.stringify(event))
+    for (const event of thinkingAndTools) expect(reader.readData(JSON.stringify(event))).toBeNull()
+  })
+
+  test('has no end before the reason to stop, behind which only message_stop comes', () => {
+    for (let length = 0; length < thinkingAndTools.length - 1; length++)
       expect(anthropic(thinkingAndTools.slice(0, length)).end, `after ${length} events`).toBeNull()
+    expect(anthropic(thinkingAndTools.slice(0, -1)).end).toEqual(anthropic(thinkingAndTools).end)
   })
 
   test('that ends at a stop sequence, a limit or a refusal says so', () => {

@@ -150,7 +150,7 @@ function parseLine(line: Buffer, number: number): unknown {
   }
   if (text.trim() === '') return undefined
   if (manyValues(text, VALUES_MAX) !== null)
-    throw badRequest('too_many_values', `Line ${number} holds more than ${VALUES_MAX} objects, lists and texts.`, 'rows')
+    throw badRequest('too_many_values', `Line ${number} holds more than ${VALUES_MAX} values.`, 'rows')
   let row: unknown
   try {
     row = JSON.parse(text)

@@ -35,7 +35,7 @@ export function registerInvites(app: FastifyInstance, parts: ApiParts): void {
       },
       async (id, secret) => {
         const made = await findKey(parts.db, id)
-        return made && { id, name: made.name, token: newKey('worker', secret), expiresMs: made.expiresMs }
+        return made?.revokedMs === null ? { id, name: made.name, token: newKey('worker', secret), expiresMs: made.expiresMs } : undefined
       },
     )
     await parts.reloadKeys()

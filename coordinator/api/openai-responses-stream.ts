@@ -182,17 +182,19 @@ export class ResponseStream implements Follower {
       if (kind !== 'message') this.#event(item.deltaEvent, { ...item.place, delta: part })
       else {
         const number = this.#number++
-        const logprobs = this.#freshLogprobs()
+        const logprobs = this.#freshLogprobs(`${key} logprobs`, item.deltas - 1)
         if (number > this.#after) this.#sink.write(`${item.before}${number},"delta":${JSON.stringify(part)},"logprobs":${logprobs}}\n\n`)
       }
     }
   }
 
-  #freshLogprobs(): string {
-    const { logprobs } = this.#live.answer
-    if (logprobs.length === this.#logprobsSent) return '[]'
-    const fresh = logprobs.slice(this.#logprobsSent)
-    this.#logprobsSent = logprobs.length
+  /** Those that came with this delta for whoever read it first. */
+  #freshLogprobs(key: string, delta: number): string {
+    if (this.#request.logprobs === undefined) return '[]'
+    const { record, answer } = this.#live
+    const end = this.#cuts.of(record.id).end(key, delta, answer.logprobs.length)
+    const fresh = answer.logprobs.slice(this.#logprobsSent, end)
+    this.#logprobsSent = end
     return JSON.stringify(fresh)
   }
 

@@ -15,6 +15,7 @@ import {
   type TeamRecord,
   type TeamRules,
 } from '../store/teams.ts'
+import { findWebhookSecret } from '../store/callbacks.ts'
 import { findPolicy } from '../store/policies.ts'
 import { type Caller, requireAdmin } from './auth.ts'
 import { type Body, fieldsOf, integer, named, numeric, required, text } from './body.ts'
@@ -46,7 +47,7 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     const fields = fieldsOf(request.body, ['name', ...RULES])
     const name = named(required(text(fields, 'name', 64), 'name'))
     const rules = await readRules(parts, fields, null)
-    const { team, secret } = await madeOnce(
+    const { team, secret } = await madeOnce<{ team: TeamRecord; secret: string | null }>(
       parts,
       request,
       async (making) => {
@@ -63,7 +64,7 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
       },
       async (id, secret) => {
         const team = await findTeam(parts.db, id)
-        return team && { team, secret: webhookSecret(secret) }
+        return team && { team, secret: await stillSigns(parts, team.name, webhookSecret(secret)) }
       },
     )
     await parts.reload()
@@ -98,6 +99,12 @@ export function registerTeams(app: FastifyInstance, parts: ApiParts): void {
     await recorded(parts.db, set, changed(request, 'team.changed', rotated))
     return { ...teamView(team), webhook_secret: secret }
   })
+}
+
+/** The secret that was shown, unless another one took its place. */
+async function stillSigns(parts: ApiParts, team: string, shown: string): Promise<string | null> {
+  const sealed = await findWebhookSecret(parts.db, team)
+  return sealed !== undefined && parts.vault.open(sealed) === shown ? shown : null
 }
 
 /** Callbacks are signed from the first on: a team that has no secret yet gets one, which a rotation replaces and shows. */

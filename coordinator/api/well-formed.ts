@@ -22,12 +22,12 @@ export function refuseDeepNesting(body: unknown): void {
 }
 
 /**
- * Members, lists and texts of one body each take memory and time that their bytes do not tell: 32 MiB of `{},` would be a
- * gigabyte, and nobody else would be served for seconds. Numbers are cheap, and are not counted.
+ * Small things in large numbers take memory and time that their bytes do not tell: 32 MiB of `{},` would be a gigabyte, and
+ * nobody else would be served for seconds. What is counted is objects, lists, and all that stands behind the first in one.
  */
 export function manyValues(json: string, most: number): Error | null {
   if (json.length <= most || !holdsMore(json, most)) return null
-  return badRequest('too_many_values', `There are more than ${most} objects, lists and texts in it, names included. Send less at once.`)
+  return badRequest('too_many_values', `There are more than ${most} values in it. Send less at once.`)
 }
 
 function holdsMore(json: string, most: number): boolean {
@@ -35,8 +35,7 @@ function holdsMore(json: string, most: number): boolean {
   for (let at = 0; at < json.length && count <= most; at++) {
     const code = json.charCodeAt(at)
     if (code === QUOTE) at = endOfText(json, at)
-    else if (code !== BRACE && code !== BRACKET) continue
-    count += 1
+    else if (code === COMMA || code === BRACE || code === BRACKET) count += 1
   }
   return count > most
 }
@@ -52,6 +51,7 @@ function endOfText(json: string, begin: number): number {
 }
 
 const QUOTE = 0x22
+const COMMA = 0x2c
 const BRACE = 0x7b
 const BRACKET = 0x5b
 const BACKSLASH = 0x5c

@@ -26,7 +26,7 @@ export class Attempts {
       job.sha256 = job.worker?.models.get(job.served)?.offer.sha256 ?? null
     }
     const grew = input.tokens > job.tokens
-    if (grew) this.#prove(job)
+    if (grew) this.#prove(job, false)
     job.tokens = Math.max(job.tokens, input.tokens)
     job.isPatient = input.isPatient === true
     // One that says again and again that it lives, and brings nothing, is not waited for any longer than that.
@@ -38,7 +38,7 @@ export class Attempts {
     this.#board.vacate(input)
     if (job !== undefined) {
       this.#board.serviceTimes.learn(job.model, this.#board.nowMs - job.startedMs)
-      this.#prove(job)
+      this.#prove(job, true)
       if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
       const cost = Math.min(COST_MAX, input.cost)
       job.worker?.quota?.correct(this.#board.nowMs, job.startedMs, cost - job.cost)
@@ -119,7 +119,7 @@ export class Attempts {
   endBadly(job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
     // Who answers, with whatever status, is there.
-    if (error.providerStatus !== undefined) this.#prove(job)
+    if (error.providerStatus !== undefined) this.#prove(job, true)
     const blame = blameOf(job, worker, error, this.#board.rules)
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
@@ -152,7 +152,14 @@ export class Attempts {
   #giveBack(job: ScheduledJob, error: JobError, { untilMs, why }: Setback): void {
     const { worker } = job
     this.#board.endAttempt(job, 'failed', error)
+    // What it began is paid for, again and again.
+    if (job.tokens > job.tokensAtStart) job.failures += 1
     if (!this.#startsAnew(job, job.startsOver, INTERRUPTED)) return
+    if (job.failures >= ATTEMPTS_EVER) {
+      this.#board.dismiss(job)
+      this.#board.emit({ kind: 'job-parked', job: job.id, error })
+      return
+    }
     const isTold = worker === null || untilMs !== 'untold'
     const delayMs = isTold ? 0 : turnedAwayMs(this.#board.nowMs, job, worker, error, this.#areWaitedFor(worker))
     job.delayedBy = 'cooling_down'
@@ -197,8 +204,8 @@ export class Attempts {
   }
 
   /** It gets on: a provider that was on trial is well again. */
-  #prove({ worker, startedMs }: ScheduledJob): void {
-    if (worker?.cooldown.proves(startedMs) === true && worker.hold?.onTrial === true) this.#board.hold(worker.id, null, null)
+  #prove({ worker, startedMs }: ScheduledJob, isOver: boolean): void {
+    if (worker?.cooldown.proves(startedMs, isOver) === true && worker.hold?.onTrial === true) this.#board.hold(worker.id, null, null)
   }
 
   #tellBreaker(worker: FleetWorker, model: string, why: string, change: (breaker: Breaker) => boolean): void {

@@ -26,10 +26,11 @@ export class Cooldown {
     return { ...setback, untilMs: nowMs + ms, onTrial: true }
   }
 
-  /** A call that began then goes well. Answers whether that says that the provider is well again. */
-  proves(startedMs: number): boolean {
+  /** A call that began then goes well, so far or to its end. Answers whether that says that the provider is well again. */
+  proves(startedMs: number, isOver: boolean): boolean {
     if (startedMs <= this.#sinceMs) return false
-    this.#setbacks = 0
+    // One that breaks off every answer would be asked every second for ever, and paid.
+    if (isOver) this.#setbacks = 0
     return true
   }
 

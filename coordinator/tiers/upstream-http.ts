@@ -1,4 +1,4 @@
-import { Agent, type Dispatcher, EnvHttpProxyAgent } from 'undici'
+import { Agent, buildConnector, type Dispatcher, EnvHttpProxyAgent, errors } from 'undici'
 
 /** What is the same in every request to one address: made once, since making it costs more than sending it. */
 export type RequestHead = { origin: string; path: string; method: 'GET' | 'POST'; headers: Record<string, string> }
@@ -15,13 +15,46 @@ export function requestHead(url: string | URL, method: 'GET' | 'POST', headers: 
  * is no fault. Redirects are not followed: a credential goes to the address that it was set for and nowhere else.
  */
 export async function send(head: RequestHead, body: string | null, signal: AbortSignal | null): Promise<UpstreamAnswer> {
-  const answer = await new Promise<UpstreamAnswer>((resolve, reject) => {
-    AGENT.dispatch({ ...head, body }, new UpstreamAnswer(signal, resolve, reject))
-  })
+  const answer = await exchange(head, body, signal, STALE_MOST)
   const location = answer.header('location')
   if (answer.status < 300 || answer.status >= 400 || location === null) return answer
   answer.leave()
   throw new Error(`it redirects to ${location.slice(0, 200)}: set that as its base URL`)
+}
+
+/**
+ * A server may close a connection that it kept open at the moment in which it is used again. Then nothing was answered, and
+ * another connection is tried at once, as browsers do.
+ */
+async function exchange(head: RequestHead, body: string | null, signal: AbortSignal | null, stale: number): Promise<UpstreamAnswer> {
+  try {
+    return await new Promise<UpstreamAnswer>((resolve, reject) => {
+      AGENT.dispatch({ ...head, body }, new UpstreamAnswer(signal, resolve, reject))
+    })
+  } catch (error) {
+    if (stale === 0 || signal?.aborted === true || !isStale(error)) throw error
+    return exchange(head, body, signal, stale - 1)
+  }
+}
+
+/** Its connection broke before the head of an answer came, and had brought others before. */
+function isStale(error: unknown): boolean {
+  if (error instanceof errors.SocketError) return (error.socket?.bytesRead ?? 0) > 0
+  return error instanceof Error && OF_OLD_CONNECTIONS.has(error)
+}
+
+/** Errors of connections that had brought something. */
+const OF_OLD_CONNECTIONS = new WeakSet<Error>()
+
+const connect = buildConnector({ allowH2: false })
+const connectNoted: typeof connect = (options, callback) => {
+  connect(options, (...[error, socket]) => {
+    if (error !== null) return callback(error, null)
+    socket.prependListener('error', (cause) => {
+      if (socket.bytesRead > 0) OF_OLD_CONNECTIONS.add(cause)
+    })
+    callback(null, socket)
+  })
 }
 
 /** For what the vendors' packages ask by themselves. */
@@ -179,9 +212,11 @@ function abortedError(): Error {
 }
 
 const DECODER = new TextDecoder()
+// Several may have been closed together.
+const STALE_MOST = 2
 // The last bytes of an answer come with its last word, or right behind it.
 const LEFT_MS = 1_000
 /** The scheduler judges what is too slow. An answer of this size is none. */
-const OPTIONS = { headersTimeout: 0, bodyTimeout: 0, maxResponseSize: 256 * 1024 * 1024, allowH2: false }
+const OPTIONS = { headersTimeout: 0, bodyTimeout: 0, maxResponseSize: 256 * 1024 * 1024, allowH2: false, connect: connectNoted }
 /** As Node's own fetch does: behind a proxy only where the operator says so. */
 const AGENT = process.env.NODE_USE_ENV_PROXY === '1' ? new EnvHttpProxyAgent(OPTIONS) : new Agent(OPTIONS)

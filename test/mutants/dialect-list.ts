@@ -31,10 +31,10 @@ export const DIALECT_MUTANTS: Mutant[] = [
     tests: ['wire-answer'],
   },
   {
-    bug: 'upstream: an Anthropic stream that was cut counts as finished',
+    bug: 'upstream: an Anthropic stream that was cut behind its reason to stop is not whole',
     file: 'proto/anthropic-wire-answer.ts',
-    find: '!this.#stopped || this.#finishReason === null',
-    replace: 'this.#finishReason === null',
+    find: 'if (this.#finishReason === null) return null',
+    replace: 'if (!this.#stopped || this.#finishReason === null) return null',
     tests: ['wire-answer'],
   },
   {

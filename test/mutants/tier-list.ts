@@ -3,6 +3,37 @@ import type { Mutant } from './list.ts'
 /** Planted in where jobs go and what that may cost. */
 export const TIER_MUTANTS: Mutant[] = [
   {
+    bug: 'clouds: a kept connection that breaks takes the provider with it',
+    file: 'coordinator/tiers/upstream-http.ts',
+    find: 'return error instanceof Error && OF_OLD_CONNECTIONS.has(error)',
+    replace: 'return false',
+    tests: ['upstream'],
+    only: 'kept connection',
+  },
+  {
+    bug: 'clouds: what comes behind the last word is added to the answer',
+    file: 'proto/openai-wire-answer.ts',
+    find: 'if (this.done) return null',
+    replace: '',
+    tests: ['wire-answer'],
+  },
+  {
+    bug: 'clouds: one that breaks off every answer is asked every second',
+    file: 'coordinator/core/cooldown.ts',
+    find: 'if (isOver) this.#setbacks = 0',
+    replace: 'this.#setbacks = 0',
+    tests: ['tiers'],
+    only: 'breaks off every answer',
+  },
+  {
+    bug: 'clouds: what was begun and broken off is paid for without end',
+    file: 'coordinator/core/attempts.ts',
+    find: 'if (job.tokens > job.tokensAtStart) job.failures += 1',
+    replace: '',
+    tests: ['tiers'],
+    only: 'breaks off every answer',
+  },
+  {
     bug: 'a prompt that a gateway answers with 502 for ever is never its own fault',
     file: 'worker/engines/openai/failures.ts',
     find: ' && retryAfter !== undefined)',

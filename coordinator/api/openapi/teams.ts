@@ -55,6 +55,13 @@ export const teams: Noun = {
   ],
   schemas: {
     Team: view({ id: ID, name: text(), ...RULES, signs_callbacks: flag(), created_at: TIME, archived: { const: true } }, ['archived']),
-    TeamWithSecret: view({ id: ID, name: text(), ...RULES, signs_callbacks: flag(), created_at: TIME, webhook_secret: text('whsec_…') }),
+    TeamWithSecret: view({
+      id: ID,
+      name: text(),
+      ...RULES,
+      signs_callbacks: flag(),
+      created_at: TIME,
+      webhook_secret: orNull(text('whsec_…; null: repeated, and another took its place since')),
+    }),
   },
 }
