@@ -21,11 +21,11 @@ async function refused(target: string, body: string, type: string): Promise<[num
 }
 
 describe('small things in large numbers', () => {
-  test('are counted: objects, lists and what stands behind the first in one, and nothing inside a text', () => {
+  test('are counted: objects, lists, names and what stands behind the first in one, and nothing inside a text', () => {
     expect(manyValues('[{},{}]', 3)).toBeInstanceOf(Error)
     expect(manyValues('[{},{}]', 4)).toBeNull()
-    expect(manyValues('{"a":"b","c":1}', 1)).toBeInstanceOf(Error)
-    expect(manyValues('{"a":"b","c":1}', 2)).toBeNull()
+    expect(manyValues('{"a":"b","c":1}', 3)).toBeInstanceOf(Error)
+    expect(manyValues('{"a":"b","c":1}', 4)).toBeNull()
     expect(manyValues('["{[{[\\"{[\\\\","x"]', 3)).toBeNull()
     expect(manyValues('[1,null,true]', 2)).toBeInstanceOf(Error)
     expect(manyValues('[1,null,true]', 3)).toBeNull()

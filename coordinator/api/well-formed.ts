@@ -23,7 +23,7 @@ export function refuseDeepNesting(body: unknown): void {
 
 /**
  * Small things in large numbers take memory and time that their bytes do not tell: 32 MiB of `{},` would be a gigabyte, and
- * nobody else would be served for seconds. What is counted is objects, lists, and all that stands behind the first in one.
+ * nobody else would be served for seconds. What is counted is objects, lists, names, and all that stands behind the first in one.
  */
 export function manyValues(json: string, most: number): Error | null {
   if (json.length <= most || !holdsMore(json, most)) return null
@@ -35,7 +35,7 @@ function holdsMore(json: string, most: number): boolean {
   for (let at = 0; at < json.length && count <= most; at++) {
     const code = json.charCodeAt(at)
     if (code === QUOTE) at = endOfText(json, at)
-    else if (code === COMMA || code === BRACE || code === BRACKET) count += 1
+    else if (code === COMMA || code === COLON || code === BRACE || code === BRACKET) count += 1
   }
   return count > most
 }
@@ -52,6 +52,7 @@ function endOfText(json: string, begin: number): number {
 
 const QUOTE = 0x22
 const COMMA = 0x2c
+const COLON = 0x3a
 const BRACE = 0x7b
 const BRACKET = 0x5b
 const BACKSLASH = 0x5c
