@@ -142,6 +142,7 @@ export class OpenAiReader {
     const id = textIn(said, 'id') || undefined
     const call = this.#knownCall(index, id, name) ?? this.#newCall(index, id)
     const grown = written === undefined ? undefined : this.#whole.of(`call ${this.#calls.indexOf(call)}`, written)
+    if (index === undefined) call.written += grown ?? ''
     if (call.place !== null) return { index: call.place, ...(grown === undefined ? {} : { arguments: grown }) }
     call.held = grown === undefined ? call.held : (call.held ?? '') + grown
     call.id ??= id
@@ -155,7 +156,7 @@ export class OpenAiReader {
 
   #newCall(index: number | undefined, id: string | undefined): Call {
     if (this.#calls.length >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
-    const call: Call = { index, id, place: null, held: undefined }
+    const call: Call = { index, id, place: null, held: undefined, written: '' }
     this.#calls.push(call)
     return call
   }
@@ -169,14 +170,23 @@ export class OpenAiReader {
     const last = this.#calls.findLast(isAlike)
     if (id === undefined) return index === undefined && name !== undefined && last?.place !== null ? undefined : last
     const known = this.#calls.findLast((call) => isAlike(call) && call.id === id)
-    // Some give all calls one id; then a name begins the next one, because there is nothing else to tell them apart.
-    if (index === undefined && name !== undefined && known?.place !== null) return undefined
+    // Some give all calls one id; then one that is named again where the last is whole begins the next.
+    if (index === undefined && name !== undefined && known?.place != null && isWhole(known.written)) return undefined
     return known ?? (index !== undefined && name === undefined ? last : undefined)
   }
 }
 
-/** `index` and `id` are what the upstream calls it, `place` is its place among those that have a name; `held` came before that. */
-type Call = { index: number | undefined; id: string | undefined; place: number | null; held: string | undefined }
+/** `index` and `id` are what the upstream calls it, `place` is its place among those that have a name; `held` came before that, `written` is all of one without an index. */
+type Call = { index: number | undefined; id: string | undefined; place: number | null; held: string | undefined; written: string }
+
+function isWhole(json: string): boolean {
+  try {
+    JSON.parse(json)
+    return true
+  } catch {
+    return json === ''
+  }
+}
 
 /** The dialect's own reasons, and those of servers that keep their old names for them. */
 const FINISH_REASONS = new Map<string, FinishReason>([

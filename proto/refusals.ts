@@ -38,7 +38,8 @@ export function isAgainstRules(said: string): boolean {
 }
 
 const TOO_LONG = /context[ _](length|size|window)|maximum context|too many tokens|prompt is too long/i
-const BEFORE = /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?(?:\{.*?"message":\s?")?/s
+const BEFORE =
+  /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?(?:[\w.]+(?:Error|Exception)(?:: | - ))*(?:b?'?\{.*?"message":\s?")?/s
 const INVALID_KEY = /^api[_ ]key[_ ](not valid|not found|expired|invalid)/i
 const UNPAID =
   /^(your credit balance is too low|credit balance is too low|you have reached your specified [\w ]*usage limits|key limit exceeded)/i

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import type { ModelOffer } from '../coordinator/core/fleet.ts'
+import type { Hold, ModelOffer } from '../coordinator/core/fleet.ts'
 import type { AcceptedJob } from '../coordinator/core/inputs.ts'
 import type { JobError, JobId, Tier, WorkerId } from '../coordinator/core/job.ts'
 import { stateOf } from '../coordinator/core/provider-state.ts'
@@ -438,6 +438,22 @@ test('a provider that does not say when is tried by one job after a second, then
   world.finish('1')
   world.fail('2', BUSY, gone)
   expect(hold()).toMatchObject({ untilMs: world.nowMs + 1_000 })
+})
+
+test('a busy provider with many slots is not left alone longer and longer for refusals between its answers', () => {
+  const world = new SchedulerWorld()
+  cloud(world, 'cloud', { maxParallel: 8 })
+  const hold = (): Hold | null | undefined => [...world.scheduler.providers][0]?.hold
+  for (let round = 0; round < 12; round++) {
+    for (const name of ['refused', 'good']) world.enqueue(`${name} ${round}`, { patience: ANY_TIER })
+    world.progress(`good ${round}`, 1)
+    world.fail(`refused ${round}`, BUSY, { state: 'cooling_down', untilMs: 'untold', why: 'overloaded' })
+    expect((hold()?.untilMs ?? 0) - world.nowMs).toBeLessThanOrEqual(1_000)
+    world.pass(1_200)
+    world.progress(`refused ${round}`, 1)
+    world.finish(`good ${round}`)
+    world.finish(`refused ${round}`)
+  }
 })
 
 test('a provider that breaks off every answer after its first token is left alone twice as long every time', () => {

@@ -229,6 +229,12 @@ test.each([
   [403, 'Key limit exceeded (total limit). Manage it using https://openrouter.ai/settings/keys', 'over_quota', NOW + 900_000],
   [403, 'This API key was disabled', 'parked', null],
   [400, 'API key not valid. Please pass a valid API key.', 'parked', null],
+  [
+    400,
+    'litellm.BadRequestError: AnthropicException - {"error":{"message":"Your credit balance is too low"}}',
+    'over_quota',
+    NOW + 900_000,
+  ],
   [400, 'max_tokens is too large', undefined, undefined],
   // What the caller wrote is repeated.
   [400, "Invalid schema for function 'check_api_key_expired'", undefined, undefined],

@@ -160,6 +160,11 @@ describe('an OpenAI stream', () => {
       { id: 'a', function: { name: 'g', arguments: '{}' } },
     ]
     expect(called(oneIdForAll).answer.tool_calls).toEqual(expected.map((call) => ({ ...call, id: 'a' })))
+    const namedAgain = [
+      { id: 'a', function: { name: 'f', arguments: '{"x":' } },
+      { id: 'a', function: { name: 'f', arguments: '1}' } },
+      { id: 'b', function: { name: 'g', arguments: '{}' } },
+    ]
     const idsThatChange = [
       { index: 0, id: 'a', function: { name: 'f', arguments: '{"x":' } },
       { index: 0, id: 'another', function: { arguments: '1}' } },
@@ -172,7 +177,7 @@ describe('an OpenAI stream', () => {
       { index: 0, function: { name: 'f', arguments: '1}' } },
       { index: 1, function: { name: 'g', arguments: '{}' } },
     ]
-    for (const calls of [withoutIndex, allZero, fromThree, repeated, idsThatChange, namesThatComeLate]) {
+    for (const calls of [withoutIndex, allZero, fromThree, repeated, namedAgain, idsThatChange, namesThatComeLate]) {
       const read = called(calls)
       expect(read.answer.tool_calls).toEqual(expected)
       expect(read.end?.finishReason).toBe('tool_calls')

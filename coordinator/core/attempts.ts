@@ -53,7 +53,8 @@ export class Attempts {
   fail(report: InputOf<'attempt-failed'>): void {
     const job = this.#board.live(report)
     const worker = this.#board.workers.get(report.worker)
-    const hold = report.hold && worker?.holdAfter(report.hold, report, this.#board.nowMs)
+    const brokeOff = job !== undefined && job.tokens > job.tokensAtStart
+    const hold = report.hold && worker?.holdAfter(report.hold, report, brokeOff, this.#board.nowMs)
     if (hold != null) this.#board.hold(report.worker, worker?.modelOf(report) ?? null, hold)
     this.#board.vacate(report)
     if (job !== undefined && report.hold !== undefined) this.#giveBack(job, report.error, report.hold)

@@ -15,23 +15,26 @@ export class Cooldown {
   trial: JobId | null = null
   #setbacks = 0
   #sinceMs = Number.NEGATIVE_INFINITY
+  /** The last setback broke an answer off that had begun. */
+  #brokeOff = false
 
-  /** The hold that follows from a call's setback; null where one that began later has told more already. */
-  holdOf({ untilMs, ...setback }: Setback, startedMs: number, nowMs: number): Hold | null {
+  /** The hold that follows from a call's setback, with part of an answer or without; null where one that began later has told more already. */
+  holdOf({ untilMs, ...setback }: Setback, startedMs: number, brokeOff: boolean, nowMs: number): Hold | null {
     if (untilMs !== 'untold') return { ...setback, untilMs }
     if (startedMs <= this.#sinceMs) return null
     const ms = Math.min(PAUSE_MAX_MS, PAUSE_MS * 2 ** this.#setbacks)
     this.#setbacks = Math.min(this.#setbacks + 1, DOUBLINGS_MAX)
     this.#sinceMs = nowMs
+    this.#brokeOff = brokeOff
     return { ...setback, untilMs: nowMs + ms, onTrial: true }
   }
 
   /** A call that began then goes well, so far or to its end. Answers whether that says that the provider is well again. */
   proves(startedMs: number, isOver: boolean): boolean {
-    if (startedMs <= this.#sinceMs) return false
-    // One that breaks off every answer would be asked every second for ever, and paid.
-    if (isOver) this.#setbacks = 0
-    return true
+    const isLater = startedMs > this.#sinceMs
+    // That answers begin says nothing of one that breaks them off: it would be asked every second for ever, and paid.
+    if (this.#brokeOff ? isOver : isLater) this.#setbacks = 0
+    return isLater
   }
 
   reset(): void {

@@ -215,8 +215,8 @@ export class FleetWorker {
   }
 
   /** What keeps work away after an attempt's setback; null: nothing new. */
-  holdAfter(setback: Setback, { job, attempt }: { job: JobId; attempt: number }, nowMs: number): Hold | null {
-    return this.cooldown.holdOf(setback, this.occupied.get(occupationKey(job, attempt))?.startedMs ?? 0, nowMs)
+  holdAfter(setback: Setback, { job, attempt }: { job: JobId; attempt: number }, brokeOff: boolean, nowMs: number): Hold | null {
+    return this.cooldown.holdOf(setback, this.occupied.get(occupationKey(job, attempt))?.startedMs ?? 0, brokeOff, nowMs)
   }
 
   /** What went wrong with it as it was set before says nothing any more. */

@@ -219,7 +219,8 @@ export class CloudTier {
         // One that breaks after all was said takes nothing from an answer that is whole.
         if (reader.end === null || call.abort.signal.aborted) throw cause
       })
-      if (body.isWhole === true) failed = this.#grow(id, call, [reader.read(JSON.parse(Buffer.concat(body.parts).toString()))])
+      if (body.isWhole === true)
+        failed = this.#grow(id, call, [reader.read(JSON.parse(new TextDecoder().decode(Buffer.concat(body.parts))))])
     } else failed = this.#grow(id, call, [reader.read(await response.json())])
     if (failed !== null) return this.#failed(failed, call)
     const { end } = reader
@@ -411,6 +412,7 @@ type CloudParts = {
 }
 
 const ONE_PIECE = [0]
+const BYTE_ORDER_MARK = new Set([0xef, 0xbb, 0xbf])
 const DISCOVERY_EVERY_MS = 600_000
 const DISCOVERY_RETRY_MS = 15_000
 const DISCOVERY_TIMEOUT_MS = 30_000
@@ -428,7 +430,8 @@ function once(pay: (micros: number) => void): (micros: number) => void {
 
 /** Undefined where nothing but white space came so far. */
 function beginsJson(bytes: Uint8Array): boolean | undefined {
-  const first = bytes.find((byte) => byte > 0x20)
+  // Perhaps behind a mark of its byte order.
+  const first = bytes.find((byte) => byte > 0x20 && !BYTE_ORDER_MARK.has(byte))
   return first === undefined ? undefined : first === 0x7b || first === 0x5b
 }
 

@@ -15,7 +15,7 @@ export function requestHead(url: string | URL, method: 'GET' | 'POST', headers: 
  * is no fault. Redirects are not followed: a credential goes to the address that it was set for and nowhere else.
  */
 export async function send(head: RequestHead, body: string | null, signal: AbortSignal | null): Promise<UpstreamAnswer> {
-  const answer = await exchange(head, body, signal, STALE_MOST)
+  const answer = await exchange(head, body, signal)
   const location = answer.header('location')
   if (answer.status < 300 || answer.status >= 400 || location === null) return answer
   answer.leave()
@@ -26,19 +26,24 @@ export async function send(head: RequestHead, body: string | null, signal: Abort
  * A server may close a connection that it kept open at the moment in which it is used again. Then nothing was answered, and
  * another connection is tried at once, as browsers do.
  */
-async function exchange(head: RequestHead, body: string | null, signal: AbortSignal | null, stale: number): Promise<UpstreamAnswer> {
+async function exchange(head: RequestHead, body: string | null, signal: AbortSignal | null, stale = STALE_MOST): Promise<UpstreamAnswer> {
+  const beganMs = performance.now()
+  let asked: UpstreamAnswer | undefined
   try {
     return await new Promise<UpstreamAnswer>((resolve, reject) => {
-      AGENT.dispatch({ ...head, body }, new UpstreamAnswer(signal, resolve, reject))
+      asked = new UpstreamAnswer(signal, resolve, reject)
+      AGENT.dispatch({ ...head, body }, asked)
     })
   } catch (error) {
-    if (stale === 0 || signal?.aborted === true || !isStale(error)) throw error
+    // What breaks later may have been worked on, and is the scheduler's to judge.
+    const isStale = asked?.isHeard === false && performance.now() - beganMs < STALE_WITHIN_MS && isOfOldConnection(error)
+    if (stale === 0 || signal?.aborted === true || !isStale) throw error
     return exchange(head, body, signal, stale - 1)
   }
 }
 
-/** Its connection broke before the head of an answer came, and had brought others before. */
-function isStale(error: unknown): boolean {
+/** Its connection had brought answers before. */
+function isOfOldConnection(error: unknown): boolean {
   if (error instanceof errors.SocketError) return (error.socket?.bytesRead ?? 0) > 0
   return error instanceof Error && OF_OLD_CONNECTIONS.has(error)
 }
@@ -50,8 +55,8 @@ const connect = buildConnector({ allowH2: false })
 const connectNoted: typeof connect = (options, callback) => {
   connect(options, (...[error, socket]) => {
     if (error !== null) return callback(error, null)
-    socket.prependListener('error', (cause) => {
-      if (socket.bytesRead > 0) OF_OLD_CONNECTIONS.add(cause)
+    socket.prependListener('error', (cause: NodeJS.ErrnoException) => {
+      if (socket.bytesRead > 0 && (cause.code === 'ECONNRESET' || cause.code === 'EPIPE')) OF_OLD_CONNECTIONS.add(cause)
     })
     callback(null, socket)
   })
@@ -67,6 +72,8 @@ export async function upstreamFetch(url: string | URL | Request, init: RequestIn
 /** The answer as it comes: what the packages need of a `Response`, what the tier reads of it, and what undici tells it. */
 export class UpstreamAnswer implements Dispatcher.DispatchHandler {
   status = 0
+  /** Something of it came. */
+  isHeard = false
   readonly url = ''
   /** Of use to nobody: who reads piece by piece calls `read`. */
   readonly body = null
@@ -146,6 +153,10 @@ export class UpstreamAnswer implements Dispatcher.DispatchHandler {
     if (this.#signal?.aborted === true) controller.abort(abortedError())
   }
 
+  onResponseStarted(): void {
+    this.isHeard = true
+  }
+
   onResponseStart(_controller: Dispatcher.DispatchController, status: number, headers: NodeJS.Dict<string | string[]>): void {
     // One that announces another.
     if (status < 200) return
@@ -214,6 +225,8 @@ function abortedError(): Error {
 const DECODER = new TextDecoder()
 // Several may have been closed together.
 const STALE_MOST = 2
+// That it is closed shows within one round trip.
+const STALE_WITHIN_MS = 1_000
 // The last bytes of an answer come with its last word, or right behind it.
 const LEFT_MS = 1_000
 /** The scheduler judges what is too slow. An answer of this size is none. */

@@ -5,8 +5,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: a kept connection that breaks takes the provider with it',
     file: 'coordinator/tiers/upstream-http.ts',
-    find: 'return error instanceof Error && OF_OLD_CONNECTIONS.has(error)',
-    replace: 'return false',
+    find: 'performance.now() - beganMs < STALE_WITHIN_MS && isOfOldConnection(error)',
+    replace: 'false',
     tests: ['upstream'],
     only: 'kept connection',
   },
@@ -20,8 +20,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: one that breaks off every answer is asked every second',
     file: 'coordinator/core/cooldown.ts',
-    find: 'if (isOver) this.#setbacks = 0',
-    replace: 'this.#setbacks = 0',
+    find: 'this.#brokeOff ? isOver : isLater',
+    replace: 'isLater',
     tests: ['tiers'],
     only: 'breaks off every answer',
   },
@@ -51,7 +51,7 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: two calls of one id and no index become one',
     file: 'proto/openai-wire-answer.ts',
-    find: 'if (index === undefined && name !== undefined && known?.place !== null) return undefined',
+    find: 'if (index === undefined && name !== undefined && known?.place != null && isWhole(known.written)) return undefined',
     replace: '',
     tests: ['wire-answer'],
   },
