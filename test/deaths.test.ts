@@ -2,7 +2,7 @@ import path from 'node:path'
 import { existsSync, readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { chatStream, type Stream } from './support/stream.ts'
-import { descendants, World } from './support/world.ts'
+import { descendants, Failed, World } from './support/world.ts'
 
 /** The rows of the failure table in ARCHITECTURE.md, done to real processes. */
 
@@ -307,8 +307,10 @@ test('PostgreSQL killed while the coordinator starts: the start is begun anew an
   const isServer = (pid: number): boolean => /bin\/postgres\0-D/.test(commandOf(pid))
   const server = await world.until('its PostgreSQL is there', () => descendants(coordinator.pid).find(isServer))
   process.kill(server, 'SIGKILL')
-  await world.until('it is ready', async () => (await fetch(`${world.url}/readyz`)).ok)
-  expect(coordinator.ended).toBeNull()
+  await world.until('it is ready', async () => {
+    if (coordinator.ended !== null) throw new Failed(`it ended: ${coordinator.output}`)
+    return (await fetch(`${world.url}/readyz`)).ok
+  })
 })
 
 async function started(world: World, streams: Stream[], deltas: number): Promise<void> {

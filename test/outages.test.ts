@@ -4,8 +4,14 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
+import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
+import { Lease } from '../coordinator/store/lease.ts'
 import { World } from './support/world.ts'
+
+const READY = Buffer.from('Z\0\0\0\x05I', 'latin1')
+const FIELDS = 'SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0'
+const TERMINATED = Buffer.from(`E\0\0\0${String.fromCharCode(FIELDS.length + 4)}${FIELDS}`, 'latin1')
 
 /** PostgreSQL as a network shows it: answers that do not come, of statements that were carried out. */
 class Between implements AsyncDisposable {
@@ -16,6 +22,8 @@ class Between implements AsyncDisposable {
   /** The next commit of a batch is answered, and that is the last for a while. */
   goesAfterCommit = false
   isAway = false
+  /** What the statement says whose answer is the last, with the connection's end in the same breath. Taken when it was sent. */
+  lastSaid: string | null = null
   readonly #dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-between-'))
   readonly #sockets = new Set<Socket>()
   readonly #server = createServer((client) => this.#join(client))
@@ -35,6 +43,7 @@ class Between implements AsyncDisposable {
     let isBatch = false
     let isLost = false
     let isLast = false
+    let isEnding = false
     if (this.isAway) for (const socket of both) socket.destroy()
     client.on('data', (data) => {
       if (this.isHole) return
@@ -48,10 +57,15 @@ class Between implements AsyncDisposable {
         isLast = true
         this.goesAfterCommit = false
       }
+      if (this.lastSaid !== null && text.includes(this.lastSaid)) {
+        isEnding = true
+        this.lastSaid = null
+      }
       server.write(data)
     })
     server.on('data', (data) => {
-      if (isLost) for (const socket of both) socket.destroy()
+      if (isEnding && data.subarray(-READY.length).equals(READY)) client.end(Buffer.concat([data, TERMINATED]))
+      else if (isLost) for (const socket of both) socket.destroy()
       else if (!this.isHole) client.write(data)
       if (!isLast) return
       isLast = false
@@ -176,5 +190,20 @@ test('a PostgreSQL that takes no rows: what ends meanwhile is stored when it doe
   expect(row).toEqual({ status: 'succeeded' })
   expect((await world.events(`&job=${id}`)).map(({ type }) => type)).toEqual(['job.succeeded', 'job.accepted'])
   await session.end()
+  await db.close()
+})
+
+test('a connection that ends in the breath that opened it, or that answered, is nobody’s: who asked for it is told', async () => {
+  await using between = new Between()
+  const db = new Db({ url: await between.open() })
+  between.lastSaid = 'holdfast'
+  let losses = 0
+  await expect(db.dedicated(() => losses++)).rejects.toMatchObject({ code: '57P01' })
+  expect(losses).toBe(0)
+  const lease = new Lease(db, { coordinator: 'c', installation: 'i', leaseMs: 1_000 }, { onLost: () => {}, onProblem: () => {} })
+  between.lastSaid = 'pg_try_advisory_lock'
+  await expect(lease.lock()).rejects.toMatchObject({ code: '57P01' })
+  await lease.lock()
+  await lease.release()
   await db.close()
 })

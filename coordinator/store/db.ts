@@ -167,8 +167,16 @@ export class Db {
   /** A connection of its own, for the writer and for locks; the caller ends it. A statement without an answer within the time rejects. */
   async dedicated(onLost: (error: Error) => void, lateMs?: number): Promise<Session> {
     const client = new pg.Client({ ...this.#options, ...(lateMs === undefined ? {} : { query_timeout: lateMs }) })
-    client.on('error', onLost)
+    let lost: Error | undefined
+    let isHeld = false
+    client.on('error', (error) => {
+      lost ??= error
+      if (isHeld) onLost(error)
+    })
     await client.connect()
+    // It may end in the breath that opened it, before anybody holds it.
+    if (lost !== undefined) throw lost
+    isHeld = true
     if (lateMs !== undefined) this.#patient.push(client)
     return {
       run: async (name, text, values) => {

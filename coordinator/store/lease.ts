@@ -48,7 +48,9 @@ export class Lease {
   /** Throws when another process runs from the same data directory; a dying one gets a moment to let go. */
   async lock(): Promise<void> {
     for (let attempt = 0; ; attempt++) {
-      const session = await this.#db.dedicated(() => {
+      let lost: Error | undefined
+      const session = await this.#db.dedicated((error) => {
+        lost = error
         if (this.#session === session) this.#lockLost()
       })
       const [row] = await session
@@ -57,6 +59,8 @@ export class Lease {
           await session.end()
           throw error
         })
+      // What was locked went with the connection.
+      if (lost !== undefined) throw lost
       if (row?.mine === true) {
         this.#session = session
         return

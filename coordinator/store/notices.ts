@@ -33,11 +33,9 @@ export class Notices {
 
   async #open(): Promise<void> {
     try {
-      // It may break before it is handed over.
-      let opened: Session | undefined
-      const session = (opened = await this.#parts.db.dedicated(() => {
-        if (opened !== undefined && this.#session === opened) this.#openLater()
-      }))
+      const session = await this.#parts.db.dedicated(() => {
+        if (this.#session === session) this.#openLater()
+      })
       this.#session = session
       session.hear((from) => {
         if (from !== this.#parts.coordinator) void this.#act()

@@ -225,6 +225,22 @@ export const DOOR_MUTANTS: Mutant[] = [
     only: 'leave connections',
   },
   {
+    bug: 'a connection that broke as it opened is handed over',
+    file: 'coordinator/store/db.ts',
+    find: 'if (lost !== undefined) throw lost',
+    replace: '',
+    tests: ['outages'],
+    only: 'in the breath',
+  },
+  {
+    bug: 'a lock whose connection broke with the answer is taken for held',
+    file: 'coordinator/store/lease.ts',
+    find: 'if (lost !== undefined) throw lost',
+    replace: '',
+    tests: ['outages'],
+    only: 'in the breath',
+  },
+  {
     bug: 'output that was held leaves in one message, however large',
     file: 'worker/attempts.ts',
     find: 'to < most && size < CHUNK_CHARS_MAX',

@@ -230,7 +230,7 @@ export type EventView = {
 }
 
 /** A probe that can never succeed any more. */
-class Failed extends Error {}
+export class Failed extends Error {}
 
 /** One process leading its own group. `kill` reaches the group, as a dying host would. */
 export class Running {
