@@ -123,7 +123,8 @@ export class OpenAiReader {
       const refusal = textIn(said, 'refusal')
       if (refusal !== undefined && refusal !== '') delta.refusal = refusal
       const calls = listIn(said, 'tool_calls')
-      const grown = calls?.map((call) => this.#call(call)).filter((call) => call !== null) ?? []
+      const isWhole = choice.delta === undefined
+      const grown = calls?.map((call) => this.#call(call, isWhole)).filter((call) => call !== null) ?? []
       if (grown.length > 0) delta.toolCalls = grown
       const annotations = listIn(said, 'annotations')
       if (annotations !== undefined && annotations.length > 0) delta.annotations = shallow(annotations)
@@ -134,15 +135,20 @@ export class OpenAiReader {
     return isEmpty(delta) ? undefined : delta
   }
 
-  /** Null while the call has no name: what came of it until then is held. */
-  #call(said: unknown): ToolCallDelta | null {
+  /** Null while the call has no name: what came of it until then is held. `isWhole`: it is no piece of one. */
+  #call(said: unknown, isWhole: boolean): ToolCallDelta | null {
     if (!isJson(said)) throw new Malformed('a call of tool_calls is not an object')
     const { name, grown: written, kind } = calledIn(said)
     const index = countIn(said, 'index')
     const id = textIn(said, 'id') || undefined
-    const call = this.#knownCall(index, id, name) ?? this.#newCall(index, id)
+    const known =
+      isWhole && index === undefined
+        ? undefined
+        : this.#knownCall(index, id, { name, written: written ?? '', isCustom: kind.custom === true })
+    const call = known ?? this.#newCall(index, id)
     const grown = written === undefined ? undefined : this.#whole.of(`call ${this.#calls.indexOf(call)}`, written)
     if (index === undefined) call.written += grown ?? ''
+    call.name ??= name
     if (call.place !== null) return { index: call.place, ...(grown === undefined ? {} : { arguments: grown }) }
     call.held = grown === undefined ? call.held : (call.held ?? '') + grown
     call.id ??= id
@@ -156,7 +162,7 @@ export class OpenAiReader {
 
   #newCall(index: number | undefined, id: string | undefined): Call {
     if (this.#calls.length >= TOOL_CALLS_MAX) throw new Malformed(`it calls more than ${TOOL_CALLS_MAX} tools`)
-    const call: Call = { index, id, place: null, held: undefined, written: '' }
+    const call: Call = { index, id, name: undefined, place: null, held: undefined, written: '' }
     this.#calls.push(call)
     return call
   }
@@ -165,26 +171,44 @@ export class OpenAiReader {
    * Which call a delta goes on with; undefined: it begins one. Some servers give every call the index 0, and then only ids and
    * names tell calls apart; others give every delta of one call another id, and no name; others know no index.
    */
-  #knownCall(index: number | undefined, id: string | undefined, name: string | undefined): Call | undefined {
+  #knownCall(index: number | undefined, id: string | undefined, next: Named): Call | undefined {
     const isAlike = (call: Call): boolean => index === undefined || call.index === index
     const last = this.#calls.findLast(isAlike)
-    if (id === undefined) return index === undefined && name !== undefined && last?.place !== null ? undefined : last
-    const known = this.#calls.findLast((call) => isAlike(call) && call.id === id)
-    // Some give all calls one id; then one that is named again where the last is whole begins the next.
-    if (index === undefined && name !== undefined && known?.place != null && isWhole(known.written)) return undefined
-    return known ?? (index !== undefined && name === undefined ? last : undefined)
+    const known = id === undefined ? last : this.#calls.findLast((call) => isAlike(call) && call.id === id)
+    if (index === undefined && known !== undefined && beginsAnother(known, next)) return undefined
+    return known ?? (index !== undefined && next.name === undefined ? last : undefined)
   }
 }
 
-/** `index` and `id` are what the upstream calls it, `place` is its place among those that have a name; `held` came before that, `written` is all of one without an index. */
-type Call = { index: number | undefined; id: string | undefined; place: number | null; held: string | undefined; written: string }
+/**
+ * `index` and `id` are what the upstream calls it, `place` is its place among those that have a name; `held` came before that,
+ * `written` is all of one without an index.
+ */
+type Call = {
+  index: number | undefined
+  id: string | undefined
+  name: string | undefined
+  place: number | null
+  held: string | undefined
+  written: string
+}
 
-function isWhole(json: string): boolean {
+type Named = { name: string | undefined; written: string; isCustom: boolean }
+
+/** Some give all calls one id, or none, and some name a call in every piece of it: who is named again goes on until it is whole. */
+function beginsAnother(known: Call, { name, written, isCustom }: Named): boolean {
+  if (name === undefined || known.name === undefined) return false
+  if (known.name !== name) return true
+  return !isCustom && written !== '' && known.written !== '' && isObject(known.written)
+}
+
+function isObject(json: string): boolean {
+  if (!json.trimEnd().endsWith('}')) return false
   try {
     JSON.parse(json)
     return true
   } catch {
-    return json === ''
+    return false
   }
 }
 

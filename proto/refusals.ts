@@ -15,9 +15,14 @@ export function isUnpaid(status: number | undefined, said: string): boolean {
   return status === 402 || ((status === undefined || status === 400 || status === 403) && UNPAID.test(ownWords(said)))
 }
 
+/** A gateway repeats what was refused to itself: where that is about a key or a bill, it is one of the gateway's, behind one of its models. */
+export function isOfGateway(said: string): boolean {
+  return said.replace(OURS, '').replace(GATEWAYS, '') !== said.replace(OURS, '')
+}
+
 /** Without what was put before them. What else stands there may be the caller's words, which a server repeats. */
 function ownWords(said: string): string {
-  return said.replace(BEFORE, '')
+  return said.replace(OURS, '').replace(GATEWAYS, '').replace(BODY, '')
 }
 
 /** When such a limit begins anew (Unix ms), where it is said: "You will regain access on 2026-04-01 at 00:00 UTC." */
@@ -38,8 +43,10 @@ export function isAgainstRules(said: string): boolean {
 }
 
 const TOO_LONG = /context[ _](length|size|window)|maximum context|too many tokens|prompt is too long/i
-const BEFORE =
-  /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?(?:[\w.]+(?:Error|Exception)(?:: | - ))*(?:b?'?\{.*?"message":\s?")?/s
+const OURS = /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?/
+// By the names of their errors, with those of the servers behind them: "litellm.BadRequestError: GeminiException BadRequestError - ".
+const GATEWAYS = /^(?:Error code: \d{3} - |[\w.-]+ error: |[\w.]*(?:Error|Exception)(?:: | - | ))*/
+const BODY = /^\[?(?:b?['"]?\{.*?["']message["']:\s?["'])?/s
 const INVALID_KEY = /^api[_ ]key[_ ](not valid|not found|expired|invalid)/i
 const UNPAID =
   /^(your credit balance is too low|credit balance is too low|you have reached your specified [\w ]*usage limits|key limit exceeded)/i

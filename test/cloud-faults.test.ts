@@ -336,6 +336,7 @@ test.each<{ what: string; kind: 'openai' | 'anthropic'; play: Play }>([
   { what: 'breaks after its last word but one', kind: 'openai', play: { cutAtEnd: true } },
   { what: 'comes as one body', kind: 'openai', play: { isWhole: true } },
   { what: 'comes as one body', kind: 'anthropic', play: { isWhole: true } },
+  { what: 'comes as one body behind a mark of its byte order', kind: 'openai', play: { isMarked: true } },
   { what: 'calls its events JSON', kind: 'openai', play: { isCalledJson: true } },
 ])('a stream of $kind that $what is a whole answer', async ({ kind, play }) => {
   const cloud = await addCloud(world, { kind })

@@ -133,6 +133,8 @@ test('max_parallel holds over all models of a provider', () => {
   expect(world.startedOn('cloud')).toEqual(['j0', 'j1', 'j2', 'j3'])
 })
 
+// Nobody's fault that the scheduler would see.
+const GIVEN_UP = { code: 'given_up', retryable: false }
 const BUSY: JobError = { code: 'provider_rate_limited', message: '429', layer: 'provider', retryable: true, providerStatus: 429 }
 
 test('429 parks the provider and not the job: no strike, no other attempt before its time', () => {
@@ -451,10 +453,64 @@ test('a busy provider with many slots is not left alone longer and longer for re
     expect((hold()?.untilMs ?? 0) - world.nowMs).toBeLessThanOrEqual(1_000)
     world.pass(1_200)
     world.progress(`refused ${round}`, 1)
+    // One that began before ends well; the one that tries it is given up before it can.
     world.finish(`good ${round}`)
-    world.finish(`refused ${round}`)
+    world.fail(`refused ${round}`, GIVEN_UP)
   }
 })
+
+test.each<[string, (play: Overloaded, round: number) => void]>([
+  [
+    'a refusal between',
+    ({ world, fails, begins }, round) => {
+      const [job = ''] = begins(1)
+      if (round % 2 === 0) world.progress(job, 1)
+      fails(job)
+    },
+  ],
+  [
+    'an older break-off behind a refusal',
+    ({ world, fails, begins }) => {
+      const [tries = ''] = begins(1)
+      world.progress(tries, 1)
+      const other = begins(2).find((job) => job !== tries) ?? ''
+      fails(other)
+      fails(tries)
+    },
+  ],
+  [
+    'a bad request beside',
+    ({ world, fails, begins }, round) => {
+      const [tries = ''] = begins(1)
+      world.progress(tries, 1)
+      const other = begins(2).find((job) => job !== tries) ?? ''
+      fails(tries)
+      world.fail(other, { ...BUSY, code: 'provider_refused_request', retryable: false, providerStatus: 400 })
+      world.enqueue(`another ${round}`, { patience: ANY_TIER })
+    },
+  ],
+])('a provider that breaks answers off is left alone twice as long every time, also with %s', (_what, play) => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  for (const job of ['one', 'two']) world.enqueue(job, { patience: ANY_TIER })
+  const fails = (job: string): void => world.fail(job, BUSY, { state: 'cooling_down', untilMs: 'untold', why: 'overloaded' })
+  const begins = (count: number): string[] => {
+    for (let passes = 0; world.live.size < count && passes < 1_000; passes++) world.pass(200)
+    return [...world.live.keys()]
+  }
+  // The two begin together, and only one of them is heard at first.
+  for (const job of begins(2)) fails(job)
+  const heldMs: number[] = []
+  for (let round = 0; round < 5; round++) {
+    const { nowMs } = world
+    play({ world, fails, begins }, round)
+    expect(world.nowMs).toBeGreaterThan(nowMs)
+    heldMs.push(([...world.scheduler.providers][0]?.hold?.untilMs ?? 0) - world.nowMs)
+  }
+  expect(heldMs).toEqual([1_000, 2_000, 4_000, 8_000, 16_000])
+})
+
+type Overloaded = { world: SchedulerWorld; fails: (job: string) => void; begins: (count: number) => string[] }
 
 test('a provider that breaks off every answer after its first token is left alone twice as long every time', () => {
   const world = new SchedulerWorld()

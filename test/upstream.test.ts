@@ -1,6 +1,7 @@
 import Anthropic from '@anthropic-ai/sdk'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { AnthropicReader } from '../proto/anthropic-wire-answer.ts'
@@ -229,12 +230,6 @@ test.each([
   [403, 'Key limit exceeded (total limit). Manage it using https://openrouter.ai/settings/keys', 'over_quota', NOW + 900_000],
   [403, 'This API key was disabled', 'parked', null],
   [400, 'API key not valid. Please pass a valid API key.', 'parked', null],
-  [
-    400,
-    'litellm.BadRequestError: AnthropicException - {"error":{"message":"Your credit balance is too low"}}',
-    'over_quota',
-    NOW + 900_000,
-  ],
   [400, 'max_tokens is too large', undefined, undefined],
   // What the caller wrote is repeated.
   [400, "Invalid schema for function 'check_api_key_expired'", undefined, undefined],
@@ -248,6 +243,18 @@ test.each([
     expect([hold?.state, hold?.untilMs]).toEqual([state, untilMs])
     expect(error.message).toContain(message)
   }
+})
+
+test.each([
+  [400, 'litellm.BadRequestError: AnthropicException - {"error":{"message":"Your credit balance is too low"}}'],
+  [400, 'litellm.BadRequestError: GeminiException BadRequestError - {"error": {"message": "API key not valid. Please pass one"}}'],
+  [400, 'litellm.BadRequestError: Vertex_aiException BadRequestError - [{"error":{"message":"API key expired"}}]'],
+  [401, 'litellm.AuthenticationError: OpenAIException - Incorrect API key provided'],
+  [400, "Error code: 400 - {'error': {'message': 'Your credit balance is too low'}}"],
+  [400, 'anthropic error: Your credit balance is too low'],
+])('%i %s is about an account behind a gateway, which keeps the others of its models', (status, message) => {
+  const refusal = refusalOf(OpenAI.APIError.generate(status, { error: { message } }, message, new Headers()), NOW)
+  expect(refusal).toEqual({ error: expect.objectContaining({ code: 'provider_lacks_model', retryable: true }) as unknown })
 })
 
 test.each([
@@ -299,6 +306,36 @@ test('a kept connection that breaks when it is used again is replaced at once, a
   expect(asked).toBe(1)
   server.close()
 })
+
+test.each(['after an announcement', 'in the midst of its head', 'after a while'])(
+  'a kept connection whose request was heard and that breaks %s is told, and the request not sent again',
+  async (when) => {
+    let asked = 0
+    const sockets = new Set<object>()
+    const server = createServer((request, response) => {
+      asked += 1
+      sockets.add(request.socket)
+      if (asked === 1) return void response.writeHead(200, { 'content-type': 'application/json' }).end('{"choices":[]}')
+      const { socket } = request
+      const breaks = (): void => void socket.resetAndDestroy()
+      if (when === 'after an announcement') socket.write('HTTP/1.1 100 Continue\r\n\r\n', () => void setTimeout(breaks, 50))
+      else if (when === 'in the midst of its head') socket.write('HTTP/1.1 200 OK\r\ncontent-', () => void setTimeout(breaks, 50))
+      else setTimeout(breaks, 1_200)
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as AddressInfo
+    const cloud = openUpstream('openai', `http://127.0.0.1:${port}/v1`, 'k')
+    const request: GenerationRequest = { prompt: { kind: 'chat', messages }, stop: [], sampling: {}, seed: 1 }
+    const options = { stream: false, seedGiven: false, signal: AbortSignal.timeout(20_000) }
+    const askOnce = async (): Promise<unknown> => (await cloud.ask(request, { upstream: 'm', abilities: null }, options)).json()
+    expect(await askOnce()).toEqual({ choices: [] })
+    await pause(50)
+    await expect(askOnce()).rejects.toThrow(OpenAI.APIConnectionError)
+    expect([asked, sockets.size]).toEqual([2, 1])
+    server.closeAllConnections()
+    server.close()
+  },
+)
 
 test('a list of one error, as Google answers, is read as that error', async () => {
   const message = 'API key not valid. Please pass a valid API key.'

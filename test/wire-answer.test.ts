@@ -177,11 +177,43 @@ describe('an OpenAI stream', () => {
       { index: 0, function: { name: 'f', arguments: '1}' } },
       { index: 1, function: { name: 'g', arguments: '{}' } },
     ]
-    for (const calls of [withoutIndex, allZero, fromThree, repeated, namedAgain, idsThatChange, namesThatComeLate]) {
+    const emptyAtFirst = [
+      { id: 'a', function: { name: 'f', arguments: '' } },
+      { id: 'a', function: { name: 'f', arguments: '{"x":' } },
+      { id: 'a', function: { name: 'f', arguments: '1}' } },
+      { id: 'a', function: { name: 'f', arguments: '' } },
+      { id: 'b', function: { name: 'g', arguments: '{}' } },
+    ]
+    const lists = [withoutIndex, allZero, fromThree, repeated, namedAgain, emptyAtFirst, idsThatChange, namesThatComeLate]
+    for (const calls of lists) {
       const read = called(calls)
       expect(read.answer.tool_calls).toEqual(expected)
       expect(read.end?.finishReason).toBe('tool_calls')
     }
+    const textsOf = (calls: object[]): unknown => called(calls).answer.tool_calls?.map((call) => [call.name, call.arguments])
+    const withoutIds = emptyAtFirst.map(({ function: named }) => ({ function: named }))
+    expect(textsOf(withoutIds)).toEqual(expected.map((call) => [call.name, call.arguments]))
+    const twiceTheSame = ['{"x":1}', '{"x":2}'].map((written) => ({ id: 'a', function: { name: 'f', arguments: written } }))
+    const notJson = [
+      twiceTheSame[0],
+      { id: 'a', function: { name: 'g', arguments: "{'x': 1}" } },
+      { id: 'a', function: { name: 'f', arguments: '{}' } },
+    ]
+    expect(textsOf(twiceTheSame)).toEqual([
+      ['f', '{"x":1}'],
+      ['f', '{"x":2}'],
+    ])
+    expect(textsOf(notJson as object[])).toEqual([
+      ['f', '{"x":1}'],
+      ['g', "{'x': 1}"],
+      ['f', '{}'],
+    ])
+    const custom = ['a {}', ' b'].map((input) => ({ id: 'a', custom: { name: 'f', input } }))
+    expect(textsOf(custom)).toEqual([['f', 'a {} b']])
+    // What is no stream brings every call whole.
+    const broken = ["{'x': 1", '{"x":2}'].map((written) => ({ id: 'a', function: { name: 'f', arguments: written } }))
+    const whole = new OpenAiReader().read({ choices: [{ index: 0, message: { tool_calls: broken }, finish_reason: 'tool_calls' }] })
+    expect(whole).toMatchObject({ delta: { toolCalls: [{ index: 0 }, { index: 1 }] } })
     expect(called([{ index: 0, id: 'a', function: { arguments: '{}' } }]).failure?.message).toContain('has no name')
     expect(called([{ function: { name: 'f', arguments: '{}' } }]).answer.tool_calls).toEqual([{ id: 'made', name: 'f', arguments: '{}' }])
   })

@@ -149,8 +149,8 @@ const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 const LINGER_MS = 2_000
 const HEADER_LIMIT_BYTES = 16 * 1024
 // The largest body comes in on a line of 4 Mbit/s; one that trickles longer only holds a connection.
-// Fifty for each of as many rows as a batch may hold. Lines are parsed one by one, and hold more.
-const BATCH_VALUES_MAX = 5_000_000
+// Sixty for each of as many rows as a batch may hold. Lines are parsed one by one, and hold more.
+const BATCH_VALUES_MAX = 6_000_000
 const REQUEST_TIMEOUT_MS = 300_000
 // A body that is too large stays too large: the header says only how soon the door may be tried with a smaller one.
 const TOO_LARGE_RETRY_S = 5

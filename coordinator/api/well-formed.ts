@@ -57,7 +57,7 @@ const BRACE = 0x7b
 const BRACKET = 0x5b
 const BACKSLASH = 0x5c
 /** Of a request, or a line of a batch. */
-export const VALUES_MAX = 500_000
+export const VALUES_MAX = 1_000_000
 
 export function isDeeper(value: unknown, levels = NESTING_MAX): boolean {
   if (typeof value !== 'object' || value === null) return false

@@ -120,7 +120,7 @@ export class Attempts {
   endBadly(job: ScheduledJob, status: 'failed' | 'lost', error: JobError): void {
     const worker = job.worker
     // Who answers, with whatever status, is there.
-    if (error.providerStatus !== undefined) this.#prove(job, true)
+    if (error.providerStatus !== undefined) this.#prove(job, false)
     const blame = blameOf(job, worker, error, this.#board.rules)
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
@@ -205,8 +205,8 @@ export class Attempts {
   }
 
   /** It gets on: a provider that was on trial is well again. */
-  #prove({ worker, startedMs }: ScheduledJob, isOver: boolean): void {
-    if (worker?.cooldown.proves(startedMs, isOver) === true && worker.hold?.onTrial === true) this.#board.hold(worker.id, null, null)
+  #prove({ worker, startedMs }: ScheduledJob, isWhole: boolean): void {
+    if (worker?.cooldown.proves(startedMs, isWhole) === true && worker.hold?.onTrial === true) this.#board.hold(worker.id, null, null)
   }
 
   #tellBreaker(worker: FleetWorker, model: string, why: string, change: (breaker: Breaker) => boolean): void {

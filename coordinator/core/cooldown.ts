@@ -15,30 +15,32 @@ export class Cooldown {
   trial: JobId | null = null
   #setbacks = 0
   #sinceMs = Number.NEGATIVE_INFINITY
-  /** The last setback broke an answer off that had begun. */
+  /** An answer that had begun was broken off, and none came to its end since. */
   #brokeOff = false
 
   /** The hold that follows from a call's setback, with part of an answer or without; null where one that began later has told more already. */
   holdOf({ untilMs, ...setback }: Setback, startedMs: number, brokeOff: boolean, nowMs: number): Hold | null {
+    this.#brokeOff ||= brokeOff
     if (untilMs !== 'untold') return { ...setback, untilMs }
     if (startedMs <= this.#sinceMs) return null
     const ms = Math.min(PAUSE_MAX_MS, PAUSE_MS * 2 ** this.#setbacks)
     this.#setbacks = Math.min(this.#setbacks + 1, DOUBLINGS_MAX)
     this.#sinceMs = nowMs
-    this.#brokeOff = brokeOff
     return { ...setback, untilMs: nowMs + ms, onTrial: true }
   }
 
-  /** A call that began then goes well, so far or to its end. Answers whether that says that the provider is well again. */
-  proves(startedMs: number, isOver: boolean): boolean {
+  /** A call that began then goes well, so far or to the end of its answer (`isWhole`). Answers whether that says that the provider is well again. */
+  proves(startedMs: number, isWhole: boolean): boolean {
     const isLater = startedMs > this.#sinceMs
     // That answers begin says nothing of one that breaks them off: it would be asked every second for ever, and paid.
-    if (this.#brokeOff ? isOver : isLater) this.#setbacks = 0
+    if (this.#brokeOff ? isWhole : isLater) this.#setbacks = 0
+    if (isWhole) this.#brokeOff = false
     return isLater
   }
 
   reset(): void {
     this.#setbacks = 0
+    this.#brokeOff = false
     this.trial = null
   }
 }

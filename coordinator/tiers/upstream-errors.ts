@@ -1,4 +1,4 @@
-import { isAgainstRules, isKeyRefused, isTooLong, isUnpaid, regainedAt } from '../../proto/refusals.ts'
+import { isAgainstRules, isKeyRefused, isOfGateway, isTooLong, isUnpaid, regainedAt } from '../../proto/refusals.ts'
 import type { WireFailure } from '../../proto/wire.ts'
 import type { Setback } from '../core/cooldown.ts'
 import type { JobError } from '../core/job.ts'
@@ -41,6 +41,9 @@ export function refusalWithin(failed: WireFailure, nowMs: number, isBegun = fals
 function judged(told: VendorError & { status: number }, said: string, nowMs: number): Refusal {
   const { status, message, headers, code, type } = told
   const words = `${message} ${String(code)} ${String(type)}`
+  const isAboutUs = isUnpaid(status, words) || isKeyRefused(status, words)
+  // Ours was let in, and the gateway's other models have keys of their own.
+  if (isAboutUs && isOfGateway(message)) return { error: failure('provider_lacks_model', said, true, status) }
   if (isUnpaid(status, words)) {
     const untilMs = retryAt(headers, nowMs) ?? later(regainedAt(message), nowMs) ?? nowMs + UNPAID_MS
     return {

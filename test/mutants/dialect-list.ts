@@ -40,7 +40,7 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'upstream: calls that all have the index 0 become one',
     file: 'proto/openai-wire-answer.ts',
-    find: 'return known ?? (index !== undefined && name === undefined ? last : undefined)',
+    find: 'return known ?? (index !== undefined && next.name === undefined ? last : undefined)',
     replace: 'return known ?? last',
     tests: ['wire-answer'],
   },

@@ -88,7 +88,7 @@ export class OpenAiServer implements AsyncDisposable {
     else if (prompt.includes('BROKEN')) json(response, 500, { error: { message: 'out of memory' } })
     else if (path === '/v1/embeddings') json(response, 200, embeddings(body.input as string[]))
     else if (path === '/v1/rerank')
-      json(response, 200, { results: (body.documents as string[]).map((_, index) => ({ index, relevance_score: index / 2 })).toReversed() })
+      marked(response, { results: (body.documents as string[]).map((_, index) => ({ index, relevance_score: index / 2 })).toReversed() })
     else this.#stream(path, prompt, response)
     this.#onChange()
   }
@@ -122,6 +122,11 @@ function page(response: http.ServerResponse, content: unknown): void {
   if (content === undefined) json(response, 404, { error: { message: 'no such page' } })
   else if (typeof content === 'string') response.writeHead(200, { 'content-type': 'text/plain' }).end(content)
   else json(response, 200, content)
+}
+
+/** Behind a mark of its byte order, as some servers write. */
+function marked(response: http.ServerResponse, body: unknown): void {
+  response.writeHead(200, { 'content-type': 'application/json' }).end(`\uFEFF${JSON.stringify(body)}`)
 }
 
 function json(response: http.ServerResponse, status: number, body: unknown, headers: Record<string, string> = {}): void {

@@ -52,6 +52,8 @@ export type Play = {
   cutAtEnd?: true
   /** The whole in one body, although a stream was asked for. */
   isWhole?: true
+  /** The same, behind a mark of its byte order. */
+  isMarked?: true
   /** Its events come under another type. */
   isCalledJson?: true
 }

@@ -119,13 +119,14 @@ async function play(play: Play, call: Call, voice: Voice, response: ServerRespon
     sendJson(response, status, headers, voice.error(status, message, code))
     return
   }
-  if (call.body.stream === true && play.isWhole !== true) {
+  if (call.body.stream === true && play.isWhole !== true && play.isMarked !== true) {
     await stream(play, voice.events(play, call), voice, headers, response)
     return
   }
   if (play.stallAfter !== undefined) return
   const body = voice.body(play, call)
   if (body === null) sendJson(response, 404, headers, voice.error(404, `There is no ${call.path}`))
+  else if (play.isMarked === true) sendText(response, headers, `\uFEFF${JSON.stringify(body)}`)
   else if (play.garbleAfter !== undefined) sendText(response, headers, JSON.stringify(body).slice(0, -9))
   else if (play.cutAfter !== undefined) {
     const text = JSON.stringify(body)

@@ -1,4 +1,4 @@
-import { isKeyRefused, isTooLong, isUnpaid, regainedAt } from '../../../proto/refusals.ts'
+import { isKeyRefused, isOfGateway, isTooLong, isUnpaid, regainedAt } from '../../../proto/refusals.ts'
 import { redacted } from '../../../proto/redaction.ts'
 import { isJson, upstreamError, type WireFailure } from '../../../proto/wire.ts'
 import type { GenerationFailure } from '../engine.ts'
@@ -33,7 +33,8 @@ export function failureOfStatus(
 function judged(status: number, message: string, retryAfter: string | undefined, nowMs: number): GenerationFailure {
   const provider = { layer: 'provider', message, providerStatus: status } as const
   const limit = { ...provider, code: 'rate_limited', retryable: true } as const
-  if (isUnpaid(status, message)) return { ...limit, retryAtMs: regainedAt(message) ?? nowMs + UNPAID_MS }
+  const isOthers = isKeyRefused(status, message) && isOfGateway(message)
+  if (isUnpaid(status, message) || isOthers) return { ...limit, retryAtMs: regainedAt(message) ?? nowMs + UNPAID_MS }
   // The engine goes down until it is let in again: the job is given back, and nobody is blamed.
   if (isKeyRefused(status, message))
     return {

@@ -42,5 +42,6 @@ export async function bodyOf(answer: HttpAnswer, boundBytes: number): Promise<st
     if (bytes > boundBytes) return undefined
     parts.push(part)
   }
-  return Buffer.concat(parts).toString('utf8')
+  // Without a mark of its byte order.
+  return new TextDecoder().decode(Buffer.concat(parts))
 }
