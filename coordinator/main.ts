@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { openDataDir } from '../proto/data-dir.ts'
 import { pino } from 'pino'
+import { logOutput } from '../proto/log-output.ts'
 import { newId } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
 import type { ApiParts } from './api/health.ts'
@@ -53,13 +54,14 @@ import { MasterKey } from './master-key.ts'
  */
 export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): Promise<void> {
   const config = readCoordinatorConfig(env)
-  const log = pino({ level: config.logLevel, base: { process: 'coordinator' } })
+  const log = pino({ level: config.logLevel, base: { process: 'coordinator' } }, logOutput())
   const closing: (() => Promise<void> | void)[] = []
   // Asked for before the start: a signal that comes meanwhile is kept, and the start is followed by the stop.
   const asked = stopRequested()
   try {
     const coordinator = await startThroughDeaths(config, version, log, closing)
-    process.send?.('ready')
+    // Whoever started this may be gone.
+    if (process.connected) process.send?.('ready', () => {})
     const loss = await Promise.race([
       asked.then((why) => ({ why, mayComeBack: false, drainMs: config.drainTimeoutMs })),
       // Its jobs are others' already: what it still started would be done, and paid, twice.
@@ -70,7 +72,7 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
     // Whoever watches over this process is to start it again.
     if (loss.mayComeBack) throw new Fault('lease_lost', `Stopped, because ${loss.why}. Started again it takes new work.`)
   } finally {
-    for (const close of closing.toReversed()) await close()
+    await closeAll(closing, log)
     log.info('Stopped.')
   }
 }
@@ -92,9 +94,19 @@ async function startThroughDeaths(
       const isAway = isUnavailable(error) || (error instanceof Fault && error.code === 'database_unavailable')
       if (!isAway || config.databaseUrl !== undefined || attempt >= START_ATTEMPTS_MAX) throw error
       log.warn(`PostgreSQL went away during the start (${error instanceof Error ? error.message : String(error)}); starting again.`)
-      for (const close of closing.splice(0).toReversed()) await close()
+      await closeAll(closing.splice(0), log)
     }
   }
+}
+
+/** The latest first. One that fails keeps none of the others open. */
+async function closeAll(closing: readonly (() => Promise<void> | void)[], log: Log): Promise<void> {
+  for (const close of closing.toReversed())
+    try {
+      await close()
+    } catch (error) {
+      log.error({ err: error }, 'A part could not be closed in order.')
+    }
 }
 
 const START_ATTEMPTS_MAX = 5

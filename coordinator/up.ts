@@ -11,6 +11,8 @@ import { Fault } from './core/fault.ts'
  */
 export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
   const config = readCoordinatorConfig(env)
+  // A reader that left, or a full disk behind it, ends nothing here.
+  process.stdout.on('error', () => {})
   console.log(`Starting Holdfast in ${config.dataDir}.`)
   const children = new Map<string, ChildProcess>()
   let stopping = false
@@ -36,8 +38,15 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
         HOLDFAST_COORDINATOR: env.HOLDFAST_COORDINATOR?.trim() || `${reachable(config.host)}:${config.grpcPort}`,
       })
       children.set(name, child)
-      child.once('exit', (code, signal) => {
+      // There is no process at the limit of processes or open files.
+      child.once('error', (error) => {
+        if (child.pid !== undefined) return
         children.delete(name)
+        resolve(`The ${name} could not be started (${error.message}).`)
+        stop()
+      })
+      child.once('exit', (code, signal) => {
+        if (!children.delete(name)) return
         // One that was drained has done as it was told, and who drained it may want the coordinator for other workers.
         if (!stopping && name === 'worker' && code === 0)
           console.log('The local worker was drained and has ended; the coordinator serves on. Start anew to have a worker again.')
@@ -88,7 +97,7 @@ function startChild(name: string, env: NodeJS.ProcessEnv): ChildProcess {
   const cli = fileURLToPath(new URL('cli.ts', import.meta.url))
   const child = spawn(process.execPath, [...process.execArgv, cli, name], { env, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
   for (const stream of [child.stdout, child.stderr])
-    if (stream !== null) createInterface({ input: stream }).on('line', (line) => console.log(`[${name}] ${readable(line)}`))
+    if (stream != null) createInterface({ input: stream }).on('line', (line) => console.log(`[${name}] ${readable(line)}`))
   return child
 }
 
@@ -108,7 +117,8 @@ function announce(config: ReturnType<typeof readCoordinatorConfig>): void {
   const url = `http://${reachable(config.host)}:${config.httpPort}`
   const keyFile = path.join(config.dataDir, 'admin.key')
   const fromSetting = config.adminKey !== undefined
-  const model = /^\s*([^=\s]+)=/.exec(process.env.HOLDFAST_MODELS ?? '')?.[1] ?? 'tiny'
+  const own = /^\s*([^=\s]+)=/.exec(process.env.HOLDFAST_MODELS ?? '')?.[1]
+  const model = own ?? 'tiny'
   const key = fromSetting ? '$HOLDFAST_ADMIN_KEY' : `$(cat '${keyFile}')`
   const body = JSON.stringify({ model, messages: [{ role: 'user', content: 'Tell me about the queue.' }] })
   console.log(`
@@ -117,11 +127,13 @@ The admin key ${fromSetting ? 'is the one in HOLDFAST_ADMIN_KEY' : `lies in ${ke
 Try it:
 
   curl ${url}/v1/chat/completions -H "authorization: Bearer ${key}" -H 'content-type: application/json' -d '${body}'
-
-The built-in model "tiny" is a toy that tries the plumbing. To serve a real one:
-
-  HOLDFAST_MODELS="qwen=/path/to/model.gguf?slots=4" npm start
-
+${own === undefined ? TOY : ''}
 Ctrl-C stops everything.
 `)
 }
+
+const TOY = `
+The built-in model "tiny" is a toy that tries the plumbing. To serve a real one:
+
+  HOLDFAST_MODELS="qwen=/path/to/model.gguf?slots=4" npm start
+`

@@ -3,10 +3,13 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { Timers } from '../coordinator/engine/timers.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
 import { Lease } from '../coordinator/store/lease.ts'
+import { callHttp } from '../worker/engines/openai/http-call.ts'
 import { World } from './support/world.ts'
 
 const READY = Buffer.from('Z\0\0\0\x05I', 'latin1')
@@ -22,11 +25,15 @@ class Between implements AsyncDisposable {
   /** The next commit of a batch is answered, and that is the last for a while. */
   goesAfterCommit = false
   isAway = false
+  /** What the statement says that nothing gets through behind. */
+  holeBehind: string | null = null
   /** What the statement says whose answer is the last, with the connection's end in the same breath. Taken when it was sent. */
   lastSaid: string | null = null
+  /** So many of those come before. */
+  saidBefore = 0
   readonly #dir = mkdtempSync(path.join(os.tmpdir(), 'holdfast-between-'))
   readonly #sockets = new Set<Socket>()
-  readonly #server = createServer((client) => this.#join(client))
+  readonly #server = createServer({ allowHalfOpen: true }, (client) => this.#join(client))
   #postgres: EmbeddedPostgres | undefined
 
   async open(): Promise<string> {
@@ -57,9 +64,11 @@ class Between implements AsyncDisposable {
         isLast = true
         this.goesAfterCommit = false
       }
-      if (this.lastSaid !== null && text.includes(this.lastSaid)) {
+      if (this.holeBehind !== null && text.includes(this.holeBehind)) this.isHole = true
+      if (this.lastSaid !== null && text.includes(this.lastSaid) && this.saidBefore-- === 0) {
         isEnding = true
         this.lastSaid = null
+        this.saidBefore = 0
       }
       server.write(data)
     })
@@ -75,6 +84,10 @@ class Between implements AsyncDisposable {
     for (const socket of both) {
       this.#sockets.add(socket)
       socket.on('error', () => {})
+      socket.on('end', () => {
+        // Nor does a goodbye get through.
+        if (!this.isHole) for (const other of both) other.destroySoon()
+      })
       socket.on('close', () => {
         for (const other of both) other.destroy()
       })
@@ -152,7 +165,7 @@ test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health s
     isAnswered = true
     return response.status
   })
-  await new Promise((resolve) => setTimeout(resolve, 500))
+  await setTimeout(500)
   expect(isAnswered).toBe(false)
   between.isHole = false
   await world.until('it is ready again', async () => (await fetch(`${world.url}/readyz`)).status === 200)
@@ -206,4 +219,47 @@ test('a connection that ends in the breath that opened it, or that answered, is 
   await lease.lock()
   await lease.release()
   await db.close()
+})
+
+test('a connection of BullMQ that ends in the breath that opened it ends nothing else', async () => {
+  await using between = new Between()
+  const connection = { url: await between.open() }
+  const problems: string[] = []
+  for (let before = 0; before < 8; before++) {
+    Object.assign(between, { lastSaid: 'holdfast-timers', saidBefore: before })
+    const opened = Timers.open({ backend: { kind: 'postgres', connection }, onProblem: (problem) => problems.push(problem) })
+    const timers = await opened.catch((error: unknown) => void problems.push(String(error)))
+    timers?.handle('none', async () => {})
+    for (let looks = 0; between.lastSaid !== null && looks < 20; looks++) await setTimeout(20)
+    await timers?.close()
+  }
+  expect(problems).toContain('terminating connection due to administrator command')
+})
+
+test('what the network does not carry is not waited for: goodbyes, lent out connections, a lock', { timeout: 30_000 }, async () => {
+  await using between = new Between()
+  const db = new Db({ url: await between.open() })
+  const session = await db.dedicated(() => {})
+  const lease = new Lease(db, { coordinator: 'c', installation: 'i', leaseMs: 1_000 }, { onLost: () => {}, onProblem: () => {} })
+  const work = db.transaction(async (query) => {
+    await query('select 1')
+    between.holeBehind = 'pg_try_advisory_lock'
+    await expect(lease.lock()).rejects.toThrow('PostgreSQL does not answer')
+    await query('select 2')
+  })
+  const lost = expect(work).rejects.toThrow()
+  await session.end()
+  while (!between.isHole) await setTimeout(20)
+  await setTimeout(5_500)
+  await db.close()
+  await lost
+})
+
+test('a server that changes the protocol has not answered', async () => {
+  const server = createServer((socket) => void socket.end('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n'))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
+  await expect(callHttp({ method: 'GET', url, signal: new AbortController().signal })).rejects.toThrow('another protocol')
+  server.close()
 })

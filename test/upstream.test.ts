@@ -315,10 +315,10 @@ test.each(['after an announcement', 'in the midst of its head', 'after a while']
     const server = createServer((request, response) => {
       asked += 1
       sockets.add(request.socket)
-      if (asked === 1) return void response.writeHead(200, { 'content-type': 'application/json' }).end('{"choices":[]}')
       const { socket } = request
       const breaks = (): void => void socket.resetAndDestroy()
-      if (when === 'after an announcement') socket.write('HTTP/1.1 100 Continue\r\n\r\n', () => void setTimeout(breaks, 50))
+      if (asked === 1) response.writeHead(200, { 'content-type': 'application/json' }).end('{"choices":[]}')
+      else if (when === 'after an announcement') socket.write('HTTP/1.1 100 Continue\r\n\r\n', () => void setTimeout(breaks, 50))
       else if (when === 'in the midst of its head') socket.write('HTTP/1.1 200 OK\r\ncontent-', () => void setTimeout(breaks, 50))
       else setTimeout(breaks, 1_200)
     })

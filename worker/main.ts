@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { pino } from 'pino'
+import { logOutput } from '../proto/log-output.ts'
 import { secretIn, SettingError } from '../proto/settings.ts'
 import { readWorkerConfig, type WorkerConfig } from './config.ts'
 import { HostTelemetry } from './host.ts'
@@ -16,7 +17,7 @@ import { Slots } from './slots.ts'
  */
 export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promise<void> {
   const config = readWorkerConfig(env)
-  const logger = pino({ level: config.logLevel, base: { process: 'worker', worker: config.name } })
+  const logger = pino({ level: config.logLevel, base: { process: 'worker', worker: config.name } }, logOutput())
   const log = {
     info: (text: string) => logger.info(text),
     warn: (text: string) => logger.warn(text),
@@ -91,7 +92,7 @@ function readyTeller(slots: Slots, connected: () => boolean): () => void {
   return () => {
     if (told || !connected() || !slots.allReady) return
     told = true
-    process.send?.('ready')
+    if (process.connected) process.send?.('ready', () => {})
   }
 }
 

@@ -1,6 +1,6 @@
-import { Socket } from 'node:net'
 import { type BackendFactory, createPostgresBackend, createRedisBackend, type IQueueBackend, withBackend } from 'bullmq'
 import { BorrowedClient, type DbOptions } from '../store/db.ts'
+import { trackSockets } from '../store/tracked-sockets.ts'
 
 /**
  * Wakes parts at a time of theirs, by BullMQ on PostgreSQL or Redis. A wake-up names a row and the version it was made
@@ -168,23 +168,9 @@ function connect(backend: TimersBackend, fire: (wake: Wake) => Promise<void>): B
   const { connection } = backend
   const server =
     'url' in connection ? { connectionString: connection.url } : { host: connection.socketDir, user: 'holdfast', database: 'holdfast' }
-  const { stream, hangUp } = trackedSockets()
+  const { stream, hangUp } = trackSockets()
   const options = { schema: 'bullmq', migrate: true, max: 2, application_name: 'holdfast-timers', connectionTimeoutMillis: 5_000 }
   return { ...make(createPostgresBackend, { ...server, ...options, stream, Client: BorrowedClient }, fire), hangUp }
-}
-
-function trackedSockets(): { stream: () => Socket; hangUp: () => Promise<void> } {
-  const sockets = new Set<Socket>()
-  const stream = (): Socket => {
-    const socket = new Socket()
-    sockets.add(socket)
-    return socket.once('close', () => sockets.delete(socket))
-  }
-  const hangUp = async (): Promise<void> => {
-    const open = [...sockets].filter((socket) => !socket.destroyed)
-    await Promise.all(open.map((socket) => new Promise((resolve) => socket.once('close', resolve).destroy())))
-  }
-  return { stream, hangUp }
 }
 
 function make<B extends IQueueBackend, C>(

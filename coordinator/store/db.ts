@@ -3,6 +3,7 @@ import pg from 'pg'
 import type { EventRecord } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { Places } from './places.ts'
+import { trackSockets } from './tracked-sockets.ts'
 
 /** The only door to `pg`. */
 export type Rows = Record<string, unknown>[]
@@ -18,6 +19,7 @@ export type DbOptions = { url: string } | { socketDir: string }
 export class Db {
   readonly #options: pg.ClientConfig
   #pool: pg.Pool
+  #sockets = trackSockets()
   #down = false
   /** Of each writer that is turned away, why. */
   readonly #refusals = new Map<object, string>()
@@ -39,7 +41,9 @@ export class Db {
   }
 
   #openPool(): pg.Pool {
-    const pool = new pg.Pool({ ...this.#options, max: READERS, idleTimeoutMillis: 60_000, connectionTimeoutMillis: 5_000 })
+    this.#sockets = trackSockets()
+    const { stream } = this.#sockets
+    const pool = new pg.Pool({ ...this.#options, stream, max: READERS, idleTimeoutMillis: 60_000, connectionTimeoutMillis: 5_000 })
     // A server that goes away breaks idle connections; the next query opens a new one.
     pool.on('error', () => {})
     // While a connection is lent out the pool does not listen, and an error nobody listens to would end the process; the
@@ -166,7 +170,9 @@ export class Db {
 
   /** A connection of its own, for the writer and for locks; the caller ends it. A statement without an answer within the time rejects. */
   async dedicated(onLost: (error: Error) => void, lateMs?: number): Promise<Session> {
-    const client = new pg.Client({ ...this.#options, ...(lateMs === undefined ? {} : { query_timeout: lateMs }) })
+    const { stream, hangUp } = trackSockets()
+    const client = new pg.Client({ ...this.#options, stream, ...(lateMs === undefined ? {} : { query_timeout: lateMs }) })
+    const sayGoodbye = (): Promise<void> => withoutWaiting(client.end(), hangUp)
     let lost: Error | undefined
     let isHeld = false
     client.on('error', (error) => {
@@ -175,7 +181,10 @@ export class Db {
     })
     await client.connect()
     // It may end in the breath that opened it, before anybody holds it.
-    if (lost !== undefined) throw lost
+    if (lost !== undefined) {
+      void sayGoodbye()
+      throw lost
+    }
     isHeld = true
     if (lateMs !== undefined) this.#patient.push(client)
     return {
@@ -186,8 +195,7 @@ export class Db {
       hear: (listener) => void client.on('notification', ({ payload = '' }) => listener(payload)),
       end: () => {
         this.#forget(client)
-        // A connection that cannot be said goodbye to is gone all the same.
-        return client.end().catch(() => {})
+        return sayGoodbye()
       },
     }
   }
@@ -202,8 +210,16 @@ export class Db {
     this.#watching = undefined
     // One that waits for an answer would wait for ever.
     void this.#watcher?.end()
-    await this.#pool.end()
+    await withoutWaiting(this.#pool.end(), this.#sockets.hangUp)
   }
+}
+
+/** A goodbye that the network does not carry is waited for for a quarter of an hour, and so is what is lent out on such a connection. */
+async function withoutWaiting(goodbye: Promise<void>, hangUp: () => Promise<void>): Promise<void> {
+  const late = setTimeout(() => void hangUp(), GOODBYE_MS)
+  // A connection that cannot be said goodbye to is gone all the same.
+  await goodbye.catch(() => {})
+  clearTimeout(late)
 }
 
 /**
@@ -216,6 +232,9 @@ export class BorrowedClient extends pg.Client {
     this.on('error', () => {})
   }
 }
+
+// BullMQ makes the connection on which it listens itself, and hears its errors only from a moment after it is open.
+Object.assign(pg, { Client: BorrowedClient })
 
 export type Session = {
   /** A name makes it a prepared statement of this connection. */
@@ -278,6 +297,7 @@ const WATCH_EVERY_MS = 1_000
 // A busy machine takes a second for a small answer now and then.
 const ANSWER_LATE_MS = 5_000
 const READ_LATE_MS = 60_000
+const GOODBYE_MS = 2_000
 
 /** Short, stable names for prepared statements. */
 export function statementName(text: string): string {

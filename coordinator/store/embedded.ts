@@ -43,7 +43,12 @@ export class EmbeddedPostgres {
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
     const exited = new Promise((resolve) => child.once('exit', resolve))
     child.stdin?.end()
+    const late = setTimeout(() => {
+      this.#log.warn('PostgreSQL does not stop; it is ended, and recovers at the next start.')
+      child.kill('SIGKILL')
+    }, STOP_WAIT_MS)
     await exited
+    clearTimeout(late)
   }
 
   async #open(): Promise<void> {
@@ -132,6 +137,13 @@ export class EmbeddedPostgres {
           ...identity(runAs),
         },
       )
+      // At the limit of processes or open files there is none, and its error comes a moment later.
+      child.on('error', () => {})
+      if (child.pid === undefined)
+        throw new Fault(
+          'embedded_postgres_failed',
+          `PostgreSQL could not be started in ${this.#dataDir}: the host has no process or open file left.`,
+        )
       child.stderr.on('data', (data: Buffer) => {
         said = (said + data.toString()).slice(-2_000)
         this.#log.debug(data.toString().trimEnd())
@@ -145,6 +157,8 @@ export class EmbeddedPostgres {
         return
       }
       child.stdin.destroy()
+      // One that hangs neither serves nor hears, and would keep its place from the next.
+      if (Date.now() > endMs) child.kill('SIGKILL')
       // "pre-existing shared memory block": backends of a killed server need a moment to notice.
       if (Date.now() > endMs) throw new Fault('embedded_postgres_failed', `PostgreSQL did not start in ${this.#dataDir}: ${said.trim()}`)
       await pause(100)
@@ -171,8 +185,7 @@ export class EmbeddedPostgres {
     const beganMs = Date.now()
     let recovers = false
     while (Date.now() < endMs && child.exitCode === null && child.signalCode === null) {
-      const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres' })
-      client.on('error', () => {})
+      const client = this.#client()
       try {
         await client.connect()
         await client.end()
@@ -192,10 +205,16 @@ export class EmbeddedPostgres {
     return 'late'
   }
 
-  async #haveDatabase(): Promise<void> {
-    const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres' })
+  /** One that is frozen takes connections, and says nothing on them. */
+  #client(): pg.Client {
+    const client = new pg.Client({ host: this.socketDir, user: 'holdfast', database: 'postgres', connectionTimeoutMillis: CONNECT_LATE_MS })
     // A statement that breaks with its connection says so itself.
     client.on('error', () => {})
+    return client
+  }
+
+  async #haveDatabase(): Promise<void> {
+    const client = this.#client()
     await client.connect()
     const { rows } = await client.query(`select from pg_database where datname = 'holdfast'`)
     if (rows.length === 0) await client.query('create database holdfast')
@@ -233,6 +252,9 @@ const SERVER_OPTIONS = Object.entries({
 
 const PREDECESSOR_WAIT_MS = 4_000
 const START_WAIT_MS = 20_000
+const CONNECT_LATE_MS = 5_000
+// Its last checkpoint may have much to write.
+const STOP_WAIT_MS = 60_000
 const CANNOT_CONNECT_NOW = '57P03'
 const RECOVERY_TOLD_MS = 3_000
 const SOCKET_PATH_MAX = 100

@@ -46,8 +46,8 @@ function plant(mutant: Mutant): string {
   ]
   const run = spawnSync(path.join(root, 'node_modules/.bin/vitest'), args, { cwd: copy, encoding: 'utf8', timeout: 300_000 })
   writeFileSync(file, source)
-  // A run that never got to a failing test (a syntax error in the mutant, say) proves nothing.
-  return run.status !== 0 && /Tests .*\d+ failed/.test(stripColours(`${run.stdout}${run.stderr}`))
+  // A run that never got to a failing test (a syntax error in the mutant, say) proves nothing; an error that nobody heard does.
+  return run.status !== 0 && /Tests .*\d+ failed|Unhandled Errors/.test(stripColours(`${run.stdout}${run.stderr}`))
     ? 'killed'
     : run.status === 0
       ? 'all tests passed'

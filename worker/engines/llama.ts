@@ -226,6 +226,7 @@ class ModelProcess {
   #lastWords = ''
   /** Why it was ended by its worker. */
   #killedFor: string | undefined
+  #giveUp: (reason: string) => void = () => {}
 
   constructor(options: LlamaEngineOptions, listener: ProcessListener) {
     this.#prefixFolder = makePrefixFolder()
@@ -239,7 +240,8 @@ class ModelProcess {
       ?.setEncoding('utf8')
       .on('data', (text: string) => (this.#lastWords = (this.#lastWords + text).slice(-LAST_WORDS_LENGTH)))
     this.#child.on('message', (message: FromProcess) => listener.told(message))
-    this.#gone = this.#death().then((reason) => {
+    const givenUp = new Promise<string>((resolve) => (this.#giveUp = resolve))
+    this.#gone = Promise.race([this.#death(), givenUp]).then((reason) => {
       rmSync(this.#prefixFolder, { recursive: true, force: true })
       listener.died(reason)
     })
@@ -270,16 +272,17 @@ class ModelProcess {
     if (this.#child.connected) this.#child.send(message, () => {})
   }
 
-  /** For one that does not listen any more. */
+  /** For one that does not listen any more. A driver that hangs keeps a process even from dying: then it is gone as far as anybody here goes. */
   kill(why: string): void {
     this.#killedFor = why
     this.#child.kill('SIGKILL')
+    setTimeout(() => this.#giveUp(`its process cannot be ended, because ${why}`), GONE_WITHIN_MS).unref()
   }
 
   /** Cutting the line is the order to end; resolves when the process is gone. */
   async end(): Promise<void> {
     if (this.#child.connected) this.#child.disconnect()
-    const killTimer = setTimeout(() => this.#child.kill('SIGKILL'), END_WITHIN_MS)
+    const killTimer = setTimeout(() => this.kill('it did not end in time'), END_WITHIN_MS)
     await this.#gone
     clearTimeout(killTimer)
   }
@@ -305,6 +308,7 @@ class ModelProcess {
 }
 
 const END_WITHIN_MS = 1_000
+const GONE_WITHIN_MS = 5_000
 const LAST_WORDS_LENGTH = 4_000
 const LAST_WORDS_LINES = 3
 

@@ -28,6 +28,11 @@ export function callHttp({ method, url, key, body, signal }: HttpCall): Promise<
     // A connection for each call: one that is kept may be closed by the server just as it is used again.
     const call = request(target, { method, headers, signal, agent: false }, resolve)
     call.on('error', reject)
+    // Node says nothing of a server that changes the protocol, unless somebody listens.
+    call.on('upgrade', (_answer, socket) => {
+      socket.destroy()
+      reject(new Error('it wants to speak another protocol'))
+    })
     call.end(content)
   })
 }
