@@ -3,7 +3,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addCloud, ended, enqueue, inState, refused, send } from './support/cloud.ts'
 import { readJobStream } from './support/job-stream.ts'
-import { chatStream } from './support/stream.ts'
+import { chatStream, type Stream } from './support/stream.ts'
 import { World } from './support/world.ts'
 
 /** People send workers and clouds away, let others in, and see what is used of what they allowed. */
@@ -228,3 +228,59 @@ test('every list comes in pages, also those that are held in memory', async () =
 function say(content: string): { role: string; content: string }[] {
   return [{ role: 'user', content }]
 }
+
+test('a worker that drains waits for a coordinator that restarts, and hands over what it has', async () => {
+  await using own = await World.open()
+  const coordinator = await own.coordinator()
+  const worker = await own.worker('drains', 'fake=fake:?slots=1&rate=20')
+  const stream = chatStream(own, 'fake', 'long', { max_tokens: 100 })
+  await own.until('it streams', () => stream.seen.deltas > 5)
+  coordinator.kill()
+  await stream.done.catch(() => {})
+  worker.kill('SIGTERM')
+  await own.coordinator()
+  await worker.exited
+  expect(worker.ended).toEqual({ code: 0, signal: null })
+  const job = await own.job(stream.seen.job)
+  expect(job).toMatchObject({ status: 'succeeded', usage: { completion_tokens: 100 } })
+  expect(job.attempts).toHaveLength(1)
+})
+
+test('of workers with contexts of several sizes the larger one takes what the smaller one cannot hold', async () => {
+  await using own = await World.open()
+  await own.coordinator()
+  await own.worker('large', 'tiny=builtin:tiny?slots=1&context=1024')
+  const ask = { max_tokens: 500, min_tokens: 500, seed: 1 }
+  const want = await chatStream(own, 'tiny', 'Tell me about the queue.', ask).done
+  await own.worker('small', 'tiny=builtin:tiny?slots=1&context=128')
+  const prompt = 'long '.repeat(150)
+  const tooLong = await own.request('POST', '/v1/chat/completions', {
+    model: 'tiny',
+    messages: [{ role: 'user', content: 'long '.repeat(500) }],
+  })
+  expect(tooLong.status).toBe(400)
+  expect(await tooLong.text()).toContain('1024')
+  // With the large one taken it begins at the small one, and goes on from there.
+  const takeLarge = async (): Promise<Stream> => {
+    const stream = chatStream(own, 'tiny', 'x', { max_tokens: 900, min_tokens: 900 })
+    await own.until('the large one is taken', async () => (await own.job(stream.seen.job)).worker === 'large')
+    return stream
+  }
+  const first = await takeLarge()
+  const long = await chatStream(own, 'tiny', prompt, { max_tokens: 2 }).done
+  expect([long.status, long.usage?.completion_tokens]).toEqual([200, 2])
+  expect((await own.job(long.job)).attempts.map(({ worker, error }) => [worker, error?.code])).toEqual([
+    ['small', 'context_length_exceeded'],
+    ['large', undefined],
+  ])
+  await first.done
+  const blocker = await takeLarge()
+  const seen = await chatStream(own, 'tiny', 'Tell me about the queue.', ask).done
+  expect([seen.text, seen.usage?.completion_tokens, seen.error]).toEqual([want.text, 500, null])
+  const { attempts } = await own.job(seen.job)
+  expect(attempts.map(({ worker, error }) => [worker, error?.code])).toEqual([
+    ['small', 'context_full'],
+    ['large', undefined],
+  ])
+  await blocker.done
+})

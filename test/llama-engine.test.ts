@@ -166,13 +166,17 @@ describe('an engine that serves', () => {
     expect(await often(2)).toBeLessThan(45)
   })
 
-  test.each([{ frequencyPenalty: 2 }, { presencePenalty: 2 }, { repeatPenalty: 1.8 }])(
+  test.each([{ frequencyPenalty: 2 }, { presencePenalty: 2 }, { repeatPenalty: 1.8 }, { repeatPenalty: 10 }])(
     '%o counts forced tokens as generated ones',
     async (penalty) => {
+      const prompt = chat('Tell me about the queue.')
       const sampling = { temperature: 0, ...penalty }
-      const whole = await complete(engine, PROMPT, { maxTokens: 120, sampling })
-      const rest = await complete(engine, PROMPT, { maxTokens: 120, sampling, continuation: whole.ids.slice(0, 60) })
-      expect(rest.ids).toEqual(whole.ids.slice(60))
+      const whole = await complete(engine, prompt, { maxTokens: 120, sampling })
+      // Within the window of what repeats, and beyond it.
+      for (const cut of [10, 60]) {
+        const rest = await complete(engine, prompt, { maxTokens: 120, sampling, continuation: whole.ids.slice(0, cut) })
+        expect(rest.ids).toEqual(whole.ids.slice(cut))
+      }
     },
   )
 
@@ -235,6 +239,17 @@ describe('an engine that serves', () => {
     for (const edge of [0, 3]) expect((await four[edge]!.answer).text).toBe((await complete(engine, prompts[edge]!)).text)
   })
 
+  test('serves on when saved prefixes have vanished, in every slot', async () => {
+    const common = `${'v'.repeat(700)} and so on`
+    const ask = (end: string) => begin(engine, { kind: 'text', text: `${common} ${end}` }, { maxTokens: 8 }).answer
+    const four = ['a', 'b', 'c', 'd']
+    const before = await Promise.all(four.map(ask))
+    await Promise.all(four.map((end) => complete(engine, { kind: 'text', text: end.repeat(40) }, { maxTokens: 4 })))
+    for (const folder of prefixFolders(process.pid)) for (const file of readdirSync(folder)) if (file !== 'pid') rmSync(join(folder, file))
+    for (let round = 0; round < 2; round++)
+      expect((await Promise.all(four.map(ask))).map(({ text }) => text)).toEqual(before.map(({ text }) => text))
+  })
+
   test('gives a prefix to others also when the one who read it went away', async () => {
     const common = 'w'.repeat(1500)
     const leader = begin(engine, { kind: 'text', text: common })
@@ -281,6 +296,25 @@ describe('an engine whose process dies', () => {
     expect(await failure).toMatchObject({ code: 'engine_closed', retryable: true })
     expect(processes.filter(isAlive)).toEqual([])
     expect(prefixFolders(process.pid)).toEqual([])
+  })
+
+  test('that finds another file in the place of its own when it starts again says so, or stays down where that is not wanted', async () => {
+    const found = ['another', new Error('it is not the one that was asked for')]
+    const identify = async (): Promise<string> => {
+      const next = found.shift() ?? ''
+      if (next instanceof Error) throw next
+      return next
+    }
+    const engine = await openTiny({ identify })
+    expect(engine.state().sha256).toBe('toy')
+    process.kill(modelProcesses(process.pid)[0]!, 'SIGKILL')
+    await engine.until(({ phase, restarts }) => phase === 'ready' && restarts === 1)
+    expect(engine.state().sha256).toBe('another')
+    expect(engine.logged.join()).toContain('its file has changed')
+    process.kill(modelProcesses(process.pid)[0]!, 'SIGKILL')
+    await engine.until(({ detail }) => detail.includes('not the one that was asked for'))
+    expect(engine.state()).toMatchObject({ phase: 'down', slots: 0 })
+    await engine.close()
   })
 
   test('takes its process with it when the worker is killed', async () => {
@@ -406,6 +440,6 @@ function isAlive(pid: number): boolean {
 
 function prefixFolders(owner: number): string[] {
   return ['/dev/shm', tmpdir()]
-    .flatMap((base) => readdirSync(base))
-    .filter((name) => new RegExp(`^holdfast-prefixes-.*-${owner}-\\w+$`).test(name))
+    .flatMap((base) => readdirSync(base).map((name) => join(base, name)))
+    .filter((folder) => new RegExp(`/holdfast-prefixes-.*-${owner}-\\w+$`).test(folder))
 }

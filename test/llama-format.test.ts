@@ -236,3 +236,37 @@ test('a schema that would take for ever to be held against its answer is given u
   expect(faultOf?.(JSON.stringify(`${'a'.repeat(60)}!`))).toMatch(/too long to be judged/)
   expect(constraintOf(schema({ enum: ['a'] }), form, false).faultOf?.('"a"')).toBeUndefined()
 })
+
+test.each<[string, JsonSchema]>([
+  [
+    'allOf',
+    {
+      $defs: { A: { type: 'object', properties: { a: {} } } },
+      allOf: [{ $ref: '#/$defs/A', description: 'x' }, { properties: { b: {} } }],
+    },
+  ],
+  [
+    'anyOf',
+    {
+      $defs: { A: { $ref: '#/$defs/B' }, B: { type: 'object', properties: { a: {} } } },
+      properties: { b: {} },
+      anyOf: [{ $ref: '#/$defs/A', title: 'x' }],
+    },
+  ],
+  ['$ref', { $defs: { A: { type: 'object', properties: { a: {} } } }, $ref: '#/$defs/A', properties: { b: {} }, required: ['b'] }],
+])('what stands beside a reference holds with what it leads to: %s', (_where, schema) => {
+  const writer = new GrammarWriter()
+  const grammar = writer.grammar(writer.value(schema))
+  for (const member of ['a', 'b']) expect(grammar).toContain(`"\\"${member}\\""`)
+})
+
+test('references that lead nowhere, to an anchor, or around in a circle are refused by name', () => {
+  expect(() => new GrammarWriter().value({ $ref: '#name' })).toThrow(/leads to an anchor/)
+  expect(() => new GrammarWriter().value({ $ref: '#/$defs/none' })).toThrow(/leads to nothing/)
+  const circle = { A: { $ref: '#/$defs/B' }, B: { $ref: '#/$defs/A' } }
+  for (const schema of [{ $ref: '#/$defs/A' }, { allOf: [{ $ref: '#/$defs/A' }] }, { $ref: '#/$defs/A', type: 'object' }])
+    expect(() => new GrammarWriter().value({ ...schema, $defs: circle })).toThrow(/leads to itself/)
+  // Many schemas are recursive, with a note beside the reference.
+  const tree = { $defs: { Node: { type: 'object', properties: { next: { $ref: '#/$defs/Node', description: 'x', nullable: true } } } } }
+  expect(new GrammarWriter().value({ ...tree, $ref: '#/$defs/Node' })).toBeDefined()
+})

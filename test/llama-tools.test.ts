@@ -67,9 +67,17 @@ describe('calls are read out of what a model writes', () => {
     expect([parser.begun, parser.ended]).toEqual([1, 0])
   })
 
+  test.each(['null', ' null ', '{}'])('no arguments are an empty object: %s', (written) => {
+    for (const step of [1, 5, 100]) {
+      const answer = read(CALL_FORMS.tagged, `<tool_call>{"name": "clock", "arguments": ${written}}</tool_call>`, step)
+      expect(answer.toolCalls).toMatchObject([{ name: 'clock', arguments: '{}' }])
+    }
+  })
+
   test.each([
     ['a mark that never was one', CALL_FORMS.tagged, 'a < b and <tool_box>'],
     ['the beginning of a mark', CALL_FORMS.tagged, 'wait <tool_ca'],
+    ['a mark that is spoken of', CALL_FORMS.tagged, 'The tag <tool_call> is used to call, and <tool_call>\n too.'],
     ['JSON of something else', CALL_FORMS.plain, '{"name": "Ann", "age": 7} is a person'],
     ['JSON that breaks off', CALL_FORMS.plain, '{"weath'],
     ['nothing special', CALL_FORMS.listed, 'It rains [in Bern].'],

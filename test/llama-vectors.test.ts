@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parseModels } from '../worker/models.ts'
+import type { GenerationNews } from '../worker/engines/llama/protocol.ts'
+import { VectorQueue } from '../worker/engines/llama/vectors.ts'
 import { encodeGguf, type GgufValue } from '../worker/tiny-model/gguf.ts'
 import { buildNetwork } from '../worker/tiny-model/network.ts'
 import { FEED_FORWARD, HEAD_SIZE, HEADS, ROPE_BASE, WIDTH } from '../worker/tiny-model/shape.ts'
@@ -199,3 +201,20 @@ function encodeRanker(): Buffer {
   }
   return encodeGguf({ metadata, tensors })
 }
+
+test('who leaves while an input is computed has left with it, and does not wait for the turns of others', async () => {
+  const news: GenerationNews[] = []
+  const computed: (() => void)[] = []
+  const embed = (): Promise<number[]> => new Promise((resolve) => computed.push(() => resolve([1])))
+  const model = { purpose: 'embed', contextTokens: 100, dimensions: 1, shortens: false, lengthOf: () => 1, embed } as const
+  const queue = new VectorQueue(model, (told) => news.push(...told))
+  const ask = (id: number): void =>
+    queue.start(id, { prompt: { kind: 'embed', inputs: ['a', 'b'] }, stop: [], sampling: {}, seed: 1 }, false)
+  ask(1)
+  ask(2)
+  await expect.poll(() => computed.length).toBe(1)
+  queue.cancel(1)
+  computed.shift()?.()
+  await expect.poll(() => computed.length).toBe(1)
+  expect(news).toMatchObject([{ id: 1, finished: { reason: 'cancelled' } }])
+})

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
 import { isUntold } from '../coordinator/engine/worker-link.ts'
 import { Answer } from '../proto/answer.ts'
@@ -7,7 +8,7 @@ import type { Engine, EngineState, GenerationEnd, GenerationFailure } from '../w
 import { Login } from '../worker/engines/login.ts'
 import { openOpenAiEngine } from '../worker/engines/openai.ts'
 import { parseModels } from '../worker/models.ts'
-import { OpenAiServer } from './support/openai-server.ts'
+import { NEVER, OpenAiServer } from './support/openai-server.ts'
 import { World } from './support/world.ts'
 
 const opened: { engine: Engine; changed: () => void }[] = []
@@ -102,6 +103,20 @@ test('what the server says of itself counts unless an option says otherwise', as
   expect(ollama.state().abilities).not.toContain('tools')
 })
 
+test('a server too busy to say more of itself keeps what it said before', async () => {
+  await using server = await OpenAiServer.open([{ id: 'm', owned_by: 'llamacpp' }])
+  server.pages['/props'] = { total_slots: 5, default_generation_settings: { n_ctx: 1024 }, modalities: { vision: true } }
+  const engine = await ready(server)
+  server.pages['/props'] = NEVER
+  const asked = server.gets.length
+  // A failure makes it ask.
+  await generate(engine, ask('BROKEN')).done
+  await expect.poll(() => server.gets.slice(asked)).toContain('/props')
+  await setTimeout(2_200)
+  expect(engine.state()).toMatchObject({ phase: 'ready', slots: 5, contextTokens: 1024 })
+  expect(engine.state().abilities).toContain('images')
+})
+
 test('a model that is not there, or not named among several, leaves it down and says what to write', async () => {
   await using server = await OpenAiServer.open([{ id: 'a' }, { id: 'b' }])
   expect((await settled(open(server.baseUrl))).detail).toMatch(/serves 2 models; say which by openai:.*#name: a, b/)
@@ -134,7 +149,7 @@ test('a server that lists its models to anybody and refuses every job is left al
   expect((await generate(engine, ask('WRONG KEY')).done).failure).toMatchObject({ code: 'upstream_not_authenticated', retryable: true })
   expect(engine.state()).toMatchObject({ phase: 'down', slots: 0, needsPerson: true })
   // Longer than it takes to ask a server anew that was only gone.
-  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  await setTimeout(1_500)
   expect(engine.state()).toMatchObject({ phase: 'down', slots: 0 })
   const other = await ready(server)
   expect((await generate(other, ask('NOT THIS MODEL')).done).failure).toMatchObject({ code: 'upstream_forbids', retryable: false })
@@ -204,7 +219,7 @@ test('a limit is known until it ends, or until an answer comes that was asked fo
   server.release()
   expect((await other.done).end?.reason).toBe('stop')
   expect(engine.state().quota).toEqual({ limitedUntilMs: untilMs, remainingRatio: 0 })
-  await new Promise((resolve) => setTimeout(resolve, 2))
+  await setTimeout(2)
   await generate(engine, ask('hello')).done
   expect(engine.state().quota).toBeUndefined()
 })

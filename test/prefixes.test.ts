@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
@@ -44,5 +44,38 @@ test('the bound holds: the least recently used goes first, and what is larger th
   expect(store.find(first.held())).toBeUndefined()
   expect(store.find(second.held())?.length).toBe(1_001)
   expect(await store.save(sequence(9_000))).toBeUndefined()
+  rmSync(folder, { recursive: true })
+})
+
+test('what could not be saved, or not be loaded, leaves no file and is not found again', async () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'holdfast-prefixes-'))
+  const store = new PrefixStore(folder, 5_000_000)
+  const full = {
+    ...sequence(1_000),
+    save: async (file: string) => {
+      writeFileSync(file, 'half of it')
+      throw new Error('no space left on device')
+    },
+  }
+  await expect(store.save(full)).rejects.toThrow('no space left')
+  expect(readdirSync(folder)).toEqual([])
+  const unreadable = {
+    ...sequence(2_000),
+    load: async () => {
+      throw new Error('no such file')
+    },
+  }
+  const written = {
+    ...sequence(1_001),
+    save: async (file: string) => {
+      writeFileSync(file, 'all of it')
+      return 1_000
+    },
+  }
+  const saved = await store.save(written)
+  await expect(store.load(saved!, unreadable)).rejects.toThrow('no such file')
+  expect(store.find(written.held())).toBeUndefined()
+  await expect(store.copy(written, unreadable)).rejects.toThrow('no such file')
+  expect(readdirSync(folder)).toEqual([])
   rmSync(folder, { recursive: true })
 })

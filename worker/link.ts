@@ -40,6 +40,9 @@ export class CoordinatorLink {
   #flushing = false
   #closed = false
   #onQuiet: (() => void)[] = []
+  /** There has been nobody for so long that nobody is waited for. */
+  #isAlone = false
+  #aloneTimer: NodeJS.Timeout | undefined
 
   constructor(address: string, token: string, slots: Slots, facts: WorkerFacts) {
     this.#address = address
@@ -88,10 +91,27 @@ export class CoordinatorLink {
     if (this.#welcomed) this.#end?.write({ draining: {} })
   }
 
-  /** Resolves when nothing is held any more, or at once when there is nobody to hand it to. */
+  /** Nothing is held any more, or there is nobody to hand it to. */
+  get isQuiet(): boolean {
+    return this.#attempts.size === 0 || this.#isAlone
+  }
+
+  /** Resolves when it is. A coordinator that restarts is waited for: what was computed is handed to it when it is back. */
   async quiet(): Promise<void> {
-    if (this.#attempts.size === 0 || !this.#welcomed) return
+    if (this.isQuiet) return
+    if (!this.#welcomed) this.#waitAlone()
     await new Promise<void>((resolve) => this.#onQuiet.push(resolve))
+  }
+
+  #waitAlone(): void {
+    this.#aloneTimer ??= setTimeout(() => {
+      this.#isAlone = true
+      this.#nowQuiet()
+    }, ALONE_MS)
+  }
+
+  #nowQuiet(): void {
+    for (const resolve of this.#onQuiet.splice(0)) resolve()
   }
 
   /** Gives back what still runs: another worker goes on from the next token. */
@@ -114,6 +134,7 @@ export class CoordinatorLink {
   async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#redial)
+    clearTimeout(this.#aloneTimer)
     clearInterval(this.#heartbeat)
     const end = this.#end
     if (end !== undefined && this.#welcomed) await farewell(end)
@@ -133,6 +154,9 @@ export class CoordinatorLink {
 
   #welcome(heartbeatIntervalMs: number): void {
     this.#welcomed = true
+    this.#isAlone = false
+    clearTimeout(this.#aloneTimer)
+    this.#aloneTimer = undefined
     this.#failures = 0
     this.#facts.log.info(`Connected to the coordinator at ${this.#address}.`)
     clearInterval(this.#heartbeat)
@@ -247,7 +271,7 @@ export class CoordinatorLink {
   #letGo(attempt: Attempt): void {
     this.#dirty.delete(attempt)
     this.#attempts.delete(attempt.key)
-    if (this.#attempts.size === 0) for (const resolve of this.#onQuiet.splice(0)) resolve()
+    if (this.#attempts.size === 0) this.#nowQuiet()
   }
 
   #received(outputs: number): void {
@@ -319,7 +343,7 @@ export class CoordinatorLink {
     clearInterval(this.#heartbeat)
     const was = this.#welcomed
     this.#welcomed = false
-    for (const resolve of this.#onQuiet.splice(0)) resolve()
+    if (this.#onQuiet.length > 0) this.#waitAlone()
     if (this.#closed) return
     const person = needsPerson(code)
     const delayMs = person ? REDIAL_PERSON_MS : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
@@ -370,6 +394,8 @@ const OUTPUT_CHARS_MAX = 4 * 1024 * 1024
 const OUTPUTS_ON_THE_WAY = 256
 // A coordinator that is frozen or cut off must not hold up the end.
 const FAREWELL_MS = 1_000
+// A restart takes one that is watched over a few seconds; beyond that whoever stops this worker waits in vain.
+const ALONE_MS = 8_000
 const REDIAL_MIN_MS = 50
 const REDIAL_MAX_MS = 2_000
 const REDIAL_PERSON_MS = 10_000

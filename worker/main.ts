@@ -74,7 +74,7 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     }, config.drainTimeoutMs)
     // After handing back a moment remains for the coordinator to say that it has it.
     const giveUp = new Promise((resolve) => setTimeout(resolve, config.drainTimeoutMs + HAND_BACK_MS).unref())
-    await Promise.race([Promise.all(links.map((link) => link.quiet())), giveUp])
+    await Promise.race([allQuiet(links), giveUp])
     clearTimeout(handBack)
     await Promise.all(links.map((link) => link.close()))
     host.stop()
@@ -85,6 +85,11 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
 }
 
 const HAND_BACK_MS = 1_500
+
+/** What one session holds, another may be asked for while it waits. */
+async function allQuiet(links: readonly CoordinatorLink[]): Promise<void> {
+  while (!links.every((link) => link.isQuiet)) await Promise.all(links.map((link) => link.quiet()))
+}
 
 /** Tells the process that started this one, once, that every model is served. */
 function readyTeller(slots: Slots, connected: () => boolean): () => void {

@@ -72,13 +72,22 @@ async function openEngine(spec: ModelSpec, dataDir: string, log: ModelLog, onSta
     return { name: spec.name, kind: 'openai', engine: openOpenAiEngine({ name: spec.name, log, ...spec.source.openai }, onState) }
   const file = spec.source.kind === 'builtin' ? await builtinModel(dataDir, log) : spec.source.path
   if (!existsSync(file)) throw wrong(`: the file of model "${spec.name}" does not exist: ${file}`)
-  const sha256 = await hashOf(file, log)
-  if (spec.sha256 !== undefined && spec.sha256.toLowerCase() !== sha256)
-    throw wrong(`: ${file} of model "${spec.name}" has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
+  const identify = identifier(file, log, ({ sha256 }) => {
+    if (spec.sha256 !== undefined && spec.sha256.toLowerCase() !== sha256)
+      throw wrong(`: ${file} of model "${spec.name}" has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
+  })
+  const sha256 = await identify()
   // Only hosts that serve a real model need node-llama-cpp installed.
   const { openLlamaEngine } = await import('./engines/llama.ts')
   const { slots, contextTokens, threads, gpuLayers, purpose, matryoshka } = spec
-  const options = { name: spec.name, path: file, sha256, log, ...given({ slots, contextTokens, threads, gpuLayers, purpose, matryoshka }) }
+  const options = {
+    name: spec.name,
+    path: file,
+    sha256,
+    identify,
+    log,
+    ...given({ slots, contextTokens, threads, gpuLayers, purpose, matryoshka }),
+  }
   return { name: spec.name, kind: 'llama', engine: openLlamaEngine(options, onState) }
 }
 
@@ -125,7 +134,8 @@ function parseSource(name: string, source: string): ModelSpec['source'] {
 
 function setOption(spec: ModelSpec, option: string, value: string): void {
   const fake = spec.source.kind === 'fake'
-  if (option === 'slots') spec.slots = whole(spec.name, option, value, 1, 4_096)
+  // llama.cpp has no more sequences in one context.
+  if (option === 'slots') spec.slots = whole(spec.name, option, value, 1, fake ? 4_096 : 256)
   else if (option === 'context') spec.contextTokens = whole(spec.name, option, value, 16, 10_000_000)
   else if (option === 'threads' && !fake) spec.threads = whole(spec.name, option, value, 1, 1_024)
   else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec.name, option, value, 0, 10_000)
@@ -169,6 +179,18 @@ async function builtinModel(dataDir: string, log: ModelLog): Promise<string> {
     writeTinyModel(file)
   }
   return file
+}
+
+/** Tells the file's SHA-256, and reads it again only when the file has changed. `check` throws where it is the wrong one. */
+function identifier(file: string, log: ModelLog, check: (found: { sha256: string }) => void): () => Promise<string> {
+  let known: { sha256: string; change: string } | undefined
+  return async () => {
+    const { dev, ino, size, mtimeMs } = statSync(file)
+    const change = [dev, ino, size, mtimeMs].join()
+    if (known?.change !== change) known = { sha256: await hashOf(file, log), change }
+    check(known)
+    return known.sha256
+  }
 }
 
 /** What a continued answer relies on: the same bytes on both workers. */

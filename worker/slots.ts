@@ -16,7 +16,7 @@ export class Slots {
       promptTokens: 0,
       cachedTokens: 0,
       generatedTokens: 0,
-      reported: { tokens: 0, atMs: performance.now() },
+      reported: { tokens: 0, atMs: performance.now(), rates: { tokensPerSecond: 0, firstTokenMs: 0 } },
       firstTokens: [],
       conversations: [],
     })
@@ -74,7 +74,7 @@ export class Slots {
     return busy
   }
 
-  /** What goes into greeting and heartbeat; rates are those since the last call. */
+  /** What goes into greeting and heartbeat. */
   models(): ModelMessage[] {
     return [...this.#models.values()].map((served) => {
       const state = served.opened.engine.state()
@@ -121,7 +121,7 @@ type ServedModel = {
   promptTokens: number
   cachedTokens: number
   generatedTokens: number
-  reported: { tokens: number; atMs: number }
+  reported: { tokens: number; atMs: number; rates: Rates }
   firstTokens: number[]
   /** Prefixes of the conversations its slots were last used for, the latest at the end. */
   conversations: string[][]
@@ -139,11 +139,19 @@ function rememberConversation(served: ServedModel, request: GenerationRequest): 
   if (served.conversations.length > served.opened.engine.state().slots) served.conversations.shift()
 }
 
-function ratesOf(served: ServedModel): { tokensPerSecond: number; firstTokenMs: number } {
+type Rates = { tokensPerSecond: number; firstTokenMs: number }
+
+/** Of the last second or more: several coordinators ask, and each change is told at once. */
+function ratesOf(served: ServedModel): Rates {
   const nowMs = performance.now()
-  const seconds = Math.max(0.001, (nowMs - served.reported.atMs) / 1000)
+  const seconds = (nowMs - served.reported.atMs) / 1000
+  if (seconds < RATES_OVER_S) return served.reported.rates
   const tokensPerSecond = (served.generatedTokens - served.reported.tokens) / seconds
   const firsts = served.firstTokens.splice(0)
-  served.reported = { tokens: served.generatedTokens, atMs: nowMs }
-  return { tokensPerSecond, firstTokenMs: firsts.length === 0 ? 0 : firsts.reduce((sum, ms) => sum + ms, 0) / firsts.length }
+  const firstTokenMs = firsts.length === 0 ? 0 : firsts.reduce((sum, ms) => sum + ms, 0) / firsts.length
+  served.reported = { tokens: served.generatedTokens, atMs: nowMs, rates: { tokensPerSecond, firstTokenMs } }
+  return served.reported.rates
 }
+
+// Heartbeats of several coordinators come at any time; of one they come no sooner than this by default.
+const RATES_OVER_S = 0.9

@@ -49,3 +49,12 @@ export const SCHEMA_MISMATCH = 'schema_mismatch'
 
 // What no prompt and no provider can be blamed for.
 export const BLAMELESS = new Set(['worker_draining', 'coordinator_restarted', 'attempt_unknown', 'provider_removed'])
+
+export const GIVEN_BACK = lost('worker_draining', 'The worker gave the job back.')
+
+export const CONTEXT_FULL: JobError = {
+  code: 'context_full',
+  message: 'The answer filled the context of its worker and goes on at one that serves the model with a larger one.',
+  layer: 'model',
+  retryable: true,
+}

@@ -1,11 +1,22 @@
 import { INTERRUPTED, tooLong } from './attempt-errors.ts'
-import { ATTEMPTS_EVER, blameOf, countAgainst, isForbidden, isOpenElsewhere, tripFor, turnedAwayMs, yieldingMs } from './blame.ts'
+import {
+  ATTEMPTS_EVER,
+  blameOf,
+  countAgainst,
+  isForbidden,
+  isOpenElsewhere,
+  OUT_OF_CONTEXT,
+  tooSmall,
+  tripFor,
+  turnedAwayMs,
+  yieldingMs,
+} from './blame.ts'
 import type { Board } from './board.ts'
 import { type Breaker, reset } from './breaker.ts'
 import type { Setback } from './cooldown.ts'
 import type { FleetWorker } from './fleet.ts'
 import { COST_MAX, type InputOf } from './inputs.ts'
-import type { JobError } from './job.ts'
+import type { JobError, WorkerId } from './job.ts'
 import { AUTO } from './routing.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
 import { stallOf } from './silence.ts'
@@ -90,6 +101,17 @@ export class Attempts {
     return isOpenElsewhere(this.#board.nowMs, this.#board.keyOf(job), worker, this.#board.fleet)
   }
 
+  /** So many tokens, of the prompt and its answer, fill the context where it runs, and it could go on where there is a larger one. */
+  canGrow(job: ScheduledJob, tokens: number): boolean {
+    const offer = job.worker?.models.get(job.served)?.offer
+    if (job.worker === null || offer === undefined || job.startsOver) return false
+    return offer.contextTokens > 0 && tokens >= offer.contextTokens && this.#tooSmall(job, job.worker).length > 0
+  }
+
+  #tooSmall(job: ScheduledJob, worker: FleetWorker): WorkerId[] {
+    return tooSmall({ ...this.#board.keyOf(job), avoid: [] }, worker, job.served, this.#board.fleet)
+  }
+
   #areWaitedFor(worker: FleetWorker): boolean {
     for (const [model, line] of this.#board.lines) if (line.waiting > 0 && (model === AUTO || worker.models.has(model))) return true
     return false
@@ -125,6 +147,12 @@ export class Attempts {
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
     this.#board.endAttempt(job, status, error)
+    const small = worker === null || !OUT_OF_CONTEXT.has(error.code) ? [] : this.#tooSmall(job, worker)
+    if (small.length > 0) {
+      job.avoid = [...new Set([...job.avoid, ...small])]
+      this.#requeue(job, error.code, 0)
+      return
+    }
     if (!error.retryable || isForbidden({ ...this.#board.keyOf(job), avoid: job.avoid }, worker, error, this.#board.fleet)) {
       this.#board.dismiss(job)
       this.#board.emit({ kind: 'job-failed', job: job.id, error: { ...error, retryable: false } })

@@ -52,6 +52,21 @@ export function isForbidden(key: RouteKey, worker: FleetWorker | null, { code }:
   return !eligiblePlaces(key, fleet).some(({ worker: other }) => other !== worker && !key.avoid.includes(other.id))
 }
 
+/**
+ * The workers whose context is no larger than the one that a prompt, or an answer, did not fit; none where no other place has a
+ * larger one. Of one model there may be several sizes: hosts that are short of memory serve a smaller one by themselves.
+ */
+export function tooSmall(key: RouteKey, worker: FleetWorker, served: string, fleet: Fleet): WorkerId[] {
+  const contextOf = (place: FleetWorker, model: string): number => place.models.get(model)?.offer.contextTokens || Number.POSITIVE_INFINITY
+  const most = contextOf(worker, served)
+  const places = eligiblePlaces(key, fleet)
+  if (!places.some((place) => contextOf(place.worker, place.model) > most)) return []
+  return places.filter((place) => contextOf(place.worker, place.model) <= most).map((place) => place.worker.id)
+}
+
+/** What does not fit into the context at one place may fit elsewhere. */
+export const OUT_OF_CONTEXT = new Set(['context_length_exceeded', 'context_full'])
+
 // An answer that broke off, or makes no sense, is not among them: somebody was there who began it.
 const CLOUD_TROUBLES = new Set(['provider_failed', 'provider_forbids', 'provider_lacks_model', 'first_token_timeout', 'next_token_timeout'])
 const CLOUD_BREAKER = { breakerFailures: 1, breakerOpenMs: 1_000, breakerMaxMs: 60_000 }

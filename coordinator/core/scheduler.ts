@@ -154,6 +154,12 @@ export class Scheduler {
     return job === undefined || job.phase === 'running' ? undefined : decide(nowMs, this.#board.questionOf(job), this.#board.fleet)
   }
 
+  /** Whether an answer that has filled the context at its worker, with so many tokens, could go on at another. */
+  canGrow(id: JobId, tokens: number): boolean {
+    const job = this.#board.jobs.get(id)
+    return job !== undefined && this.#attempts.canGrow(job, tokens)
+  }
+
   /** How many wait, by model and reason; costs one look per flow, not per job. */
   waitingByReason(nowMs: number): { model: string; reason: WaitingReason; count: number }[] {
     this.#board.nowMs = nowMs

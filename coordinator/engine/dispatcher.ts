@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { SPEND_LIMIT, tooLarge } from '../core/attempt-errors.ts'
+import { CONTEXT_FULL, GIVEN_BACK, SPEND_LIMIT, tooLarge } from '../core/attempt-errors.ts'
 import type { EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import { decisionDetails } from '../core/decision.ts'
@@ -339,16 +339,15 @@ export class Dispatcher {
     if (this.#stopped) return
     const live = this.#current(worker, end)
     if (live !== undefined && end.finishReason === 'cancelled') {
-      this.attemptFailed(worker, end, {
-        code: 'worker_draining',
-        message: 'The worker gave the job back.',
-        layer: 'provider',
-        retryable: true,
-      })
+      this.attemptFailed(worker, end, GIVEN_BACK)
       return
     }
     if (live !== undefined && end.tokens !== live.tokenIds.length) {
       this.#parts.link.resume(worker, end.job, end.attempt, live.tokenIds.length)
+      return
+    }
+    if (live !== undefined && end.finishReason === 'length' && this.#scheduler.canGrow(end.job, end.promptTokens + end.completionTokens)) {
+      this.attemptFailed(worker, end, CONTEXT_FULL)
       return
     }
     if (live !== undefined) {

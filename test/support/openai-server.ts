@@ -13,6 +13,8 @@ export class OpenAiServer implements AsyncDisposable {
   /** Set: only who presents it is answered. */
   key: string | undefined
   readonly bodies: Record<string, unknown>[] = []
+  /** Paths that were read. */
+  readonly gets: string[] = []
   /** Streams that the other side closed before their end. */
   closed = 0
   readonly #server = http.createServer((request, response) => this.#answer(request, response))
@@ -62,6 +64,7 @@ export class OpenAiServer implements AsyncDisposable {
     request.on('data', (part: Buffer) => parts.push(part))
     request.on('end', () => {
       const path = request.url ?? ''
+      if (request.method === 'GET') this.gets.push(path)
       if (this.key !== undefined && request.headers.authorization !== `Bearer ${this.key}`)
         json(response, 401, { error: { message: `wrong key ${request.headers.authorization}` } })
       else if (path === '/v1/models') json(response, 200, { object: 'list', data: this.models })
@@ -118,7 +121,11 @@ function embeddings(inputs: string[]): unknown {
   return { data: inputs.map((_, index) => ({ index, embedding: [3, 4 * (index + 1)] })).toReversed(), usage: { prompt_tokens: 4 } }
 }
 
+/** A page that is not answered. */
+export const NEVER = 'never'
+
 function page(response: http.ServerResponse, content: unknown): void {
+  if (content === NEVER) return
   if (content === undefined) json(response, 404, { error: { message: 'no such page' } })
   else if (typeof content === 'string') response.writeHead(200, { 'content-type': 'text/plain' }).end(content)
   else json(response, 200, content)

@@ -76,9 +76,9 @@ class CliEngine implements Engine {
     this.#sha256 = createHash('sha256')
       .update(JSON.stringify(['cli', kind, this.#settings.command, model, tools]))
       .digest('hex')
-    this.#cleared = clearLeftovers().catch((error: Error) =>
-      options.log.warn(`what a killed worker left of its command-line agents could not be cleared: ${error.message}`),
-    )
+    const warn = (error: Error): void =>
+      options.log.warn(`what a killed worker left of its command-line agents could not be cleared: ${error.message}`)
+    this.#cleared = clearLeftovers(warn).catch(warn)
     this.#look()
   }
 

@@ -253,11 +253,21 @@ async function createContext(model: LlamaModel, wish: { slots: number; contextTo
     })
   } catch (error) {
     const less = smallerContext(wish)
-    if (!(error instanceof InsufficientMemoryError) || less === undefined) throw error
+    if (!isShortOfMemory(error)) throw error
+    if (less === undefined)
+      throw new Error(
+        `not even ${wish.slots} slot of ${wish.contextTokens} tokens fits into memory: ${(error as Error).message}; set slots= or context= lower, or gpu_layers=`,
+        { cause: error },
+      )
     const message = `memory is short for ${wish.slots} slots of ${wish.contextTokens} tokens: trying ${less.slots} of ${less.contextTokens}`
     tell({ kind: 'log', level: 'warn', message })
     return createContext(model, less, threads)
   }
+}
+
+/** As it was estimated before, or, without more words, as llama.cpp found when it tried. */
+function isShortOfMemory(error: unknown): boolean {
+  return error instanceof InsufficientMemoryError || (error instanceof Error && error.message === 'Failed to create context')
 }
 
 function detailOf(llama: Llama, model: LlamaModel, threads: number): string {
@@ -425,6 +435,8 @@ class ModelSequence implements Sequence {
   }
 
   async load(file: string): Promise<void> {
+    // A load that fails forgets what the sequence held, and llama.cpp does not: every later answer in this slot would fail.
+    await this.keep(0)
     // The risk is a file of another model; these files are this process's own, in a folder nobody else can write to.
     await this.#sequence.loadStateFromFile(file, { acceptRisk: true })
   }

@@ -16,6 +16,8 @@ export type LlamaEngineOptions = {
   /** A GGUF file. */
   path: string
   sha256: string
+  /** What it is by now: a file may be replaced while its process is down. Rejects where it is not to be served. Absent: what it was. */
+  identify?: () => Promise<string>
   /** Jobs at once; absent: 4. */
   slots?: number
   /** Per slot; absent: what the model was trained on, at most 4,096. */
@@ -52,6 +54,8 @@ class LlamaEngine implements Engine {
   #restartTimer: NodeJS.Timeout | undefined
   #steadyTimer: NodeJS.Timeout | undefined
   #watchdog: Watchdog | undefined
+  /** While it loads: whether it says anything. */
+  #stopLooking: () => void = () => {}
   #failures = 0
   #closed = false
   #state: EngineState
@@ -88,6 +92,7 @@ class LlamaEngine implements Engine {
 
   async close(): Promise<void> {
     this.#closed = true
+    this.#stopLooking()
     clearTimeout(this.#restartTimer)
     clearTimeout(this.#steadyTimer)
     this.#watchdog?.close()
@@ -98,8 +103,10 @@ class LlamaEngine implements Engine {
   #spawn(): void {
     const { name, log } = this.#options
     let unloadable: string | undefined
+    let heardMs = performance.now()
     const listener: ProcessListener = {
       told: (message) => {
+        heardMs = performance.now()
         this.#watchdog?.heard()
         if (message.kind === 'alive') return
         if (message.kind === 'news') this.#pass(message.news)
@@ -110,6 +117,11 @@ class LlamaEngine implements Engine {
       },
       died: (reason) => this.#died(unloadable === undefined ? { kind: 'died', reason } : { kind: 'unloadable', reason: unloadable }),
     }
+    const loading = setInterval(() => {
+      if (performance.now() - heardMs > LOADING_SILENT_MS)
+        this.#process?.kill(`it said nothing for ${LOADING_SILENT_MS / 1000} s while it loaded`)
+    }, LOADING_LOOK_MS)
+    this.#stopLooking = () => clearInterval(loading)
     try {
       this.#process = new ModelProcess(this.#options, listener)
     } catch (error) {
@@ -121,6 +133,7 @@ class LlamaEngine implements Engine {
   #ready({ slots, contextTokens, maxTokenBytes, sizeBytes, detail, abilities }: ModelFacts): void {
     this.#options.log.info(`model ${this.#options.name} is ready: ${slots} slots of ${contextTokens} tokens, ${detail}`)
     const target = this.#process
+    this.#stopLooking()
     this.#watchdog = new Watchdog({
       now: () => performance.now(),
       ask: () => target?.tell({ kind: 'ask' }),
@@ -151,6 +164,7 @@ class LlamaEngine implements Engine {
 
   #died(death: Death): void {
     this.#process = undefined
+    this.#stopLooking()
     clearTimeout(this.#steadyTimer)
     this.#watchdog?.close()
     this.#watchdog = undefined
@@ -169,7 +183,18 @@ class LlamaEngine implements Engine {
 
   #restart(): void {
     this.#change({ phase: 'loading', detail: 'starting again', restarts: this.#state.restarts + 1 })
-    this.#spawn()
+    const { name, sha256, identify, log } = this.#options
+    if (identify === undefined) return this.#spawn()
+    identify().then(
+      (now) => {
+        if (this.#closed) return
+        if (now !== (this.#state.sha256 || sha256))
+          log.warn(`model ${name}: its file has changed; what is served from now on has SHA-256 ${now}`)
+        this.#change({ sha256: now })
+        this.#spawn()
+      },
+      (error: unknown) => this.#died({ kind: 'unloadable', reason: (error as Error).message }),
+    )
   }
 
   #failAll(failure: GenerationFailure): void {
@@ -186,6 +211,10 @@ class LlamaEngine implements Engine {
 
 /** Abilities stay: a model that restarts is waited for by requests that need them. */
 const DOWN = { phase: 'down', slots: 0, contextTokens: 0, maxTokenBytes: 0 } as const
+
+// Between two of its words lies the reading of a part of a file, perhaps over a network.
+const LOADING_SILENT_MS = 300_000
+const LOADING_LOOK_MS = 10_000
 
 /** A process that has served this long did not die of what killed the one before it. */
 const STEADY_AFTER_MS = 60_000

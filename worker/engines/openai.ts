@@ -180,8 +180,11 @@ class OpenAiEngine implements Engine {
     })
   }
 
-  #serves(facts: ServerFacts): void {
+  #serves({ isPartial, ...told }: ServerFacts): void {
     const { name, baseUrl, log } = this.#options
+    const known = this.#facts
+    const isKnown = isPartial === true && known?.model === told.model && known.kind === told.kind
+    const facts = isKnown ? known : told
     const changed = JSON.stringify(facts) !== JSON.stringify(this.#facts)
     this.#facts = facts
     if (changed) log.info(`model ${name} is served by ${baseUrl} as ${facts.model}`)

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname, tmpdir } from 'node:os'
 import path from 'node:path'
 import { endTree } from './process-tree.ts'
@@ -33,8 +33,25 @@ export class JobFolder {
   }
 
   remove(): void {
-    rmSync(this.root, { recursive: true, force: true, maxRetries: 5 })
+    removeTree(this.root)
   }
+}
+
+/** Tools leave folders that nobody may write to, such as a cache of Go's modules. */
+function removeTree(root: string): void {
+  try {
+    rmSync(root, { recursive: true, force: true, maxRetries: 5 })
+  } catch {
+    makeWritable(root)
+    rmSync(root, { recursive: true, force: true, maxRetries: 5 })
+  }
+}
+
+function makeWritable(folder: string): void {
+  // Where a link leads to is somebody else's.
+  if (!lstatSync(folder).isDirectory()) return
+  chmodSync(folder, 0o700)
+  for (const name of readdirSync(folder)) makeWritable(path.join(folder, name))
 }
 
 const PREFIX = `holdfast-cli-${hostname()}-`
@@ -44,20 +61,20 @@ export function markOf(tmp: string): string {
   return `TMPDIR=${tmp}`
 }
 
-/** Ends the jobs of workers that were killed, and removes what they left. */
-export async function clearLeftovers(): Promise<void> {
+/** Ends the jobs of workers that were killed, and removes what they left. `onProblem`: of one that cannot be removed. */
+export async function clearLeftovers(onProblem: (error: Error) => void): Promise<void> {
   const base = tmpdir()
   for (const name of readdirSync(base)) {
     const owner = name.startsWith(PREFIX) ? Number.parseInt(name.slice(PREFIX.length), 10) : undefined
     if (owner === undefined || isAlive(owner)) continue
-    await clearJob(path.join(base, name))
+    await clearJob(path.join(base, name)).catch(onProblem)
   }
 }
 
 /** Ends what is left of a job whose worker is gone, and removes its folder. */
 export async function clearJob(root: string): Promise<void> {
   await endTree({ pid: undefined, mark: markOf(path.join(root, 'tmp')) }, 0)
-  rmSync(root, { recursive: true, force: true, maxRetries: 5 })
+  removeTree(root)
 }
 
 function isAlive(pid: number): boolean {

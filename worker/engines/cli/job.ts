@@ -103,8 +103,11 @@ export class CliJob implements Generation {
       const child = await this.#start(folder)
       if (child !== undefined) await this.#attend(child, markOf(folder.tmp))
     } finally {
-      folder.remove()
-      this.#listener.removed(folder.root)
+      try {
+        folder.remove()
+      } finally {
+        this.#listener.removed(folder.root)
+      }
     }
   }
 

@@ -107,7 +107,8 @@ export class Generation {
     const choice: Choice = {
       sampling: this.#sampling,
       seed: seedAfter(this.#seed, this.answer.length),
-      prompt: this.target,
+      // What was forced is of the answer.
+      prompt: this.target.slice(0, this.promptTokens),
       answer: this.answer,
       wantsProbabilities: this.#logprobs !== undefined,
     }

@@ -41,7 +41,11 @@ export class PrefixStore {
     if (expected > this.#bytesMax) return undefined
     await this.#makeRoom(expected)
     const file = join(this.#folder, createHash('sha256').update(Uint32Array.from(tokens)).digest('hex').slice(0, 32))
-    const bytes = await sequence.save(file)
+    const bytes = await sequence.save(file).catch(async (error: unknown) => {
+      // What was written of it would be counted by nobody.
+      await rm(file, { force: true })
+      throw error
+    })
     if (tokens.length >= PREFIX_TOKENS_MIN) this.#bytesPerToken = Math.min(this.#bytesPerToken, bytes / tokens.length)
     const saved = { file, tokens, bytes }
     this.#add(saved)
@@ -54,15 +58,24 @@ export class PrefixStore {
     const saved = await this.save(from)
     if (saved === undefined) return false
     this.#drop(saved)
-    await to.load(saved.file)
-    await rm(saved.file, { force: true })
+    try {
+      await to.load(saved.file)
+    } finally {
+      await rm(saved.file, { force: true })
+    }
     return true
   }
 
   async load(saved: Saved, into: Sequence): Promise<void> {
     this.#drop(saved)
+    // One that cannot be loaded is not kept.
+    try {
+      await into.load(saved.file)
+    } catch (error) {
+      await rm(saved.file, { force: true })
+      throw error
+    }
     this.#add(saved)
-    await into.load(saved.file)
   }
 
   #add(saved: Saved): void {

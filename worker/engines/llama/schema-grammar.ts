@@ -68,7 +68,10 @@ export class GrammarWriter {
     if (schema === true) return this.#named('value')
     if (schema === false) throw new UnsupportedSchema('false', 'allows nothing: remove it')
     for (const keyword of UNSUPPORTED) if (keyword in schema) throw new UnsupportedSchema(keyword, 'cannot be honoured here: remove it')
-    if (typeof schema.$ref === 'string') return this.#reference(schema.$ref, depth)
+    if (typeof schema.$ref === 'string')
+      return Object.keys(schema).some((keyword) => ASSERTIONS.has(keyword))
+        ? this.#any(this.#resolved(schema), depth + 1)
+        : this.#reference(schema.$ref, depth)
     if (Array.isArray(schema.enum)) return alternatives(schema.enum.map(literalOf))
     if ('const' in schema) return literalOf(schema.const)
     const choices = schema.anyOf ?? schema.oneOf
@@ -194,8 +197,7 @@ export class GrammarWriter {
   }
 
   #reference(pointer: string, depth: number): string {
-    if (this.#entered.has(pointer))
-      throw new UnsupportedSchema('$ref', `leads to itself (${pointer.slice(0, 100)}), which nothing can match: let it lead somewhere`)
+    if (this.#entered.has(pointer)) throw leadsToItself(pointer)
     const known = this.#references.get(pointer)
     if (known !== undefined) return known
     const name = `ref${this.#rules.size}`
@@ -208,15 +210,22 @@ export class GrammarWriter {
     return name
   }
 
+  /** With what a reference leads to in its place, and what stands beside it. */
   #resolved(schema: JsonSchema): JsonSchema {
-    return typeof schema === 'object' && typeof schema.$ref === 'string' && Object.keys(schema).length === 1
-      ? this.#target(schema.$ref)
-      : schema
+    let found = schema
+    for (let steps = 0; typeof found === 'object' && typeof found.$ref === 'string'; steps++) {
+      if (steps >= DEPTH_MAX) throw leadsToItself(found.$ref)
+      const { $ref, ...beside } = found
+      found = joined(this.#target($ref), beside)
+    }
+    return found
   }
 
   #target(pointer: string): JsonSchema {
     if (!pointer.startsWith('#'))
       throw new UnsupportedSchema('$ref', `leads outside of the schema (${pointer.slice(0, 100)}): write it inside`)
+    if (!/^#(\/|$)/.test(pointer))
+      throw new UnsupportedSchema('$ref', `leads to an anchor (${pointer.slice(0, 100)}): write its path, such as #/$defs/name`)
     let found: unknown = this.#root
     for (const step of pointer.slice(1).split('/').slice(1))
       found = typeof found === 'object' && found !== null ? Reflect.get(found, nameOfStep(step)) : undefined
@@ -229,6 +238,10 @@ export class GrammarWriter {
 type SchemaObject = Exclude<JsonSchema, boolean>
 type Member = { member: string; required: boolean }
 
+function leadsToItself(pointer: string): UnsupportedSchema {
+  return new UnsupportedSchema('$ref', `leads to itself (${pointer.slice(0, 100)}), which nothing can match: let it lead somewhere`)
+}
+
 /** Text as a grammar writes it. */
 export function quoted(text: string): string {
   return `"${text.replace(/[\\"]/g, '\\$&').replaceAll('\n', '\\n').replaceAll('\r', '\\r').replaceAll('\t', '\\t')}"`
@@ -239,6 +252,12 @@ const DEPTH_MAX = 64
 
 /** `pattern` would have to be tried on the answer, and the regular expressions of strangers can take for ever. */
 const UNSUPPORTED = ['pattern', 'patternProperties', '$dynamicRef', '$recursiveRef']
+
+/** Keywords that hold beside a reference. Others, and there are many of them, say nothing that a grammar could. */
+const ASSERTIONS = new Set([
+  ...['type', 'enum', 'const', 'anyOf', 'oneOf', 'allOf', 'properties', 'required', 'additionalProperties', 'items', 'prefixItems'],
+  ...['minItems', 'maxItems', 'minLength', 'maxLength', 'format', 'minimum', 'exclusiveMinimum', 'maximum', 'exclusiveMaximum'],
+])
 
 /** Spelled out repetitions beyond this make grammars slow; the answer is validated anyway. */
 const REPETITIONS_MAX = 512

@@ -37,6 +37,8 @@ export class ToolCallParser {
   readonly #names: ReadonlySet<string>
   readonly #must: boolean
   #announced = false
+  /** The mark that opened, and what stood behind it, until a call does: text may speak of the mark. */
+  #opened = ''
   #state: 'start' | 'text' | 'between' | 'call' = 'start'
   #held = ''
   #call: CallReader | undefined
@@ -76,7 +78,7 @@ export class ToolCallParser {
       const before = rest
       if (this.#state === 'start') rest = this.#start(rest)
       else if (this.#state === 'text') rest = this.#text(rest, read)
-      else if (this.#state === 'between') rest = this.#between(rest)
+      else if (this.#state === 'between') rest = this.#between(rest, read)
       else rest = this.#inCall(rest, read)
       if (rest === before && this.#held === rest) break
     }
@@ -120,6 +122,7 @@ export class ToolCallParser {
       read.text += rest.slice(0, at)
       this.#state = 'between'
       this.#announced = true
+      this.#opened = open
       return rest.slice(at + open.length)
     }
     const releasable = rest.length - heldBackLength(rest, [open])
@@ -127,23 +130,33 @@ export class ToolCallParser {
     return releasable === rest.length ? '' : this.#hold(rest.slice(releasable))
   }
 
-  #between(rest: string): string {
+  #between(rest: string, read: ReadCalls): string {
     const { close, open } = this.#form
     const visible = rest.trimStart()
     if (visible === '') return this.#hold(rest)
     if (visible.startsWith('{')) {
+      this.#opened = ''
       this.#state = 'call'
       this.#call = new CallReader(this.#form.argumentsKey, (name) => this.#announced || this.#names.has(name))
       return visible
     }
     for (const mark of [close, open]) {
       if (mark === '') continue
-      if (visible.startsWith(mark)) return visible.slice(mark.length)
-      if (mark.startsWith(visible)) return this.#hold(visible)
+      if (visible.startsWith(mark)) {
+        this.#opened = ''
+        return visible.slice(mark.length)
+      }
+      if (mark.startsWith(visible)) return this.#hold(rest)
     }
-    if (/^[[\],;]/.test(visible)) return visible.slice(1)
+    if (/^[[\],;]/.test(visible)) {
+      this.#opened = ''
+      return visible.slice(1)
+    }
     this.#state = 'text'
-    return visible
+    if (this.#opened === '') return visible
+    read.text += this.#opened
+    this.#opened = ''
+    return rest
   }
 
   #inCall(rest: string, read: ReadCalls): string {
@@ -272,7 +285,9 @@ class CallReader {
     }
     const inWrapping = this.#depth === 1 && (wasInText || this.#inText)
     const space = betweenMembers && /\s/.test(character)
-    if (inWrapping || space) return ''
+    // `null` for no arguments.
+    const isNull = betweenMembers && !this.#argumentsSeen && /[nul]/.test(character)
+    if (inWrapping || space || isNull) return ''
     this.#argumentsSeen = true
     return character
   }

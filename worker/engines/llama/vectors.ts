@@ -96,7 +96,9 @@ export class VectorQueue {
     if (job.cancelled) return this.#end(job, { finished: finishedAs('cancelled', job.promptTokens) })
     try {
       const failed = await this.#compute(job)
-      if (failed !== undefined) this.#end(job, { failed })
+      // The others' turns come first: whoever left would hold a slot for as long as they take.
+      if (job.cancelled) this.#end(job, { finished: finishedAs('cancelled', job.promptTokens) })
+      else if (failed !== undefined) this.#end(job, { failed })
       else if (job.next === inputsOf(job.prompt).length) this.#finish(job)
       else this.#tellProgress(job)
     } catch (error) {
@@ -130,10 +132,10 @@ export class VectorQueue {
       return ingress('context_length_exceeded', message)
     }
     job.promptTokens += tokens
-    job.next += 1
     if (prompt.kind === 'rank' && model.purpose === 'rank') job.results.push(await model.rank(prompt.query, input))
     else if (prompt.kind === 'embed' && model.purpose === 'embed')
       job.results.push(base64(normalised((await model.embed(input)).slice(0, prompt.dimensions ?? model.dimensions))))
+    job.next += 1
     return undefined
   }
 

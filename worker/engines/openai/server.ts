@@ -10,6 +10,8 @@ export type ServerFacts = {
   /** Absent: it does not say. */
   contextTokens?: number
   slots?: number
+  /** It was asked for more about the model, and did not answer. */
+  isPartial?: true
 }
 
 export type ServerKind = 'llama-server' | 'ollama' | 'other'
@@ -96,7 +98,9 @@ async function factsOf(upstream: Upstream, entry: Entry, signal: AbortSignal): P
 
 /** Its properties say how many slots there are, the context of each, and what the model's template and eyes can do. */
 async function llamaServerFacts(upstream: Upstream, root: string, signal: AbortSignal): Promise<Partial<ServerFacts>> {
-  const { json } = await readJson(upstream, `${root}/props`, signal).catch(() => NOTHING)
+  const read = await aside(upstream, `${root}/props`, signal)
+  if (read === null) return { isPartial: true }
+  const { json } = read
   if (!isJson(json)) return {}
   const slots = count(json.total_slots)
   const contextTokens = isJson(json.default_generation_settings) ? count(json.default_generation_settings.n_ctx) : undefined
@@ -118,15 +122,20 @@ const TOOL_ABILITIES: readonly Ability[] = ['tools', 'tool_choice', 'parallel_to
 
 /** Its metrics say how many sequences it runs at once, in the versions that expose it. */
 async function vllmFacts(upstream: Upstream, root: string, signal: AbortSignal): Promise<Partial<ServerFacts>> {
-  const { text } = await readJson(upstream, `${root}/metrics`, signal).catch(() => NOTHING)
-  const slots = count(Number(/max_num_seqs(?:="|(?:\{[^}\n]{0,500}\})? )(\d+)/.exec(text)?.[1]))
+  const read = await aside(upstream, `${root}/metrics`, signal)
+  if (read === null) return { isPartial: true }
+  const slots = count(Number(/max_num_seqs(?:="|(?:\{[^}\n]{0,500}\})? )(\d+)/.exec(read.text)?.[1]))
   return slots === undefined ? {} : { slots }
 }
 
 type Read = { status: number; text: string; json: unknown }
 
-// What a server does not tell is no fault of it: options and defaults take its place.
-const NOTHING: Read = { status: 0, text: '', json: undefined }
+/** Null: no answer. What a server does not tell is no fault of it: what is known of it, options and defaults take its place. */
+async function aside(upstream: Upstream, url: string, signal: AbortSignal): Promise<Read | null> {
+  return readJson(upstream, url, AbortSignal.any([signal, AbortSignal.timeout(ASIDE_WITHIN_MS)])).catch(() => null)
+}
+
+const ASIDE_WITHIN_MS = 2_000
 
 async function readJson({ key }: Upstream, url: string, signal: AbortSignal): Promise<Read> {
   const answer = await callHttp({ method: 'GET', url, signal, ...(key === undefined ? {} : { key }) })
