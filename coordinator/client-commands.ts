@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { parse } from 'yaml'
 import { type Row, type Show, showWorkers, table } from './client-output.ts'
 import { Fault } from './core/fault.ts'
 
@@ -203,9 +204,19 @@ function content(flags: Flags): string {
 
 function definition(flags: Flags): Row {
   const text = content(flags)
+  const from = flags.from === '-' ? 'Standard input' : String(flags.from)
+  let read: unknown
   try {
-    return JSON.parse(text) as Row
+    // Whatever is JSON is YAML too.
+    read = parse(text)
   } catch (cause) {
-    throw new Fault('invalid_json', `${flags.from === '-' ? 'Standard input' : String(flags.from)} is not valid JSON.`, { cause })
+    throw new Fault(
+      'invalid_yaml',
+      `${from} is neither JSON nor YAML: ${cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : ''}`,
+      { cause },
+    )
   }
+  if (typeof read !== 'object' || read === null || Array.isArray(read))
+    throw new Fault('invalid_yaml', `${from} holds no members (name: value), as a definition does.`)
+  return read as Row
 }

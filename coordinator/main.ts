@@ -181,9 +181,10 @@ async function startCoordinator(
     atMs: clock.now(),
     type,
     actor,
-    team: null,
+    // What a person set up says in its details whom it concerns.
+    team: typeof details.team === 'string' ? details.team : null,
     job: null,
-    provider: null,
+    provider: typeof details.provider === 'string' ? details.provider : null,
     worker: null,
     traceId: null,
     details,

@@ -1,5 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { JobRecord } from './core/job.ts'
+import { AUTO } from './core/routing.ts'
 import type { Scheduler } from './core/scheduler.ts'
 import { stateOf } from './core/provider-state.ts'
 import type { FleetWorker } from './core/fleet.ts'
@@ -60,11 +61,11 @@ export class Metrics {
   }
 
   started(record: JobRecord): void {
-    this.#queueWait.observe({ model: record.model, priority: record.priority }, (record.queueMs ?? 0) / 1000)
+    this.#queueWait.observe({ model: modelOf(record), priority: record.priority }, (record.queueMs ?? 0) / 1000)
   }
 
   firstToken(record: JobRecord): void {
-    this.#firstToken.observe({ model: record.model, tier: record.tier ?? 'none' }, (record.firstTokenMs ?? 0) / 1000)
+    this.#firstToken.observe({ model: modelOf(record), tier: record.tier ?? 'none' }, (record.firstTokenMs ?? 0) / 1000)
   }
 
   paid(record: JobRecord, provider: string, micros: number): void {
@@ -72,7 +73,8 @@ export class Metrics {
   }
 
   ended(record: JobRecord): void {
-    const { model, status } = record
+    const { status } = record
+    const model = modelOf(record)
     const tier = record.tier ?? 'none'
     this.#finished.inc({ status, model, tier })
     if (status !== 'succeeded') return
@@ -150,7 +152,7 @@ export class Metrics {
       'Slots of a model on a worker: free are those that may be given work now.',
       ['worker', 'model', 'state'],
       (gauge) => {
-        for (const worker of scheduler.workers)
+        for (const worker of expected())
           for (const [model, { offer }] of worker.models) {
             const busy = worker.busy(model)
             gauge.set({ worker: worker.name, model, state: 'busy' }, busy)
@@ -169,7 +171,7 @@ export class Metrics {
       'Times the process of a model was started again since its worker started.',
       ['worker', 'model'],
       (gauge) => {
-        for (const worker of scheduler.workers)
+        for (const worker of expected())
           for (const model of facts.find(worker.id)?.models ?? []) gauge.set({ worker: worker.name, model: model.name }, model.restarts)
       },
     )
@@ -222,3 +224,8 @@ type GpuFacts = NonNullable<NonNullable<ReturnType<FleetFacts['find']>>['host']>
 const WAIT_BUCKETS = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800]
 const DISPATCH_BUCKETS = [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1]
 const FAST_BUCKETS = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2]
+
+/** Who leaves the choice to Holdfast is counted for what it was, once that is known. */
+function modelOf({ model, servedModel }: JobRecord): string {
+  return model === AUTO ? (servedModel ?? AUTO) : model
+}

@@ -20,6 +20,8 @@ export const ABILITIES = [
   'reasoning_max_tokens',
   // One that is too small for a dialect whose caps begin at 1,024 tokens and stay below `max_tokens`.
   'reasoning_max_tokens_below_1024',
+  // None at all: what can be told how much to think can be told not to, and what never thinks need not be told.
+  'reasoning_none',
   'min_tokens',
   'temperature',
   // Beyond what one dialect takes.
@@ -86,8 +88,10 @@ export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boo
   need('json_object', request.format?.kind === 'json')
   need('json_schema', request.format?.kind === 'schema')
   need('logprobs', request.logprobs !== undefined)
-  need('reasoning_effort', request.reasoning?.effort !== undefined && request.reasoning.effortIsDefault !== true)
-  need('reasoning_max_tokens', request.reasoning?.maxTokens !== undefined)
+  const { effort, maxTokens: cap, effortIsDefault } = request.reasoning ?? {}
+  need('reasoning_effort', effort !== undefined && effort !== 'none' && effortIsDefault !== true)
+  need('reasoning_max_tokens', cap !== undefined && cap > 0)
+  need('reasoning_none', isNone(request))
   need('reasoning_max_tokens_below_1024', isSmallCap(request))
   need('min_tokens', request.minTokens !== undefined)
   need('temperature', sampling.temperature !== undefined)
@@ -105,10 +109,20 @@ export function needsOf(request: Omit<GenerationRequest, 'seed'>, seedGiven: boo
 
 /** The request without what a model of these abilities need not be told. */
 export function fitting<R extends Pick<GenerationRequest, 'reasoning'>>(request: R, abilities: readonly string[]): R {
+  if (isNone(request) && !REASONS.some((ability) => abilities.includes(ability))) {
+    const { reasoning: _reasoning, ...rest } = request
+    return rest as R
+  }
   if (request.reasoning?.effortIsDefault !== true || abilities.includes('reasoning_effort')) return request
   const { effort: _, effortIsDefault: __, ...others } = request.reasoning
   const { reasoning: ___, ...rest } = request
   return (Object.keys(others).length === 0 ? rest : { ...rest, reasoning: others }) as R
+}
+
+const REASONS: readonly Ability[] = ['reasoning_effort', 'reasoning_max_tokens']
+
+function isNone({ reasoning }: Pick<GenerationRequest, 'reasoning'>): boolean {
+  return reasoning?.effort === 'none' || reasoning?.maxTokens === 0
 }
 
 /** None at all is no cap. */

@@ -20,6 +20,7 @@ export const ANTHROPIC_ABILITIES: readonly Ability[] = [
   'json_schema',
   'reasoning_effort',
   'reasoning_max_tokens',
+  'reasoning_none',
   'temperature',
   'top_p',
   'top_k',

@@ -32,6 +32,7 @@ export const OPENAI_ABILITIES: readonly Ability[] = [
   'json_schema',
   'logprobs',
   'reasoning_effort',
+  'reasoning_none',
   'temperature',
   'temperature_above_1',
   'top_p',

@@ -2,7 +2,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { ABILITIES, type Ability, needsOf, withPlain } from '../proto/abilities.ts'
+import { isAble } from '../coordinator/core/routing.ts'
+import { ABILITIES, type Ability, fitting, needsOf, withPlain } from '../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES } from '../proto/anthropic-wire-request.ts'
 import type { GenerationRequest, Prompt } from '../proto/request.ts'
 import { writeTinyModel } from '../worker/tiny-model.ts'
@@ -77,15 +78,20 @@ const CHECKS: Partial<Record<Ability, Check>> = {
     seen: async (_engine, ask) => expect((await ask()).whole.logprobs.map((one) => one.top_logprobs.length)).toEqual([3, 3, 3, 3]),
   },
   reasoning_effort: {
-    wish: { reasoning: { effort: 'none' }, maxTokens: 20 },
-    seen: async (engine, ask) => {
-      expect((await complete(engine, PROMPT, { maxTokens: 20 })).whole.reasoning).not.toBe('')
-      expect((await ask()).whole.reasoning).toBe('')
-    },
+    wish: { reasoning: { effort: 'minimal' }, maxTokens: 400 },
+    seen: async (_engine, ask) => expect((await ask()).text).not.toBe(''),
   },
   reasoning_max_tokens: {
     wish: { reasoning: { maxTokens: 4 }, maxTokens: 60 },
     seen: async (_engine, ask) => expect((await ask()).text).not.toBe(''),
+  },
+  reasoning_none: {
+    wish: { reasoning: { effort: 'none' }, maxTokens: 20 },
+    seen: async (engine, ask) => {
+      const reasons = engine.state().abilities.includes('reasoning_effort')
+      expect((await complete(engine, PROMPT, { maxTokens: 20 })).whole.reasoning !== '').toBe(reasons)
+      expect((await ask()).whole.reasoning).toBe('')
+    },
   },
   reasoning_max_tokens_below_1024: {
     wish: { reasoning: { maxTokens: 4 }, maxTokens: 60 },
@@ -150,4 +156,16 @@ describe.each(KINDS)('a model %s', (_kind, open, lacks) => {
     expect(needsOf(request, wish.seed !== undefined)).toContain(ability)
     await check.seen(model, () => complete(model, prompt, wish))
   })
+})
+
+test('not to think is what a model that never thinks does anyway, and what can be told how much to think can be told', () => {
+  for (const reasoning of [{ maxTokens: 0 }, { effort: 'none' }] as const) {
+    const request = { prompt: PROMPT, stop: [], sampling: {}, reasoning }
+    const needs = needsOf(request, false)
+    expect(needs).toEqual(['reasoning_none'])
+    for (const has of ['reasoning_none', 'reasoning_effort', 'reasoning_max_tokens']) expect(isAble(needs, [has])).toBe(true)
+    expect(isAble(needs, ['tools'])).toBe(false)
+    expect(fitting(request, ['reasoning_none']).reasoning).toBeUndefined()
+    expect(fitting(request, ['reasoning_none', 'reasoning_effort'])).toEqual(request)
+  }
 })

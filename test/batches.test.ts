@@ -222,7 +222,11 @@ test('the official client uploads a file, runs it as a batch and reads output an
   expect(bytes).toBe((await (await client.files.content(done.output_file_id ?? '')).arrayBuffer()).byteLength)
   await expect(client.files.delete(done.output_file_id ?? '')).rejects.toMatchObject({ status: 409, code: 'file_is_made' })
   const errors = (await (await client.files.content(done.error_file_id ?? '')).text()).trim()
-  expect(JSON.parse(errors)).toMatchObject({ custom_id: 'three', error: { code: expect.any(String) } })
+  expect(JSON.parse(errors)).toMatchObject({
+    custom_id: 'three',
+    response: { status_code: expect.any(Number), body: { error: { code: expect.any(String) } } },
+    error: null,
+  })
   const listed: string[] = []
   for await (const batch of client.batches.list()) listed.push(batch.id)
   expect(listed).toContain(made.id)

@@ -155,6 +155,7 @@ test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health s
   const posted = await world.request('POST', '/api/jobs', { ...ask, model: 'gone' })
   const { id } = (await posted.json()) as { id: string }
   between.isHole = true
+  const pending = world.request('GET', '/api/jobs')
   await world.until('it is not ready', async () => (await fetch(`${world.url}/readyz`)).status === 503)
   expect(await (await fetch(`${world.url}/readyz`)).text()).toContain('PostgreSQL')
   const refused = await world.request('POST', '/v1/chat/completions', ask)
@@ -167,6 +168,9 @@ test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health s
   })
   await setTimeout(500)
   expect(isAnswered).toBe(false)
+  // Who reads is told, on whatever connection.
+  const reads = await Promise.all(['jobs', 'events', 'keys', 'teams'].map((noun) => world.request('GET', `/api/${noun}`)).concat(pending))
+  expect(reads.map(({ status, headers }) => [status, headers.get('retry-after')])).toEqual(reads.map(() => [503, '2']))
   between.isHole = false
   await world.until('it is ready again', async () => (await fetch(`${world.url}/readyz`)).status === 200)
   expect(await cancelled).toBe(200)

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { World } from './support/world.ts'
+import { type EventView, World } from './support/world.ts'
 
 let world: World
 beforeAll(async () => {
@@ -66,7 +66,13 @@ test('a team sees its own jobs and nobody else’s, and changes nothing that is 
     expect((await call(method, target, undefined, two.key)).status, target).toBe(404)
   const empty = await call('GET', '/api/jobs', undefined, two.key)
   expect(empty.body).toMatchObject({ data: [], scope: { teams: ['two'] } })
-  expect((await call('GET', '/api/events', undefined, two.key)).body).toMatchObject({ data: [], scope: { teams: ['two'] } })
+  // Of itself it sees how it was set up.
+  const seen = (await call('GET', '/api/events', undefined, two.key)).body as { data: EventView[]; scope: unknown }
+  expect(seen.scope).toEqual({ teams: ['two'] })
+  expect(seen.data.map(({ type, team }) => [type, team])).toEqual([
+    ['key.created', 'two'],
+    ['team.created', 'two'],
+  ])
   expect((await call('GET', '/api/events', undefined, one.key)).body.data).toContainEqual(expect.objectContaining({ job: mine }))
   for (const [method, target, body] of [
     ['POST', '/api/teams', { name: 'x' }],

@@ -391,6 +391,7 @@ describe('abilities', () => {
     logprobs: { logprobs: 2 },
     reasoning_effort: { reasoning: { effort: 'high' } },
     reasoning_max_tokens: { reasoning: { maxTokens: 2_000 } },
+    reasoning_none: { reasoning: { effort: 'none' } },
     min_tokens: { minTokens: 5 },
     temperature: { sampling: { temperature: 0.5 } },
     top_p: { sampling: { topP: 0.5 } },

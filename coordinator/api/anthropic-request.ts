@@ -94,6 +94,7 @@ const PARAMETER_OF: NonNullable<ParsedRequest['parameterOf']> = {
   json_schema: 'output_config.format',
   reasoning_effort: 'output_config.effort',
   reasoning_max_tokens: 'thinking.budget_tokens',
+  reasoning_none: 'thinking.type',
   reasoning_max_tokens_below_1024: 'thinking.budget_tokens',
   parallel_tool_calls: 'tool_choice.disable_parallel_tool_use',
 }

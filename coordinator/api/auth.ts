@@ -74,7 +74,13 @@ export class Keyring {
       })
     }
     const found = this.#find(presented)
-    if (found === undefined || found.kind === 'worker') {
+    if (found?.kind === 'worker') {
+      this.#onRefused(address)
+      throw new Fault('invalid_key', 'This is a worker’s key, which opens the door of workers (HOLDFAST_WORKER_TOKEN) and no other.', {
+        status: 401,
+      })
+    }
+    if (found === undefined) {
       this.#onRefused(address)
       throw new Fault('invalid_key', 'The key is wrong or was revoked.', { status: 401 })
     }

@@ -85,6 +85,8 @@ export function namesFor(parts: ApiParts, { models }: Caller): string[] {
 function aliasName(name: string): string {
   if (name.length > 200 || !/^[\p{L}\p{N}][^\s]*$/u.test(name))
     throw badRequest('invalid_name', 'An alias is 1 to 200 characters without white space, beginning with a letter or digit.', 'name')
+  // It means every model there is, the local ones first.
+  if (name === AUTO) throw badRequest('invalid_name', `"${AUTO}" means any model and cannot mean another: choose another name.`, 'name')
   return name
 }
 

@@ -218,7 +218,8 @@ function outputLine({ record, output }: ResultRow): Record<string, unknown> {
     id: `batch_req_${record.id}`,
     custom_id: record.rowKey,
     response: { status_code: fault?.status ?? 200, request_id: record.id, body: fault === null ? answerBody(live) : openAiError(fault) },
-    error: fault === null ? null : { code: fault.code, message: fault.message },
+    // That is for rows without a response; what went wrong stands in the body.
+    error: null,
   }
 }
 

@@ -54,6 +54,7 @@ const PARAMETER_OF: NonNullable<ParsedRequest['parameterOf']> = {
   json_schema: 'text.format',
   logprobs: 'include',
   reasoning_effort: 'reasoning.effort',
+  reasoning_none: 'reasoning.effort',
   reasoning_max_tokens: 'reasoning.max_tokens',
 }
 

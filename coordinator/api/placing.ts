@@ -133,6 +133,7 @@ const PARAMETER_OF: Record<string, string> = {
   images: 'messages',
   temperature_above_1: 'temperature',
   reasoning_max_tokens_below_1024: 'reasoning_max_tokens',
+  reasoning_none: 'reasoning_effort',
   json_object: 'response_format',
   json_schema: 'response_format',
   completions: 'model',

@@ -144,6 +144,10 @@ export function isFit(key: RouteKey, worker: FleetWorker, offer: ModelOffer): bo
 }
 
 export function isAble(needs: readonly string[], abilities: readonly string[] | undefined): boolean {
-  for (const need of needs) if (abilities?.includes(need) !== true) return false
+  for (const need of needs)
+    if (abilities?.includes(need) !== true && !DO_ALSO[need]?.some((other) => abilities?.includes(other))) return false
   return true
 }
+
+/** What can be told how much to think can be told not to. */
+const DO_ALSO: Record<string, readonly string[]> = { reasoning_none: ['reasoning_effort', 'reasoning_max_tokens'] }

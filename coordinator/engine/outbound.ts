@@ -53,7 +53,9 @@ export class Outbound {
   checkAddress(url: URL): void {
     // The URL parser has already turned 0x7f.1, 2130706433 and their like into four plain numbers.
     const host = url.hostname.replace(/^\[|\]$/g, '')
-    if (isIP(host) !== 0 && !this.#mayReach(host)) throw refused(host)
+    // Of a name it is known by itself alone where it leads.
+    const isLoopback = /^([^.]+\.)*localhost\.?$/i.test(host)
+    if (isLoopback ? !LOOPBACKS.some((address) => this.#mayReach(address)) : isIP(host) !== 0 && !this.#mayReach(host)) throw refused(host)
   }
 
   /** Of an address that somebody else will fetch: nothing is looked up here. */
@@ -148,6 +150,8 @@ function discard(response: http.IncomingMessage): void {
     if (bytes > ANSWER_BYTES_MAX) response.destroy()
   })
 }
+
+const LOOPBACKS = ['127.0.0.1', '::1']
 
 /** Only the host is named: paths and queries of such addresses often hold secrets, and so may what a name resolves to. */
 function refused(host: string): Fault {

@@ -25,7 +25,10 @@ export class Db {
   readonly #refusals = new Map<object, string>()
   #watching: NodeJS.Timeout | undefined
   #watcher: Session | undefined
+  /** Since then it has not answered. */
   #wasSilent = false
+  /** Those that wait for what they read. */
+  readonly #readers = new Set<(error: Fault) => void>()
   readonly #long = new Places(LONG_AT_ONCE)
   readonly #lists = new Places(LISTS_AT_ONCE)
   /** Connections whose users ask again when they break; a lock's is none of them. */
@@ -95,6 +98,8 @@ export class Db {
       this.#watcher = undefined
       this.#wasSilent ||= /timeout/i.test(String(error))
       this.markDown(true)
+      // Who reads is told, and does not wait for an answer that would come when it is no longer wanted.
+      if (this.#wasSilent) for (const giveUp of this.#readers) giveUp(silence())
     }
   }
 
@@ -122,11 +127,20 @@ export class Db {
   }
 
   async query(text: string, values: unknown[] = []): Promise<Rows> {
+    if (this.#wasSilent) throw silence()
+    let giveUp: (error: Fault) => void = () => {}
     try {
-      // A connection that the network forgot is silent for a quarter of an hour.
-      return (await this.#pool.query({ text, values, query_timeout: READ_LATE_MS } as pg.QueryConfig)).rows as Rows
+      return await new Promise<Rows>((resolve, reject) => {
+        giveUp = reject
+        this.#readers.add(giveUp)
+        // A connection that the network forgot is silent for a quarter of an hour.
+        const answer = this.#pool.query({ text, values, query_timeout: READ_LATE_MS } as pg.QueryConfig)
+        answer.then(({ rows }) => resolve(rows as Rows), reject)
+      })
     } catch (error) {
       throw unavailableOr(error)
+    } finally {
+      this.#readers.delete(giveUp)
     }
   }
 
@@ -312,11 +326,17 @@ function connection(options: DbOptions): pg.ClientConfig {
 
 function unavailableOr(error: unknown): unknown {
   if (!mayPass(error)) return error
-  const why = isUnavailable(error) ? 'cannot be reached at the moment' : `takes nothing at the moment (${(error as Error).message})`
-  return new Fault('database_unavailable', `PostgreSQL ${why}; nothing was accepted. Try again shortly.`, {
-    status: 503,
-    retryable: true,
-    retryAfterS: 2,
-    cause: error,
-  })
+  return unavailable(
+    isUnavailable(error) ? 'cannot be reached at the moment' : `takes nothing at the moment (${(error as Error).message})`,
+    error,
+  )
+}
+
+function silence(): Fault {
+  return unavailable('does not answer at the moment')
+}
+
+function unavailable(why: string, cause?: unknown): Fault {
+  const message = `PostgreSQL ${why}; nothing was accepted. Try again shortly.`
+  return new Fault('database_unavailable', message, { status: 503, retryable: true, retryAfterS: 2, cause })
 }

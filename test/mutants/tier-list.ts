@@ -178,8 +178,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'tiers: a parameter is accepted where nobody can honour it',
     file: 'coordinator/core/routing.ts',
-    find: 'if (abilities?.includes(need) !== true) return false',
-    replace: 'if (abilities?.includes(need) !== true) return true',
+    find: 'if (abilities?.includes(need) !== true && !DO_ALSO',
+    replace: 'if (abilities === undefined && !DO_ALSO',
     tests: ['tiers'],
   },
   {

@@ -10,6 +10,7 @@ const GENERATION_ABILITIES: readonly Ability[] = [
   'parallel_tool_calls',
   'json_object',
   'json_schema',
+  'reasoning_none',
   'min_tokens',
 ]
 
