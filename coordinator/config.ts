@@ -35,6 +35,10 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
       'HOLDFAST_DEAD_AFTER_S',
       `must be longer than HOLDFAST_HEARTBEAT_S, and is ${deadAfterMs / 1000} against ${heartbeatIntervalMs / 1000} seconds.`,
     )
+  const httpPort = settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535)
+  const grpcPort = settings.integer('HOLDFAST_GRPC_PORT', 8081, 0, 65_535)
+  if (httpPort === grpcPort && httpPort !== 0)
+    throw new SettingError('HOLDFAST_GRPC_PORT', `is ${grpcPort}, as HOLDFAST_HTTP_PORT is: each door needs a port of its own.`)
   return {
     host: settings.text('HOLDFAST_HOST', '127.0.0.1'),
     httpPort: settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535),

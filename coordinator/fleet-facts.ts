@@ -16,13 +16,13 @@ export class FleetFacts {
   }
 
   restore(worker: WorkerId, facts: Partial<WorkerFacts> & { version: string; joinedMs: number; heardMs: number }): void {
-    this.#facts.set(worker, { models: [], host: null, reason: null, drained: false, revokedMs: null, ...facts })
+    this.#facts.set(worker, { models: [], host: null, reason: null, by: null, drained: false, revokedMs: null, ...facts })
   }
 
   hello(worker: WorkerId, hello: ToldHello, nowMs: number): void {
     const { models: before = [], joinedMs = nowMs } = this.#facts.get(worker) ?? {}
     const { version, models, host } = hello
-    const fresh = { reason: null, drained: false, revokedMs: null }
+    const fresh = { reason: null, by: null, drained: false, revokedMs: null }
     this.#facts.set(worker, { version, models, host: host ?? null, joinedMs, heardMs: nowMs, ...fresh })
     this.#compare(worker, before, hello.models)
   }
@@ -50,7 +50,7 @@ export class FleetFacts {
   }
 
   /** Why it is, or will soon be, as it is: a person's word. */
-  note(worker: WorkerId, what: Partial<Pick<WorkerFacts, 'reason' | 'drained' | 'revokedMs'>>): void {
+  note(worker: WorkerId, what: Partial<Pick<WorkerFacts, 'reason' | 'by' | 'drained' | 'revokedMs'>>): void {
     const known = this.#facts.get(worker)
     if (known !== undefined) Object.assign(known, what)
   }
@@ -76,6 +76,8 @@ export type WorkerFacts = {
   heardMs: number
   /** Why it takes nothing, where a person said so. */
   reason: string | null
+  /** Who said so. */
+  by: string | null
   /** It said goodbye before it went. */
   drained: boolean
   revokedMs: number | null

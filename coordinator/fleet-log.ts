@@ -34,8 +34,9 @@ export class FleetLog {
     const name = this.#nameOf(id)
     if (type === 'worker.drained') this.#markDrained(id)
     this.#parts.log[to === 'offline' || to === 'suspect' ? 'warn' : 'info'](`Worker "${name}" is ${to} (was ${from}).`)
-    const reason = this.#find(id)?.reason ?? null
-    this.#add(type, name, { from, to, ...(reason === null ? {} : { reason }) })
+    const { reason = null, by = null } = this.#find(id) ?? {}
+    const isAsked = type === 'worker.drain_started' || type === 'worker.drained'
+    this.#add(type, name, { from, to, ...(reason === null ? {} : { reason }) }, isAsked ? by : null)
     this.#save(id)
   }
 
@@ -47,7 +48,7 @@ export class FleetLog {
     if (was === undefined && model.state !== 'ready') return
     const type = model.state === 'ready' ? 'model.loaded' : model.state === 'loading' ? 'model.loading' : 'model.crashed'
     this.#parts.log[type === 'model.crashed' ? 'warn' : 'info'](
-      `Model "${model.name}" on worker "${this.#nameOf(id)}" is ${model.state}${model.detail === '' ? '' : `: ${model.detail}`}.`,
+      `Model "${model.name}" on worker "${this.#nameOf(id)}" is ${model.state}${model.detail === '' ? '' : `: ${unended(model.detail)}`}.`,
     )
     this.#add(type, this.#nameOf(id), {
       model: model.name,
@@ -64,7 +65,7 @@ export class FleetLog {
     const state = untilMs === null ? 'online' : 'cooling_down'
     const until = untilMs === null ? null : new Date(untilMs).toISOString()
     const name = this.#nameOf(id)
-    this.#parts.log.warn(`Model "${model}" on "${name}" is ${state}: ${why}.`)
+    this.#parts.log.warn(`Model "${model}" on "${name}" is ${state}: ${unended(why)}.`)
     const isWorker = this.#parts.scheduler.findWorker(id)?.cloud === null
     this.#parts.writer.addEvent({
       ...this.#parts.newEvent('provider.state_changed', 'coordinator', { model, state, until, why }),
@@ -77,7 +78,7 @@ export class FleetLog {
     const name = this.#nameOf(id)
     const state = hold?.state ?? 'online'
     const until = hold === null || hold.untilMs === null ? null : new Date(hold.untilMs).toISOString()
-    this.#parts.log[hold === null ? 'info' : 'warn'](`Provider "${name}" is ${state}${hold === null ? '' : `: ${hold.why}`}.`)
+    this.#parts.log[hold === null ? 'info' : 'warn'](`Provider "${name}" is ${state}${hold === null ? '' : `: ${unended(hold.why)}`}.`)
     this.#parts.writer.addEvent({
       ...this.#parts.newEvent('provider.state_changed', 'coordinator', { model, state, until, why: hold?.why ?? null }),
       provider: name,
@@ -97,8 +98,9 @@ export class FleetLog {
     return this.#parts.scheduler.findWorker(id)?.name ?? id
   }
 
-  #add(type: EventType, worker: string, details: Record<string, unknown>): void {
-    this.#parts.writer.addEvent({ ...this.#parts.newEvent(type, `worker:${worker}`, details), worker, provider: worker })
+  /** `by`: who wanted it, where that was not the worker itself. */
+  #add(type: EventType, worker: string, details: Record<string, unknown>, by: string | null = null): void {
+    this.#parts.writer.addEvent({ ...this.#parts.newEvent(type, by ?? `worker:${worker}`, details), worker, provider: worker })
   }
 
   /** One after the other, so that an older state never overwrites a newer one. */
@@ -137,4 +139,9 @@ type FleetLogParts = {
   newEvent(type: EventType, actor: string, details: Record<string, unknown>): EventRecord
   log: { info(text: string): void; warn(text: string): void }
   known: WorkerId[]
+}
+
+/** A reason may be a sentence already. */
+function unended(why: string): string {
+  return why.replace(/[.\s]+$/, '')
 }

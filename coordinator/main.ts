@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { openDataDir } from '../proto/data-dir.ts'
 import { pino } from 'pino'
-import { logOutput } from '../proto/log-output.ts'
+import { LogOutput } from '../proto/log-output.ts'
 import { newId } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
 import type { ApiParts } from './api/health.ts'
@@ -54,7 +54,8 @@ import { MasterKey } from './master-key.ts'
  */
 export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): Promise<void> {
   const config = readCoordinatorConfig(env)
-  const log = pino({ level: config.logLevel, base: { process: 'coordinator' } }, logOutput())
+  const output = new LogOutput()
+  const log = pino({ level: config.logLevel, base: { process: 'coordinator' } }, output)
   const closing: (() => Promise<void> | void)[] = []
   // Asked for before the start: a signal that comes meanwhile is kept, and the start is followed by the stop.
   const asked = stopRequested()
@@ -74,6 +75,7 @@ export async function runCoordinator(env: NodeJS.ProcessEnv, version: string): P
   } finally {
     await closeAll(closing, log)
     log.info('Stopped.')
+    await output.drained()
   }
 }
 

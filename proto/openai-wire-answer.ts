@@ -124,7 +124,8 @@ export class OpenAiReader {
       if (refusal !== undefined && refusal !== '') delta.refusal = refusal
       const calls = listIn(said, 'tool_calls')
       const isWhole = choice.delta === undefined
-      const grown = calls?.map((call) => this.#call(call, isWhole)).filter((call) => call !== null) ?? []
+      const touched = new Set<Call>()
+      const grown = calls?.map((call) => this.#call(call, isWhole, touched)).filter((call) => call !== null) ?? []
       if (grown.length > 0) delta.toolCalls = grown
       const annotations = listIn(said, 'annotations')
       if (annotations !== undefined && annotations.length > 0) delta.annotations = shallow(annotations)
@@ -136,7 +137,7 @@ export class OpenAiReader {
   }
 
   /** Null while the call has no name: what came of it until then is held. `isWhole`: it is no piece of one. */
-  #call(said: unknown, isWhole: boolean): ToolCallDelta | null {
+  #call(said: unknown, isWhole: boolean, touched: Set<Call>): ToolCallDelta | null {
     if (!isJson(said)) throw new Malformed('a call of tool_calls is not an object')
     const { name, grown: written, kind } = calledIn(said)
     const index = countIn(said, 'index')
@@ -144,8 +145,11 @@ export class OpenAiReader {
     const known =
       isWhole && index === undefined
         ? undefined
-        : this.#knownCall(index, id, { name, written: written ?? '', isCustom: kind.custom === true })
-    const call = known ?? this.#newCall(index, id)
+        : this.#knownCall(index, { id, name, written: written ?? '', isCustom: kind.custom === true })
+    // Two that are named in one breath, and told apart by nothing, are two.
+    const isNext = known === undefined || (index === undefined && name !== undefined && touched.has(known))
+    const call = isNext ? this.#newCall(index, id) : known
+    touched.add(call)
     const grown = written === undefined ? undefined : this.#whole.of(`call ${this.#calls.indexOf(call)}`, written)
     if (index === undefined) call.written += grown ?? ''
     call.name ??= name
@@ -171,7 +175,8 @@ export class OpenAiReader {
    * Which call a delta goes on with; undefined: it begins one. Some servers give every call the index 0, and then only ids and
    * names tell calls apart; others give every delta of one call another id, and no name; others know no index.
    */
-  #knownCall(index: number | undefined, id: string | undefined, next: Named): Call | undefined {
+  #knownCall(index: number | undefined, next: Named): Call | undefined {
+    const { id } = next
     const isAlike = (call: Call): boolean => index === undefined || call.index === index
     const last = this.#calls.findLast(isAlike)
     const known = id === undefined ? last : this.#calls.findLast((call) => isAlike(call) && call.id === id)
@@ -193,17 +198,20 @@ type Call = {
   written: string
 }
 
-type Named = { name: string | undefined; written: string; isCustom: boolean }
+type Named = { id: string | undefined; name: string | undefined; written: string; isCustom: boolean }
 
 /** Some give all calls one id, or none, and some name a call in every piece of it: who is named again goes on until it is whole. */
-function beginsAnother(known: Call, { name, written, isCustom }: Named): boolean {
+function beginsAnother(known: Call, { id, name, written, isCustom }: Named): boolean {
   if (name === undefined || known.name === undefined) return false
   if (known.name !== name) return true
-  return !isCustom && written !== '' && known.written !== '' && isObject(known.written)
+  // Without an id nothing else says that the same is meant.
+  if (id === undefined && (isCustom || (written === '' && known.written === ''))) return true
+  return !isCustom && written !== '' && known.written !== '' && isWhole(known.written)
 }
 
-function isObject(json: string): boolean {
-  if (!json.trimEnd().endsWith('}')) return false
+function isWhole(json: string): boolean {
+  // To look costs less than to parse what grows letter by letter.
+  if (!/[}\]]\s*$/.test(json)) return false
   try {
     JSON.parse(json)
     return true

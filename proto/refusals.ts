@@ -17,7 +17,7 @@ export function isUnpaid(status: number | undefined, said: string): boolean {
 
 /** A gateway repeats what was refused to itself: where that is about a key or a bill, it is one of the gateway's, behind one of its models. */
 export function isOfGateway(said: string): boolean {
-  return said.replace(OURS, '').replace(GATEWAYS, '') !== said.replace(OURS, '')
+  return OF_ANOTHER.test(said.replace(OURS, ''))
 }
 
 /** Without what was put before them. What else stands there may be the caller's words, which a server repeats. */
@@ -46,6 +46,9 @@ const TOO_LONG = /context[ _](length|size|window)|maximum context|too many token
 const OURS = /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?/
 // By the names of their errors, with those of the servers behind them: "litellm.BadRequestError: GeminiException BadRequestError - ".
 const GATEWAYS = /^(?:Error code: \d{3} - |[\w.-]+ error: |[\w.]*(?:Error|Exception)(?:: | - | ))*/
+// Whoever speaks for itself names nobody.
+const OF_ANOTHER =
+  /^(?:litellm\.|\w+Exception(?: \w+)? - |[\w.]+Error: \w+(?:Exception|Error)\b|Error code: \d{3} - |(?:openai|azure|anthropic|bedrock|gemini|google|vertex\w*|mistral|cohere|groq|together|deepseek|openrouter|xai|fireworks)[\w.-]* error: )/i
 const BODY = /^\[?(?:b?['"]?\{.*?["']message["']:\s?["'])?/s
 const INVALID_KEY = /^api[_ ]key[_ ](not valid|not found|expired|invalid)/i
 const UNPAID =

@@ -66,7 +66,7 @@ test('of one team and class, who came first goes first, whatever the line', () =
 test('accounts that pay make no routes of their own: an empty one changes the route of its flows', () => {
   const line = new Line<ScheduledJob>('m', new Set(['cloud']))
   const team = { name: 't', weight: 1, maxParallel: null, running: 0, full: false, lines: new Set<Line<ScheduledJob>>() }
-  const key = { model: 'm', provider: null, tiers: 'cco', needs: [], sha256: null, avoid: [], broke: false }
+  const key = { model: 'm', provider: null, tiers: 'cco', needs: [], sha256: null, avoid: [], outgrown: 0, broke: false }
   const jobs = Array.from({ length: 100 }, (_, order) => enlisted(plainJob(`j${order}`, { purses: [`key:${order}`] }), order, team))
   for (const job of jobs) line.add(job, key, team)
   expect([...line.routes].length).toBe(1)

@@ -253,7 +253,6 @@ test.each<[string, JsonSchema]>([
       anyOf: [{ $ref: '#/$defs/A', title: 'x' }],
     },
   ],
-  ['$ref', { $defs: { A: { type: 'object', properties: { a: {} } } }, $ref: '#/$defs/A', properties: { b: {} }, required: ['b'] }],
 ])('what stands beside a reference holds with what it leads to: %s', (_where, schema) => {
   const writer = new GrammarWriter()
   const grammar = writer.grammar(writer.value(schema))
@@ -264,9 +263,28 @@ test('references that lead nowhere, to an anchor, or around in a circle are refu
   expect(() => new GrammarWriter().value({ $ref: '#name' })).toThrow(/leads to an anchor/)
   expect(() => new GrammarWriter().value({ $ref: '#/$defs/none' })).toThrow(/leads to nothing/)
   const circle = { A: { $ref: '#/$defs/B' }, B: { $ref: '#/$defs/A' } }
-  for (const schema of [{ $ref: '#/$defs/A' }, { allOf: [{ $ref: '#/$defs/A' }] }, { $ref: '#/$defs/A', type: 'object' }])
+  for (const schema of [{ $ref: '#/$defs/A' }, { allOf: [{ $ref: '#/$defs/A' }] }])
     expect(() => new GrammarWriter().value({ ...schema, $defs: circle })).toThrow(/leads to itself/)
-  // Many schemas are recursive, with a note beside the reference.
-  const tree = { $defs: { Node: { type: 'object', properties: { next: { $ref: '#/$defs/Node', description: 'x', nullable: true } } } } }
-  expect(new GrammarWriter().value({ ...tree, $ref: '#/$defs/Node' })).toBeDefined()
+})
+
+const NODE = { $ref: '#/$defs/node' }
+test.each<[string, JsonSchema]>([
+  ['a note', { ...NODE, description: 'x', nullable: true }],
+  ['a type', { ...NODE, type: 'object' }],
+  ['what it asks for', { type: 'array', items: { ...NODE, required: ['a'] } }],
+  ['allOf around it', { allOf: [{ ...NODE, description: 'x' }] }],
+  ['anyOf around it', { type: ['object', 'null'], anyOf: [{ ...NODE, description: 'x' }, { type: 'null' }] }],
+])('a schema may refer to itself with %s', (_what, child) => {
+  const writer = new GrammarWriter()
+  const node: JsonSchema = { type: 'object', properties: { a: { type: 'string' }, child } }
+  expect(writer.grammar(writer.value({ ...NODE, $defs: { node } })).length).toBeLessThan(5_000)
+})
+
+test('a definition that is used a hundred times is written once', () => {
+  const big = {
+    type: 'object',
+    properties: Object.fromEntries(Array.from({ length: 60 }, (_, index) => [`m${index}`, { type: 'string' }])),
+  }
+  const uses = Array.from({ length: 100 }, (_, index) => [`p${index}`, { $ref: '#/$defs/big', type: 'object' }])
+  expect(new GrammarWriter().value({ $defs: { big }, type: 'object', properties: Object.fromEntries(uses) })).toBeDefined()
 })

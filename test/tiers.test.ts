@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { Hold, ModelOffer } from '../coordinator/core/fleet.ts'
 import type { AcceptedJob } from '../coordinator/core/inputs.ts'
 import type { JobError, JobId, Tier, WorkerId } from '../coordinator/core/job.ts'
@@ -741,4 +741,73 @@ test('jobs of different lines that want the same slots are served in the order t
   for (const [index, model] of ['x', 'x', 'y', 'auto', 'x'].entries()) world.enqueue(`j${index}`, { model, patience: ANY_TIER })
   for (let index = 0; index < 4; index++) world.finish(`j${index}`)
   expect(world.startedOn('cloud')).toEqual(['j0', 'j1', 'j2', 'j3', 'j4'])
+})
+
+describe('contexts of several sizes', () => {
+  const TOO_LONG = { code: 'context_length_exceeded', layer: 'ingress', retryable: false } as const
+  const FULL = { code: 'context_full', layer: 'model', retryable: true } as const
+
+  function worker(world: SchedulerWorld, name: string, models: Record<string, number>, slots = 1): void {
+    for (const model of Object.keys(models)) world.mostSlots.set(`${name}/${model}`, slots)
+    const offers = Object.entries(models).map(([model, contextTokens]) => ({ ...offer(model, slots), contextTokens }))
+    world.apply({ kind: 'worker-connected', worker: name as WorkerId, name, offers, held: [], draining: false })
+  }
+  const at = (world: SchedulerWorld, job: string): string | undefined => world.live.get(job as JobId)?.worker
+
+  test('a prompt goes to a larger one, also at the same worker, and never back to one that is too small while there is a larger', () => {
+    const world = new SchedulerWorld()
+    worker(world, 'both', { small: 2_048, big: 32_768 })
+    world.enqueue('any', { model: 'auto' })
+    world.fail('any', TOO_LONG)
+    expect(world.effects.findLast((effect) => effect.kind === 'start-attempt')).toMatchObject({ model: 'big' })
+    world.finish('any')
+    worker(world, 'A', { m: 2_048 })
+    worker(world, 'C', { m: 32_768 })
+    world.enqueue('j')
+    world.fail('j', TOO_LONG)
+    expect(at(world, 'j')).toBe('C')
+    // It fails there once, and is asked again all the same.
+    world.fail('j')
+    world.pass(5_000)
+    expect(at(world, 'j')).toBe('C')
+    world.finish('j')
+    expect(world.outcomes.get('j' as JobId)).toEqual(['job-succeeded'])
+  })
+
+  test('where the larger one has left, or is one that nobody may use now, the prompt is refused', () => {
+    const world = new SchedulerWorld()
+    worker(world, 'A', { m: 2_048 })
+    worker(world, 'B', { m: 4_096 })
+    worker(world, 'C', { m: 32_768 })
+    world.enqueue('j')
+    world.fail('j', TOO_LONG)
+    if (at(world, 'j') === 'B') world.fail('j', TOO_LONG)
+    world.apply({ kind: 'worker-disconnected', worker: 'C' as WorkerId })
+    world.pass(2_000)
+    for (let tries = 0; tries < 3 && at(world, 'j') !== undefined; tries++) world.fail('j', TOO_LONG)
+    expect(world.outcomes.get('j' as JobId)).toEqual(['job-failed'])
+    cloud(world)
+    world.enqueue('key', { patience: ANY_TIER, provider: 'cloud' })
+    world.fail('key', { ...BUSY, code: 'provider_credential_refused' }, { state: 'parked', untilMs: null, why: 'key refused' })
+    world.enqueue('k', { patience: ANY_TIER })
+    for (let tries = 0; tries < 3 && at(world, 'k') !== undefined; tries++) world.fail('k', TOO_LONG)
+    expect(world.outcomes.get('k' as JobId)).toEqual(['job-failed'])
+  })
+
+  test('answers that fill a small one go on at a larger one, and say nothing against the small one', () => {
+    const world = new SchedulerWorld()
+    worker(world, 'A', { m: 2_048 }, 8)
+    const jobs = Array.from({ length: 8 }, (_, index) => `job ${index}`)
+    for (const job of jobs) world.enqueue(job)
+    worker(world, 'C', { m: 32_768 }, 8)
+    for (const job of jobs) {
+      world.progress(job, 2_000)
+      expect(world.scheduler.canGrow(job as JobId, 2_047)).toBe(false)
+      expect(world.scheduler.canGrow(job as JobId, 2_048)).toBe(true)
+      world.fail(job, FULL)
+      expect(at(world, job)).toBe('C')
+    }
+    world.enqueue('next')
+    expect(at(world, 'next')).toBe('A')
+  })
 })

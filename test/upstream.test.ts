@@ -258,6 +258,16 @@ test.each([
 })
 
 test.each([
+  [401, 'Error: Invalid API key'],
+  [401, 'Authentication error: invalid key'],
+  [401, 'AuthenticationError: no such key'],
+  [402, 'Billing error: pay first'],
+])('%i %s is about us', (status, message) => {
+  expect(refusalOf(OpenAI.APIError.generate(status, { error: { message } }, message, new Headers()), NOW).hold?.untilMs).not.toBe('untold')
+  expect(refusalOf(OpenAI.APIError.generate(status, { error: { message } }, message, new Headers()), NOW).hold).toBeDefined()
+})
+
+test.each([
   [{ type: 'authentication_error', message: 'invalid x-api-key' }, 'provider_credential_refused', 'parked'],
   [{ type: 'insufficient_quota', message: 'You exceeded your current quota' }, 'provider_over_quota', 'over_quota'],
   [{ type: 'billing_error', message: 'Your card was refused' }, 'provider_over_quota', 'over_quota'],

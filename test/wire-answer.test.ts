@@ -210,6 +210,18 @@ describe('an OpenAI stream', () => {
     ])
     const custom = ['a {}', ' b'].map((input) => ({ id: 'a', custom: { name: 'f', input } }))
     expect(textsOf(custom)).toEqual([['f', 'a {} b']])
+    const unnamed = ['', ''].map((written) => ({ function: { name: 'f', arguments: written } }))
+    expect(textsOf(unnamed)).toEqual([
+      ['f', ''],
+      ['f', ''],
+    ])
+    const inOneBreath = openAi([choice({ tool_calls: unnamed }), choice({}, 'tool_calls')])
+    expect(inOneBreath.answer.tool_calls).toHaveLength(2)
+    const customs = ['a', 'b'].map((input) => ({ custom: { name: 'f', input } }))
+    expect(textsOf(customs)).toEqual([
+      ['f', 'a'],
+      ['f', 'b'],
+    ])
     // What is no stream brings every call whole.
     const broken = ["{'x': 1", '{"x":2}'].map((written) => ({ id: 'a', function: { name: 'f', arguments: written } }))
     const whole = new OpenAiReader().read({ choices: [{ index: 0, message: { tool_calls: broken }, finish_reason: 'tool_calls' }] })

@@ -349,7 +349,7 @@ export class CoordinatorLink {
     const delayMs = person ? REDIAL_PERSON_MS : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
     // Said once per outage, not once per try; what a person has to change is said every time.
     if (was || person || this.#failures === 0)
-      this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why}. Trying again.`)
+      this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why.replace(/\.$/, '')}. Trying again.`)
     this.#failures += 1
     // Jitter keeps a fleet from coming back in step.
     this.#redial = setTimeout(() => this.open(), delayMs * (0.5 + Math.random()))

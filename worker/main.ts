@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { pino } from 'pino'
-import { logOutput } from '../proto/log-output.ts'
+import { LogOutput } from '../proto/log-output.ts'
 import { secretIn, SettingError } from '../proto/settings.ts'
 import { readWorkerConfig, type WorkerConfig } from './config.ts'
 import { HostTelemetry } from './host.ts'
@@ -17,7 +17,8 @@ import { Slots } from './slots.ts'
  */
 export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promise<void> {
   const config = readWorkerConfig(env)
-  const logger = pino({ level: config.logLevel, base: { process: 'worker', worker: config.name } }, logOutput())
+  const output = new LogOutput()
+  const logger = pino({ level: config.logLevel, base: { process: 'worker', worker: config.name } }, output)
   const log = {
     info: (text: string) => logger.info(text),
     warn: (text: string) => logger.warn(text),
@@ -80,6 +81,7 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     host.stop()
     await slots.close()
     log.info('Stopped.')
+    await output.drained()
   }
   await stopped.done
 }

@@ -42,8 +42,8 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
       ...holder,
       expiresMs: expiry(fields, parts.now()),
       scopes: listOf(fields, 'scopes', SCOPES, SCOPES.length),
-      models: listOf(fields, 'models', null, 1_000),
-      tiers: listOf(fields, 'tiers', TIERS, TIERS.length),
+      models: allowed(listOf(fields, 'models', null, 1_000), 'models'),
+      tiers: allowed(listOf(fields, 'tiers', TIERS, TIERS.length), 'tiers'),
       requestsPerMinute: inside('limits', () => integer(limits, 'requests_per_minute', 1, 10_000_000)),
       spendMicrosPerDay: inside('limits', () => spendLimit(limits, 'spend_micros_per_day')),
     }
@@ -112,8 +112,8 @@ function readChange(parts: ApiParts, known: KeyRecord, fields: Body): KeyChange 
     name: given('name', known.name, () => required(text(fields, 'name', 128), 'name')),
     expiresMs: given('expires_at', known.expiresMs, () => expiry(fields, parts.now())),
     scopes: given('scopes', known.scopes, () => listOf(fields, 'scopes', SCOPES, SCOPES.length)),
-    models: given('models', known.models, () => listOf(fields, 'models', null, 1_000)),
-    tiers: given('tiers', known.tiers, () => listOf(fields, 'tiers', TIERS, TIERS.length)),
+    models: given('models', known.models, () => allowed(listOf(fields, 'models', null, 1_000), 'models')),
+    tiers: given('tiers', known.tiers, () => allowed(listOf(fields, 'tiers', TIERS, TIERS.length), 'tiers')),
     requestsPerMinute: limit('requests_per_minute', known.requestsPerMinute, () => integer(limits, 'requests_per_minute', 1, 10_000_000)),
     spendMicrosPerDay: limit('spend_micros_per_day', known.spendMicrosPerDay, () => spendLimit(limits, 'spend_micros_per_day')),
   }
@@ -207,4 +207,15 @@ function keyView(key: KeyRecord): Record<string, unknown> {
     single_use: key.singleUse,
     spent_by: key.spentBy,
   }
+}
+
+/** A key that may use nothing is none. */
+function allowed<T extends string>(list: T[] | null, name: string): T[] | null {
+  if (list?.length === 0)
+    throw badRequest(
+      'out_of_range',
+      `${name} is empty, so that the key could be used for nothing: leave it out for all, or make no key.`,
+      name,
+    )
+  return list
 }

@@ -65,10 +65,10 @@ export function registerWorkers(app: FastifyInstance, parts: ApiParts): void {
 
 /** It finishes what it runs, hands back what takes longer, and goes; its process starts anew where people start it. */
 export function drainWorker(parts: ApiParts, { id, name, state }: FleetWorker, caller: Caller): void {
-  const before = parts.facts.find(id)?.reason ?? null
-  if (state !== 'draining') parts.facts.note(id, { reason: `drained by ${caller.actor}` })
+  const { reason = null, by = null } = parts.facts.find(id) ?? {}
+  if (state !== 'draining') parts.facts.note(id, { reason: `drained by ${caller.actor}`, by: caller.actor })
   if (parts.fleet.drain(id)) return
-  parts.facts.note(id, { reason: before })
+  parts.facts.note(id, { reason, by })
   throw new Fault('worker_offline', `Worker "${name}" is ${state} and cannot be told anything.`, { status: 409, retryable: true })
 }
 

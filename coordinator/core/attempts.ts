@@ -6,7 +6,7 @@ import {
   isForbidden,
   isOpenElsewhere,
   OUT_OF_CONTEXT,
-  tooSmall,
+  outgrownAt,
   tripFor,
   turnedAwayMs,
   yieldingMs,
@@ -16,7 +16,7 @@ import { type Breaker, reset } from './breaker.ts'
 import type { Setback } from './cooldown.ts'
 import type { FleetWorker } from './fleet.ts'
 import { COST_MAX, type InputOf } from './inputs.ts'
-import type { JobError, WorkerId } from './job.ts'
+import type { JobError } from './job.ts'
 import { AUTO } from './routing.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
 import { stallOf } from './silence.ts'
@@ -105,11 +105,11 @@ export class Attempts {
   canGrow(job: ScheduledJob, tokens: number): boolean {
     const offer = job.worker?.models.get(job.served)?.offer
     if (job.worker === null || offer === undefined || job.startsOver) return false
-    return offer.contextTokens > 0 && tokens >= offer.contextTokens && this.#tooSmall(job, job.worker).length > 0
+    return offer.contextTokens > 0 && tokens >= offer.contextTokens && this.#outgrown(job, job.worker) !== null
   }
 
-  #tooSmall(job: ScheduledJob, worker: FleetWorker): WorkerId[] {
-    return tooSmall({ ...this.#board.keyOf(job), avoid: [] }, worker, job.served, this.#board.fleet)
+  #outgrown(job: ScheduledJob, worker: FleetWorker): number | null {
+    return outgrownAt(this.#board.nowMs, this.#board.keyOf(job), { worker, model: job.served }, this.#board.fleet)
   }
 
   #areWaitedFor(worker: FleetWorker): boolean {
@@ -143,16 +143,19 @@ export class Attempts {
     const worker = job.worker
     // Who answers, with whatever status, is there.
     if (error.providerStatus !== undefined) this.#prove(job, false)
+    const outgrown = worker === null || !OUT_OF_CONTEXT.has(error.code) ? null : this.#outgrown(job, worker)
+    if (worker !== null && outgrown !== null) {
+      // It served as well as it can.
+      this.#tellBreaker(worker, job.served, 'succeeded', reset)
+      this.#board.endAttempt(job, status, error)
+      job.outgrown = outgrown
+      this.#requeue(job, error.code, 0)
+      return
+    }
     const blame = blameOf(job, worker, error, this.#board.rules)
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
     this.#board.endAttempt(job, status, error)
-    const small = worker === null || !OUT_OF_CONTEXT.has(error.code) ? [] : this.#tooSmall(job, worker)
-    if (small.length > 0) {
-      job.avoid = [...new Set([...job.avoid, ...small])]
-      this.#requeue(job, error.code, 0)
-      return
-    }
     if (!error.retryable || isForbidden({ ...this.#board.keyOf(job), avoid: job.avoid }, worker, error, this.#board.fleet)) {
       this.#board.dismiss(job)
       this.#board.emit({ kind: 'job-failed', job: job.id, error: { ...error, retryable: false } })

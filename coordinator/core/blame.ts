@@ -2,7 +2,7 @@ import { BLAMELESS, SCHEMA_MISMATCH } from './attempt-errors.ts'
 import { type Breaker, trip } from './breaker.ts'
 import type { FleetWorker } from './fleet.ts'
 import type { JobError, WorkerId } from './job.ts'
-import { eligiblePlaces, type Fleet, type RouteKey } from './routing.ts'
+import { contextOf, eligiblePlaces, type Fleet, type Place, type RouteKey } from './routing.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
 
 /** What an attempt that brought no answer says about its job and about who ran it. */
@@ -53,15 +53,13 @@ export function isForbidden(key: RouteKey, worker: FleetWorker | null, { code }:
 }
 
 /**
- * The workers whose context is no larger than the one that a prompt, or an answer, did not fit; none where no other place has a
- * larger one. Of one model there may be several sizes: hosts that are short of memory serve a smaller one by themselves.
+ * The context that a prompt, or an answer, has outgrown; null where no other place that is open to it has a larger one. Of one model
+ * there may be several sizes: hosts that are short of memory serve a smaller one by themselves.
  */
-export function tooSmall(key: RouteKey, worker: FleetWorker, served: string, fleet: Fleet): WorkerId[] {
-  const contextOf = (place: FleetWorker, model: string): number => place.models.get(model)?.offer.contextTokens || Number.POSITIVE_INFINITY
-  const most = contextOf(worker, served)
-  const places = eligiblePlaces(key, fleet)
-  if (!places.some((place) => contextOf(place.worker, place.model) > most)) return []
-  return places.filter((place) => contextOf(place.worker, place.model) <= most).map((place) => place.worker.id)
+export function outgrownAt(nowMs: number, key: RouteKey, place: Place, fleet: Fleet): number | null {
+  const most = Math.max(key.outgrown, contextOf(place))
+  const isLarger = (other: Place): boolean => contextOf(other) > most && other.worker.holding(other.model, nowMs) === null
+  return eligiblePlaces({ ...key, avoid: [], outgrown: 0 }, fleet).some(isLarger) ? most : null
 }
 
 /** What does not fit into the context at one place may fit elsewhere. */

@@ -240,9 +240,9 @@ export class Board {
 
   // ── placing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  keyOf({ model, provider, tiers, needs, purses, sha256, avoid: failedAt, delayedAt, notBeforeMs }: ScheduledJob): RouteKey {
+  keyOf({ model, provider, tiers, needs, purses, sha256, avoid: failedAt, outgrown, delayedAt, notBeforeMs }: ScheduledJob): RouteKey {
     const avoid = delayedAt !== null && notBeforeMs > this.nowMs ? [...failedAt, delayedAt.id] : failedAt
-    return { model, provider, tiers, needs, sha256, avoid, broke: purses.some(this.isSpent) }
+    return { model, provider, tiers, needs, sha256, avoid, outgrown, broke: purses.some(this.isSpent) }
   }
 
   questionOf(job: ScheduledJob): Question {

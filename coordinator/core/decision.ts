@@ -1,6 +1,17 @@
 import type { FleetModel, FleetWorker } from './fleet.ts'
 import type { Tier } from './job.ts'
-import { AUTO, type Choice, choosePlace, eligiblePlaces, type Fleet, isAble, type Place, type RouteKey, tierOf } from './routing.ts'
+import {
+  AUTO,
+  type Choice,
+  choosePlace,
+  contextOf,
+  eligiblePlaces,
+  type Fleet,
+  isAble,
+  type Place,
+  type RouteKey,
+  tierOf,
+} from './routing.ts'
 import type { Opening, Patience } from './tiers.ts'
 
 /** Why an attempt went where it went, or why a job still waits: stored with the job's events, and read by people. */
@@ -82,6 +93,7 @@ function whyNotHere(
   if (!isAble(key.needs, offer.abilities)) return 'lacks_ability'
   if (key.sha256 !== null && offer.sha256 !== key.sha256) return 'other_model_file'
   if (offer.paid === true && key.broke) return 'spend_limit_reached'
+  if (!able && contextOf({ worker, model }) <= key.outgrown) return 'context_too_small'
   if (!able) return key.avoid.includes(worker.id) ? 'failed_before' : 'tier_not_open_yet'
   if (teamFull) return 'team_limit'
   const hold = worker.holding(model, nowMs)

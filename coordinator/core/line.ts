@@ -208,8 +208,8 @@ export class Line<J extends LineJob<J>> {
     const id = routeId(key)
     let route = this.#routes.get(id)
     if (route === undefined) {
-      const { model, provider, tiers, needs, broke, sha256, avoid } = key
-      route = new Route(id, { model, provider, tiers, needs, broke, sha256, avoid }, () => new Heap<Flow<J>>(flowBefore))
+      const { model, provider, tiers, needs, broke, sha256, avoid, outgrown } = key
+      route = new Route(id, { model, provider, tiers, needs, broke, sha256, avoid, outgrown }, () => new Heap<Flow<J>>(flowBefore))
       this.#routes.set(id, route)
     }
     return route

@@ -19,6 +19,8 @@ export type RouteKey = {
   sha256: string | null
   /** Workers on which the job already failed; used again only when nobody else serves the model. */
   avoid: readonly WorkerId[]
+  /** Contexts of up to so many tokens were too small for it; used again only when there is no larger one. */
+  outgrown: number
 }
 
 /** The jobs that may run on the same workers: a free slot looks at heads of flows and never at the jobs behind them. */
@@ -42,10 +44,11 @@ export class Route<F extends { heapIndex: number }> {
 }
 
 export function routeId(key: RouteKey): string {
-  const { model, provider, tiers, needs, broke, sha256, avoid } = key
+  const { model, provider, tiers, needs, broke, sha256, avoid, outgrown } = key
   // Nearly every job is free to run anywhere.
-  if (provider === null && sha256 === null && avoid.length === 0 && tiers === 'occ' && needs.length === 0 && !broke) return model
-  return [model, provider ?? '', tiers, needs.join(), broke ? 'broke' : '', sha256 ?? '', ...[...avoid].sort()].join('\u0001')
+  if (provider === null && sha256 === null && avoid.length === 0 && outgrown === 0 && tiers === 'occ' && needs.length === 0 && !broke)
+    return model
+  return [model, provider ?? '', tiers, needs.join(), broke ? 'broke' : '', sha256 ?? '', outgrown, ...[...avoid].sort()].join('\u0001')
 }
 
 export const AUTO = 'auto'
@@ -78,9 +81,18 @@ export function eligiblePlaces(key: RouteKey, fleet: Fleet): Place[] {
       }
     there ||= thereHere || able.length > before
   }
-  if (key.avoid.length === 0) return able
-  const preferred = able.filter(({ worker }) => !key.avoid.includes(worker.id))
-  return preferred.length > 0 ? preferred : able
+  const roomy = key.outgrown === 0 ? able : preferred(able, (place) => contextOf(place) > key.outgrown)
+  return key.avoid.length === 0 ? roomy : preferred(roomy, ({ worker }) => !key.avoid.includes(worker.id))
+}
+
+function preferred(places: Place[], is: (place: Place) => boolean): Place[] {
+  const found = places.filter(is)
+  return found.length > 0 ? found : places
+}
+
+/** Tokens; without end where it is not known. */
+export function contextOf({ worker, model }: Place): number {
+  return worker.models.get(model)?.offer.contextTokens || Number.POSITIVE_INFINITY
 }
 
 /** The models of a worker that a job for `wanted` could mean. */

@@ -39,6 +39,8 @@ export type ScheduledJob = {
   /** Set once text was delivered: only the same model file continues it. */
   sha256: string | null
   avoid: readonly WorkerId[]
+  /** Contexts of up to so many tokens were too small for it; 0: none. */
+  outgrown: number
   /** How many answers a cloud had given when the job last failed there; null: it failed nowhere. */
   answersSeen: Map<WorkerId, number> | null
   /** How often a cloud turned it away that had answered others since the last time. */
@@ -128,6 +130,7 @@ export function enlisted(accepted: AcceptedJob, order: number, team: Team<Schedu
     opening: null,
     sha256: null,
     avoid: NOBODY,
+    outgrown: 0,
     answersSeen: null,
     turnedAway: 0,
     turnedAwayBy: null,

@@ -128,8 +128,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a job goes back to the worker that just failed it, beside a healthy one',
     file: 'coordinator/core/routing.ts',
-    find: 'return preferred.length > 0 ? preferred : able',
-    replace: 'return able',
+    find: 'return key.avoid.length === 0 ? roomy : preferred',
+    replace: 'return key.avoid.length >= 0 ? roomy : preferred',
     tests: ['scheduler'],
   },
   {

@@ -91,7 +91,7 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: calls named in every piece become many',
     file: 'proto/openai-wire-answer.ts',
-    find: "return !isCustom && written !== '' && known.written !== '' && isObject(known.written)",
+    find: "return !isCustom && written !== '' && known.written !== '' && isWhole(known.written)",
     replace: 'return true',
     tests: ['wire-answer'],
   },

@@ -232,13 +232,21 @@ async function loadModel(llama: Llama, { path, gpuLayers, slots, contextTokens }
 
 function loadingReporter(): (progress: number) => void {
   let told = 0
+  let toldMs = performance.now()
+  let seen = 0
   return (progress) => {
     const percent = Math.floor(progress * 100)
-    if (percent < told + 10) return
+    // A large file on a slow disk gets on all the same.
+    const isSlow = progress > seen && performance.now() - toldMs > LOADING_TOLD_EVERY_MS
+    seen = progress
+    if (percent < told + 10 && !isSlow) return
     told = percent
+    toldMs = performance.now()
     tell({ kind: 'loading', percent })
   }
 }
+
+const LOADING_TOLD_EVERY_MS = 30_000
 
 /** Where memory is short the model gets fewer slots, and then a smaller context, rather than none. */
 async function createContext(model: LlamaModel, wish: { slots: number; contextTokens: number }, threads: number): Promise<LlamaContext> {

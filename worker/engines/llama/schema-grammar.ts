@@ -27,12 +27,15 @@ export class GrammarWriter {
   /** Rules of bounded integers, by what they match. */
   readonly #integers = new Map<string, string>()
   #root: JsonSchema = true
+  /** References in whose place stands what they lead to, around here. */
+  #inlined = new Set<string>()
 
   /** A rule for one JSON value of the schema; returns what matches it. */
   value(schema: JsonSchema): string {
     this.#root = schema
     this.#references.clear()
     this.#entered.clear()
+    this.#inlined.clear()
     return this.#any(schema, 0)
   }
 
@@ -68,23 +71,20 @@ export class GrammarWriter {
     if (schema === true) return this.#named('value')
     if (schema === false) throw new UnsupportedSchema('false', 'allows nothing: remove it')
     for (const keyword of UNSUPPORTED) if (keyword in schema) throw new UnsupportedSchema(keyword, 'cannot be honoured here: remove it')
-    if (typeof schema.$ref === 'string')
-      return Object.keys(schema).some((keyword) => ASSERTIONS.has(keyword))
-        ? this.#any(this.#resolved(schema), depth + 1)
-        : this.#reference(schema.$ref, depth)
+    if (typeof schema.$ref === 'string') return this.#reference(schema.$ref, depth)
     if (Array.isArray(schema.enum)) return alternatives(schema.enum.map(literalOf))
     if ('const' in schema) return literalOf(schema.const)
     const choices = schema.anyOf ?? schema.oneOf
     if (Array.isArray(choices)) {
       const beside = besideChoices(schema)
       const bodies = (choices as JsonSchema[]).map((choice) =>
-        this.#any(beside === undefined ? choice : joined(beside, this.#resolved(choice)), depth + 1),
+        beside === undefined ? this.#any(choice, depth + 1) : this.#all(beside, [choice], depth),
       )
       return this.rule(alternatives(bodies))
     }
     if (Array.isArray(schema.allOf)) {
       const { allOf, ...beside } = schema
-      return this.#any((allOf as JsonSchema[]).map((part) => this.#resolved(part)).reduce(joined, beside), depth + 1)
+      return this.#all(beside, allOf as JsonSchema[], depth)
     }
     return this.#typed(schema, depth)
   }
@@ -210,13 +210,23 @@ export class GrammarWriter {
     return name
   }
 
-  /** With what a reference leads to in its place, and what stands beside it. */
+  /** All of them at once, with what references lead to in their place. */
+  #all(beside: SchemaObject, parts: readonly JsonSchema[], depth: number): string {
+    const around = new Set(this.#inlined)
+    const rule = this.#any(parts.map((part) => this.#resolved(part)).reduce(joined, beside), depth + 1)
+    this.#inlined = around
+    return rule
+  }
+
+  /** What a reference leads to; one that is being written already stays a reference, or it would be written without end. */
   #resolved(schema: JsonSchema): JsonSchema {
     let found = schema
     for (let steps = 0; typeof found === 'object' && typeof found.$ref === 'string'; steps++) {
-      if (steps >= DEPTH_MAX) throw leadsToItself(found.$ref)
       const { $ref, ...beside } = found
-      found = joined(this.#target($ref), beside)
+      if (steps >= DEPTH_MAX) throw leadsToItself($ref)
+      if (this.#inlined.has($ref) || !Object.keys(beside).every((keyword) => NOTES.has(keyword))) return found
+      this.#inlined.add($ref)
+      found = this.#target($ref)
     }
     return found
   }
@@ -252,12 +262,6 @@ const DEPTH_MAX = 64
 
 /** `pattern` would have to be tried on the answer, and the regular expressions of strangers can take for ever. */
 const UNSUPPORTED = ['pattern', 'patternProperties', '$dynamicRef', '$recursiveRef']
-
-/** Keywords that hold beside a reference. Others, and there are many of them, say nothing that a grammar could. */
-const ASSERTIONS = new Set([
-  ...['type', 'enum', 'const', 'anyOf', 'oneOf', 'allOf', 'properties', 'required', 'additionalProperties', 'items', 'prefixItems'],
-  ...['minItems', 'maxItems', 'minLength', 'maxLength', 'format', 'minimum', 'exclusiveMinimum', 'maximum', 'exclusiveMaximum'],
-])
 
 /** Spelled out repetitions beyond this make grammars slow; the answer is validated anyway. */
 const REPETITIONS_MAX = 512
