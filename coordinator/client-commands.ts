@@ -207,8 +207,7 @@ function definition(flags: Flags): Row {
   const from = flags.from === '-' ? 'Standard input' : String(flags.from)
   let read: unknown
   try {
-    // Whatever is JSON is YAML too.
-    read = parse(text)
+    read = jsonOf(text) ?? parse(text)
   } catch (cause) {
     throw new Fault(
       'invalid_yaml',
@@ -219,4 +218,14 @@ function definition(flags: Flags): Row {
   if (typeof read !== 'object' || read === null || Array.isArray(read))
     throw new Fault('invalid_yaml', `${from} holds no members (name: value), as a definition does.`)
   return read as Row
+}
+
+/** Undefined where it is none. */
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    // Then it is YAML, or neither, which is told.
+    return undefined
+  }
 }

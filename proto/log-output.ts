@@ -1,4 +1,4 @@
-import { write, writeSync } from 'node:fs'
+import { constants, fstatSync, openSync, write, writeSync } from 'node:fs'
 
 /**
  * Standard output, for logs: nobody waits for it. What a slow reader or a full disk does not take is kept for a while, up to a
@@ -9,14 +9,16 @@ export class LogOutput {
   #chars = 0
   /** On its way, or waiting to be tried again. */
   #writing: Buffer | undefined
+  #retrying = false
   #onDrained: (() => void)[] = []
+  readonly #file = standardOutput()
 
   constructor() {
     // Of a process that ends in the middle of its work the last lines are the ones that matter.
     process.on('exit', () => {
-      const rest = this.#lines.join('')
       try {
-        if (rest !== '') writeSync(STDOUT, rest)
+        for (const bytes of [this.#retrying ? this.#writing : undefined, Buffer.from(this.#lines.join(''))])
+          for (let rest = bytes; rest !== undefined && rest.length > 0; ) rest = rest.subarray(writeSync(this.#file, rest))
       } catch {
         // Nobody reads it.
       }
@@ -56,12 +58,31 @@ export class LogOutput {
 
   #write(bytes: Buffer): void {
     this.#writing = bytes
-    write(STDOUT, bytes, (error, written) => {
-      if (error !== null && MAY_PASS.has(error.code ?? '')) setTimeout(() => this.#write(bytes), RETRY_MS).unref()
-      else if (error === null && written < bytes.length) this.#write(bytes.subarray(written))
+    this.#retrying = false
+    write(this.#file, bytes, (error, written) => {
+      if (error !== null && MAY_PASS.has(error.code ?? '')) {
+        this.#retrying = true
+        setTimeout(() => this.#write(bytes), RETRY_MS).unref()
+      } else if (error === null && written < bytes.length) this.#write(bytes.subarray(written))
       else this.#next()
     })
   }
+}
+
+/** A process cannot end while it waits for a reader, so that of pipes and terminals it gets a way of its own that does not wait. */
+function standardOutput(): number {
+  try {
+    const { isFIFO, isCharacterDevice } = kindsOf(STDOUT)
+    if (isFIFO || isCharacterDevice) return openSync(`/proc/self/fd/${STDOUT}`, constants.O_WRONLY | constants.O_NONBLOCK)
+  } catch {
+    // Not Linux, or not ours to open.
+  }
+  return STDOUT
+}
+
+function kindsOf(file: number): { isFIFO: boolean; isCharacterDevice: boolean } {
+  const stat = fstatSync(file)
+  return { isFIFO: stat.isFIFO(), isCharacterDevice: stat.isCharacterDevice() }
 }
 
 const STDOUT = 1

@@ -205,7 +205,7 @@ function beginsAnother(known: Call, { id, name, written, isCustom }: Named): boo
   if (name === undefined || known.name === undefined) return false
   if (known.name !== name) return true
   // Without an id nothing else says that the same is meant.
-  if (id === undefined && (isCustom || (written === '' && known.written === ''))) return true
+  if (id === undefined && known.id === undefined && (isCustom || (written === '' && known.written === ''))) return true
   return !isCustom && written !== '' && known.written !== '' && isWhole(known.written)
 }
 

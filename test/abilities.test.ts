@@ -166,6 +166,8 @@ test('not to think is what a model that never thinks does anyway, and what can b
     for (const has of ['reasoning_none', 'reasoning_effort', 'reasoning_max_tokens']) expect(isAble(needs, [has])).toBe(true)
     expect(isAble(needs, ['tools'])).toBe(false)
     expect(fitting(request, ['reasoning_none']).reasoning).toBeUndefined()
-    expect(fitting(request, ['reasoning_none', 'reasoning_effort'])).toEqual(request)
+    expect(fitting(request, ['reasoning_effort', 'reasoning_max_tokens'])).toEqual(request)
+    // In the words that it knows.
+    expect(fitting(request, ['reasoning_effort']).reasoning).toEqual({ effort: 'none' })
   }
 })

@@ -38,7 +38,7 @@ test('an idle worker that is stopped has drained, and is neither lost nor missed
   worker.kill('SIGTERM')
   await worker.exited
   await world.until('it is away', async () => (await world.findWorker('idle'))?.state === 'offline')
-  expect(await eventsOf('idle')).toContain('worker.drained')
+  await world.until('it is told', async () => (await eventsOf('idle')).includes('worker.drained'))
   expect(await eventsOf('idle')).not.toContain('worker.lost')
   expect(await health()).not.toContain('idle')
 })

@@ -288,3 +288,50 @@ test('a definition that is used a hundred times is written once', () => {
   const uses = Array.from({ length: 100 }, (_, index) => [`p${index}`, { $ref: '#/$defs/big', type: 'object' }])
   expect(new GrammarWriter().value({ $defs: { big }, type: 'object', properties: Object.fromEntries(uses) })).toBeDefined()
 })
+
+const BASE: JsonSchema = { type: 'object', properties: { id: { type: 'string' } }, required: ['id'] }
+test.each<[string, JsonSchema]>([
+  ['allOf', { allOf: [{ $ref: '#/$defs/Base' }], properties: { v: { type: 'integer' } }, required: ['v'] }],
+  ['a reference', { $ref: '#/$defs/Base', properties: { v: { type: 'integer' } }, required: ['v'] }],
+  ['anyOf', { properties: { v: { type: 'integer' } }, required: ['v'], anyOf: [{ $ref: '#/$defs/Base', title: 'x' }] }],
+])('levels that share a base have all of it each: %s', (_how, Leaf) => {
+  const leaf = { $ref: '#/$defs/Leaf' }
+  const root: JsonSchema = {
+    allOf: [{ $ref: '#/$defs/Base' }],
+    properties: { leaf, again: leaf },
+    required: ['leaf'],
+    $defs: { Base: BASE, Leaf },
+  }
+  for (const schema of [root, { ...root, properties: { leaf: Leaf, again: leaf } }]) {
+    const writer = new GrammarWriter()
+    const rules = new Map(
+      writer
+        .grammar(writer.value(schema))
+        .split('\n')
+        .map((line) => line.split(' ::= ', 2) as [string, string]),
+    )
+    // The root says "id" and "leaf", and each leaf "id" and "v".
+    const said = (member: string): number => [...rules.values()].filter((body) => body.startsWith(`"\\"${member}\\""`)).length
+    expect([said('id') >= 2, said('v') >= 1, said('leaf')]).toEqual([true, true, 1])
+  }
+})
+
+test('what is put together of both is no wider than either', () => {
+  const grammarOf = (left: JsonSchema, right: JsonSchema): string => {
+    const writer = new GrammarWriter()
+    return writer.grammar(writer.value({ allOf: [left, right] }))
+  }
+  expect(grammarOf({ type: 'integer' }, { type: 'number' })).not.toContain('[eE]')
+  expect(grammarOf({ type: 'string', minLength: 5, maxLength: 9 }, { minLength: 1, maxLength: 7 })).toContain('char{5,7}')
+  expect(grammarOf({ enum: ['a', 'b'] }, { enum: ['b', 'c'] })).not.toMatch(/\\"[ac]\\"/)
+  expect(() => grammarOf({ enum: ['a'] }, { enum: ['c'] })).toThrow(UnsupportedSchema)
+})
+
+test('a part of a schema that holds the whole keeps what stands beside it, all the way down', () => {
+  const child: JsonSchema = { allOf: [{ $ref: '#/$defs/node' }], properties: { x: { type: 'string' } }, required: ['x'] }
+  const writer = new GrammarWriter()
+  const grammar = writer.grammar(writer.value({ $ref: '#/$defs/node', $defs: { node: { type: 'object', properties: { a: {}, child } } } }))
+  // One child is like the other.
+  expect(grammar.split('"\\"x\\""').length - 1).toBe(1)
+  expect(grammar.length).toBeLessThan(4_000)
+})

@@ -794,6 +794,22 @@ describe('contexts of several sizes', () => {
     expect(world.outcomes.get('k' as JobId)).toEqual(['job-failed'])
   })
 
+  test('a larger one that is held for a while is waited for', () => {
+    const world = new SchedulerWorld()
+    worker(world, 'A', { m: 2_048 })
+    cloud(world, 'cloud', { requests: 1 })
+    for (const job of ['one', 'two']) world.enqueue(job, { patience: ANY_TIER })
+    for (const job of ['one', 'two']) if (at(world, job) === 'A') world.fail(job, TOO_LONG)
+    for (let passes = 0; world.live.size === 0 && passes < 400; passes++) world.pass(200)
+    const [first = ''] = world.live.keys()
+    expect(at(world, first)).toBe('cloud')
+    world.finish(first)
+    for (let passes = 0; world.live.size === 0 && passes < 400; passes++) world.pass(200)
+    const [second = ''] = world.live.keys()
+    expect([at(world, second), second === first]).toEqual(['cloud', false])
+    expect(world.outcomes.size).toBe(1)
+  })
+
   test('answers that fill a small one go on at a larger one, and say nothing against the small one', () => {
     const world = new SchedulerWorld()
     worker(world, 'A', { m: 2_048 }, 8)

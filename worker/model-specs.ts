@@ -164,8 +164,11 @@ function setOpenAiOption(spec: OpenAiSpec, name: string, option: string, value: 
   else if (option === 'context') spec.contextTokens = whole(name, option, value, 16, 10_000_000)
   else if (option === 'key_env') spec.keyEnv = variables(name, option, value, 1).join()
   else if (option === 'images') addIf(spec.having, 'images', name, option, value)
-  else if (option === 'reasoning') addIf(spec.having, 'reasoning_effort', name, option, value)
-  else if (option === 'embedding') addIf(spec.having, 'embeddings', name, option, value)
+  else if (option === 'reasoning') {
+    addIf(spec.having, 'reasoning_effort', name, option, value)
+    // Said, and not only left out: it never thinks, and need not be told not to.
+    if (value === 'false') spec.having.push('reasoning_none')
+  } else if (option === 'embedding') addIf(spec.having, 'embeddings', name, option, value)
   else if (option === 'rerank') addIf(spec.having, 'rerank', name, option, value)
   else if (option === 'without') spec.without = abilities(name, option, value)
   else return false

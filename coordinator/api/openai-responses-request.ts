@@ -54,7 +54,6 @@ const PARAMETER_OF: NonNullable<ParsedRequest['parameterOf']> = {
   json_schema: 'text.format',
   logprobs: 'include',
   reasoning_effort: 'reasoning.effort',
-  reasoning_none: 'reasoning.effort',
   reasoning_max_tokens: 'reasoning.max_tokens',
 }
 

@@ -123,8 +123,12 @@ const VALUE_OF: Record<string, string> = {
 }
 
 /** A caller looks for what it wrote, in the words of its dialect. */
-function parameterFor(missing: Ability | undefined, { parameterOf = {} }: ParsedRequest): string {
+function parameterFor(missing: Ability | undefined, { parameterOf = {}, generation }: ParsedRequest): string {
   if (missing === undefined) return 'model'
+  if (missing === 'reasoning_none' && parameterOf.reasoning_none === undefined) {
+    const said = generation.reasoning?.maxTokens === 0 ? 'reasoning_max_tokens' : 'reasoning_effort'
+    return parameterOf[said] ?? said
+  }
   return parameterOf[missing] ?? PARAMETER_OF[missing] ?? missing
 }
 
@@ -133,7 +137,6 @@ const PARAMETER_OF: Record<string, string> = {
   images: 'messages',
   temperature_above_1: 'temperature',
   reasoning_max_tokens_below_1024: 'reasoning_max_tokens',
-  reasoning_none: 'reasoning_effort',
   json_object: 'response_format',
   json_schema: 'response_format',
   completions: 'model',

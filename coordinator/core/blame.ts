@@ -58,7 +58,11 @@ export function isForbidden(key: RouteKey, worker: FleetWorker | null, { code }:
  */
 export function outgrownAt(nowMs: number, key: RouteKey, place: Place, fleet: Fleet): number | null {
   const most = Math.max(key.outgrown, contextOf(place))
-  const isLarger = (other: Place): boolean => contextOf(other) > most && other.worker.holding(other.model, nowMs) === null
+  const isLarger = (other: Place): boolean => {
+    const hold = other.worker.holding(other.model, nowMs)
+    // What only a person ends may be for ever.
+    return contextOf(other) > most && (hold === null || hold.untilMs !== null)
+  }
   return eligiblePlaces({ ...key, avoid: [], outgrown: 0 }, fleet).some(isLarger) ? most : null
 }
 

@@ -1,3 +1,4 @@
+import { AUTO } from '../core/routing.ts'
 import { withPlain } from '../../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES } from '../../proto/anthropic-wire-request.ts'
 import { OPENAI_ABILITIES } from '../../proto/openai-wire-request.ts'
@@ -83,7 +84,8 @@ export class Registry {
     let target = name
     // A circle cannot be made, but rows may be written by hand.
     for (let step = 0; step < ALIASES_MAX; step++) {
-      const next = this.#aliases.get(target)
+      // Of an older version's database there may be one for it.
+      const next = target === AUTO ? undefined : this.#aliases.get(target)
       if (next === undefined) return target
       target = next
     }

@@ -348,10 +348,10 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'llama: what stands beside a reference is forgotten',
     file: 'worker/engines/llama/schema-grammar.ts',
-    find: 'found = this.#target($ref)',
-    replace: 'return found',
+    find: 'found = joined(this.#target($ref), beside)',
+    replace: 'found = this.#target($ref)',
     tests: ['llama-format'],
-    only: 'beside a reference',
+    only: 'share a base',
   },
   {
     bug: 'openai: a busy server forgets what it said of itself',
@@ -372,8 +372,8 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'contexts: a provider that nobody may use counts as a larger one',
     file: 'coordinator/core/blame.ts',
-    find: ' && other.worker.holding(other.model, nowMs) === null\n  return eligible',
-    replace: '\n  return eligible',
+    find: '(hold === null || hold.untilMs !== null)',
+    replace: 'hold !== undefined',
     tests: ['tiers'],
     only: 'context',
   },

@@ -86,8 +86,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'a schema that refers to itself ends there',
     file: 'worker/engines/llama/schema-grammar.ts',
-    find: 'if (known !== undefined) return known',
-    replace: 'if (known !== undefined) return \'"null"\'',
+    find: 'if (known !== undefined) return known\n    const name = `ref',
+    replace: 'if (known !== undefined) return \'"null"\'\n    const name = `ref',
     tests: ['llama-format'],
     only: 'come back to themselves',
   },

@@ -27,15 +27,15 @@ export class GrammarWriter {
   /** Rules of bounded integers, by what they match. */
   readonly #integers = new Map<string, string>()
   #root: JsonSchema = true
-  /** References in whose place stands what they lead to, around here. */
-  #inlined = new Set<string>()
+  /** Rules of schemas that are put together from several, by the schema or what it says. */
+  readonly #puts = new Map<unknown, string>()
 
   /** A rule for one JSON value of the schema; returns what matches it. */
   value(schema: JsonSchema): string {
     this.#root = schema
     this.#references.clear()
     this.#entered.clear()
-    this.#inlined.clear()
+    this.#puts.clear()
     return this.#any(schema, 0)
   }
 
@@ -71,20 +71,25 @@ export class GrammarWriter {
     if (schema === true) return this.#named('value')
     if (schema === false) throw new UnsupportedSchema('false', 'allows nothing: remove it')
     for (const keyword of UNSUPPORTED) if (keyword in schema) throw new UnsupportedSchema(keyword, 'cannot be honoured here: remove it')
-    if (typeof schema.$ref === 'string') return this.#reference(schema.$ref, depth)
+    if (typeof schema.$ref === 'string') {
+      const asserted = Object.entries(schema).filter(([keyword]) => keyword === '$ref' || ASSERTIONS.has(keyword))
+      if (asserted.length === 1) return this.#reference(schema.$ref, depth)
+      return this.#shared(JSON.stringify(asserted), () => this.#any(this.#resolved(schema), depth + 1))
+    }
     if (Array.isArray(schema.enum)) return alternatives(schema.enum.map(literalOf))
     if ('const' in schema) return literalOf(schema.const)
     const choices = schema.anyOf ?? schema.oneOf
     if (Array.isArray(choices)) {
       const beside = besideChoices(schema)
-      const bodies = (choices as JsonSchema[]).map((choice) =>
-        beside === undefined ? this.#any(choice, depth + 1) : this.#all(beside, [choice], depth),
-      )
-      return this.rule(alternatives(bodies))
+      const alternativesOf = (bodyOf: (choice: JsonSchema) => string): string =>
+        this.rule(alternatives((choices as JsonSchema[]).map(bodyOf)))
+      if (beside === undefined) return alternativesOf((choice) => this.#any(choice, depth + 1))
+      return this.#shared(schema, () => alternativesOf((choice) => this.#any(joined(beside, this.#resolved(choice)), depth + 1)))
     }
     if (Array.isArray(schema.allOf)) {
       const { allOf, ...beside } = schema
-      return this.#all(beside, allOf as JsonSchema[], depth)
+      const parts = allOf as JsonSchema[]
+      return this.#shared(schema, () => this.#any(parts.map((part) => this.#resolved(part)).reduce(joined, beside), depth + 1))
     }
     return this.#typed(schema, depth)
   }
@@ -210,23 +215,24 @@ export class GrammarWriter {
     return name
   }
 
-  /** All of them at once, with what references lead to in their place. */
-  #all(beside: SchemaObject, parts: readonly JsonSchema[], depth: number): string {
-    const around = new Set(this.#inlined)
-    const rule = this.#any(parts.map((part) => this.#resolved(part)).reduce(joined, beside), depth + 1)
-    this.#inlined = around
-    return rule
+  /** The rule of a schema that is put together from several; what it is put together from may hold it again. */
+  #shared(schema: unknown, write: () => string): string {
+    const known = this.#puts.get(schema)
+    if (known !== undefined) return known
+    const name = `put${this.#rules.size}`
+    this.#puts.set(schema, name)
+    this.#add(name, '')
+    this.#rules.set(name, write())
+    return name
   }
 
-  /** What a reference leads to; one that is being written already stays a reference, or it would be written without end. */
+  /** With what a reference leads to in its place, and what stands beside it. */
   #resolved(schema: JsonSchema): JsonSchema {
     let found = schema
     for (let steps = 0; typeof found === 'object' && typeof found.$ref === 'string'; steps++) {
+      if (steps >= DEPTH_MAX) throw leadsToItself(found.$ref)
       const { $ref, ...beside } = found
-      if (steps >= DEPTH_MAX) throw leadsToItself($ref)
-      if (this.#inlined.has($ref) || !Object.keys(beside).every((keyword) => NOTES.has(keyword))) return found
-      this.#inlined.add($ref)
-      found = this.#target($ref)
+      found = joined(this.#target($ref), beside)
     }
     return found
   }
@@ -262,6 +268,12 @@ const DEPTH_MAX = 64
 
 /** `pattern` would have to be tried on the answer, and the regular expressions of strangers can take for ever. */
 const UNSUPPORTED = ['pattern', 'patternProperties', '$dynamicRef', '$recursiveRef']
+
+/** Keywords that hold beside a reference. Others, and there are many of them, say nothing that a grammar could. */
+const ASSERTIONS = new Set([
+  ...['type', 'enum', 'const', 'anyOf', 'oneOf', 'allOf', 'properties', 'required', 'additionalProperties', 'items', 'prefixItems'],
+  ...['minItems', 'maxItems', 'minLength', 'maxLength', 'format', 'minimum', 'exclusiveMinimum', 'maximum', 'exclusiveMaximum'],
+])
 
 /** Spelled out repetitions beyond this make grammars slow; the answer is validated anyway. */
 const REPETITIONS_MAX = 512
@@ -339,10 +351,32 @@ function joined(left: JsonSchema, right: JsonSchema): JsonSchema {
     both.properties = { ...(left.properties as object | undefined), ...(right.properties as object | undefined) }
   if (Array.isArray(left.required) || Array.isArray(right.required))
     both.required = [...((left.required as string[] | undefined) ?? []), ...((right.required as string[] | undefined) ?? [])]
-  for (const bound of BOUNDS) {
+  for (const bound of [...LEAST, ...MOST]) {
     const [one, other] = [left[bound], right[bound]]
     if (typeof one === 'number' && typeof other === 'number')
-      both[bound] = bound === 'minimum' || bound === 'exclusiveMinimum' ? Math.max(one, other) : Math.min(one, other)
+      both[bound] = LEAST.includes(bound) ? Math.max(one, other) : Math.min(one, other)
+  }
+  const types = narrowed(typesOf(left), typesOf(right))
+  if (types !== undefined) both.type = types.length === 1 ? types[0] : types
+  if (Array.isArray(left.enum) && Array.isArray(right.enum)) {
+    const known = new Set(left.enum.map((value) => JSON.stringify(value)))
+    both.enum = right.enum.filter((value) => known.has(JSON.stringify(value)))
   }
   return both
+}
+
+const LEAST: readonly string[] = ['minimum', 'exclusiveMinimum', 'minLength', 'minItems']
+const MOST: readonly string[] = ['maximum', 'exclusiveMaximum', 'maxLength', 'maxItems']
+
+function typesOf({ type }: SchemaObject): readonly unknown[] | undefined {
+  return type === undefined ? undefined : Array.isArray(type) ? type : [type]
+}
+
+/** The types that both allow; where there are none, the right one's: no value fits, as will be found. */
+function narrowed(left: readonly unknown[] | undefined, right: readonly unknown[] | undefined): readonly unknown[] | undefined {
+  if (left === undefined || right === undefined) return right ?? left
+  const allows = (types: readonly unknown[], type: unknown): boolean =>
+    types.includes(type) || (type === 'integer' && types.includes('number'))
+  const common = [...new Set([...left, ...right])].filter((type) => allows(left, type) && allows(right, type))
+  return common.length > 0 ? common : right
 }
