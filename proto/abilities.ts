@@ -114,7 +114,7 @@ export function fitting<R extends Pick<GenerationRequest, 'reasoning'>>(request:
     return rest as R
   }
   // Whoever has no word for a cap has one for none.
-  if (isNone(request) && !abilities.includes('reasoning_max_tokens')) return { ...request, reasoning: { effort: 'none' } }
+  if (isNone(request) && !abilities.includes('reasoning_max_tokens')) return { ...request, reasoning: { effort: 'none', maxTokens: 0 } }
   if (request.reasoning?.effortIsDefault !== true || abilities.includes('reasoning_effort')) return request
   const { effort: _, effortIsDefault: __, ...others } = request.reasoning
   const { reasoning: ___, ...rest } = request

@@ -16,12 +16,10 @@ export class LogOutput {
   constructor() {
     // Of a process that ends in the middle of its work the last lines are the ones that matter.
     process.on('exit', () => {
-      try {
-        for (const bytes of [this.#retrying ? this.#writing : undefined, Buffer.from(this.#lines.join(''))])
-          for (let rest = bytes; rest !== undefined && rest.length > 0; ) rest = rest.subarray(writeSync(this.#file, rest))
-      } catch {
-        // Nobody reads it.
-      }
+      const waiting = this.#retrying ? [this.#writing ?? Buffer.alloc(0)] : []
+      let rest: Buffer = Buffer.concat([...waiting, Buffer.from(this.#lines.join(''))])
+      const endMs = Date.now() + DRAINED_WITHIN_MS
+      while (rest.length > 0) rest = rest.subarray(writtenOf(this.#file, rest, endMs))
     })
   }
 
@@ -69,11 +67,24 @@ export class LogOutput {
   }
 }
 
+/** How much was taken; all of it where nobody will take the rest, or not in time. */
+function writtenOf(file: number, bytes: Buffer, endMs: number): number {
+  try {
+    return writeSync(file, bytes)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || Date.now() > endMs) return bytes.length
+    // A slow reader: nothing else is left to be done here.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS / 5)
+    return 0
+  }
+}
+
 /** A process cannot end while it waits for a reader, so that of pipes and terminals it gets a way of its own that does not wait. */
 function standardOutput(): number {
   try {
     const { isFIFO, isCharacterDevice } = kindsOf(STDOUT)
-    if (isFIFO || isCharacterDevice) return openSync(`/proc/self/fd/${STDOUT}`, constants.O_WRONLY | constants.O_NONBLOCK)
+    if (isFIFO || isCharacterDevice)
+      return openSync(`/proc/self/fd/${STDOUT}`, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
   } catch {
     // Not Linux, or not ours to open.
   }

@@ -168,6 +168,6 @@ test('not to think is what a model that never thinks does anyway, and what can b
     expect(fitting(request, ['reasoning_none']).reasoning).toBeUndefined()
     expect(fitting(request, ['reasoning_effort', 'reasoning_max_tokens'])).toEqual(request)
     // In the words that it knows.
-    expect(fitting(request, ['reasoning_effort']).reasoning).toEqual({ effort: 'none' })
+    expect(fitting(request, ['reasoning_effort']).reasoning).toEqual({ effort: 'none', maxTokens: 0 })
   }
 })

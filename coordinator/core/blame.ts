@@ -60,11 +60,13 @@ export function outgrownAt(nowMs: number, key: RouteKey, place: Place, fleet: Fl
   const most = Math.max(key.outgrown, contextOf(place))
   const isLarger = (other: Place): boolean => {
     const hold = other.worker.holding(other.model, nowMs)
-    // What only a person ends may be for ever.
-    return contextOf(other) > most && (hold === null || hold.untilMs !== null)
+    // What only a person ends may be for ever, and of a budget nobody waits for the next month.
+    return contextOf(other) > most && (hold === null || (hold.untilMs !== null && hold.untilMs - nowMs <= SOON_MS))
   }
   return eligiblePlaces({ ...key, avoid: [], outgrown: 0 }, fleet).some(isLarger) ? most : null
 }
+
+const SOON_MS = 600_000
 
 /** What does not fit into the context at one place may fit elsewhere. */
 export const OUT_OF_CONTEXT = new Set(['context_length_exceeded', 'context_full'])

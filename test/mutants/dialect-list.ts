@@ -348,10 +348,10 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'llama: what stands beside a reference is forgotten',
     file: 'worker/engines/llama/schema-grammar.ts',
-    find: 'found = joined(this.#target($ref), beside)',
-    replace: 'found = this.#target($ref)',
+    find: 'if (asserts(beside) || (Object.keys',
+    replace: 'if (Object.keys(beside).length > 0 || (Object.keys',
     tests: ['llama-format'],
-    only: 'share a base',
+    only: 'beside a reference',
   },
   {
     bug: 'openai: a busy server forgets what it said of itself',
@@ -372,7 +372,7 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'contexts: a provider that nobody may use counts as a larger one',
     file: 'coordinator/core/blame.ts',
-    find: '(hold === null || hold.untilMs !== null)',
+    find: '(hold === null || (hold.untilMs !== null && hold.untilMs - nowMs <= SOON_MS))',
     replace: 'hold !== undefined',
     tests: ['tiers'],
     only: 'context',

@@ -27,15 +27,15 @@ export class GrammarWriter {
   /** Rules of bounded integers, by what they match. */
   readonly #integers = new Map<string, string>()
   #root: JsonSchema = true
-  /** Rules of schemas that are put together from several, by the schema or what it says. */
-  readonly #puts = new Map<unknown, string>()
+  /** References with a note in whose place stands what they lead to, around here. */
+  #inlined = new Set<string>()
 
   /** A rule for one JSON value of the schema; returns what matches it. */
   value(schema: JsonSchema): string {
     this.#root = schema
     this.#references.clear()
     this.#entered.clear()
-    this.#puts.clear()
+    this.#inlined.clear()
     return this.#any(schema, 0)
   }
 
@@ -71,25 +71,23 @@ export class GrammarWriter {
     if (schema === true) return this.#named('value')
     if (schema === false) throw new UnsupportedSchema('false', 'allows nothing: remove it')
     for (const keyword of UNSUPPORTED) if (keyword in schema) throw new UnsupportedSchema(keyword, 'cannot be honoured here: remove it')
-    if (typeof schema.$ref === 'string') {
-      const asserted = Object.entries(schema).filter(([keyword]) => keyword === '$ref' || ASSERTIONS.has(keyword))
-      if (asserted.length === 1) return this.#reference(schema.$ref, depth)
-      return this.#shared(JSON.stringify(asserted), () => this.#any(this.#resolved(schema), depth + 1))
-    }
+    if (typeof schema.$ref === 'string') return this.#reference(schema.$ref, depth)
     if (Array.isArray(schema.enum)) return alternatives(schema.enum.map(literalOf))
     if ('const' in schema) return literalOf(schema.const)
     const choices = schema.anyOf ?? schema.oneOf
     if (Array.isArray(choices)) {
       const beside = besideChoices(schema)
-      const alternativesOf = (bodyOf: (choice: JsonSchema) => string): string =>
-        this.rule(alternatives((choices as JsonSchema[]).map(bodyOf)))
-      if (beside === undefined) return alternativesOf((choice) => this.#any(choice, depth + 1))
-      return this.#shared(schema, () => alternativesOf((choice) => this.#any(joined(beside, this.#resolved(choice)), depth + 1)))
+      const bodies = (choices as JsonSchema[]).map((choice) =>
+        beside === undefined ? this.#any(choice, depth + 1) : this.#joined(beside, [choice], depth),
+      )
+      return this.rule(alternatives(bodies))
     }
     if (Array.isArray(schema.allOf)) {
       const { allOf, ...beside } = schema
-      const parts = allOf as JsonSchema[]
-      return this.#shared(schema, () => this.#any(parts.map((part) => this.#resolved(part)).reduce(joined, beside), depth + 1))
+      const [only, ...others] = allOf as JsonSchema[]
+      // So that a note may stand beside a reference: it stays one rule, however often it is referred to.
+      if (only !== undefined && others.length === 0 && !asserts(beside)) return this.#any(only, depth + 1)
+      return this.#joined(beside, allOf as JsonSchema[], depth)
     }
     return this.#typed(schema, depth)
   }
@@ -178,7 +176,9 @@ export class GrammarWriter {
     const least = bounded(schema.minLength) ?? 0
     const most = bounded(schema.maxLength)
     if (least === 0 && most === undefined) return this.#named('string')
-    return this.rule(`"\\"" ${this.#named('char')}{${least},${most ?? ''}} "\\""`)
+    // Crossed bounds, which no text fits, would be spelled out without end; the answer is validated anyway.
+    const to = most === undefined ? '' : Math.max(least, most)
+    return this.rule(`"\\"" ${this.#named('char')}{${least},${to}} "\\""`)
   }
 
   #integer(schema: SchemaObject): string {
@@ -202,7 +202,8 @@ export class GrammarWriter {
   }
 
   #reference(pointer: string, depth: number): string {
-    if (this.#entered.has(pointer)) throw leadsToItself(pointer)
+    if (this.#entered.has(pointer))
+      throw new UnsupportedSchema('$ref', `leads to itself (${pointer.slice(0, 100)}), which nothing can match: let it lead somewhere`)
     const known = this.#references.get(pointer)
     if (known !== undefined) return known
     const name = `ref${this.#rules.size}`
@@ -215,24 +216,24 @@ export class GrammarWriter {
     return name
   }
 
-  /** The rule of a schema that is put together from several; what it is put together from may hold it again. */
-  #shared(schema: unknown, write: () => string): string {
-    const known = this.#puts.get(schema)
-    if (known !== undefined) return known
-    const name = `put${this.#rules.size}`
-    this.#puts.set(schema, name)
-    this.#add(name, '')
-    this.#rules.set(name, write())
-    return name
+  /** All of them at once, with what references lead to in their place. */
+  #joined(beside: SchemaObject, parts: readonly JsonSchema[], depth: number): string {
+    const around = new Set(this.#inlined)
+    const rule = this.#any(parts.map((part) => this.#resolved(part)).reduce(joined, beside), depth + 1)
+    this.#inlined = around
+    return rule
   }
 
-  /** With what a reference leads to in its place, and what stands beside it. */
   #resolved(schema: JsonSchema): JsonSchema {
     let found = schema
     for (let steps = 0; typeof found === 'object' && typeof found.$ref === 'string'; steps++) {
-      if (steps >= DEPTH_MAX) throw leadsToItself(found.$ref)
       const { $ref, ...beside } = found
-      found = joined(this.#target($ref), beside)
+      // A circle is told of by its name.
+      if (steps >= DEPTH_MAX) return found
+      // With a note beside it, it is the same, but for one that is being written already and would be without end.
+      if (asserts(beside) || (Object.keys(beside).length > 0 && this.#inlined.has($ref))) return found
+      if (Object.keys(beside).length > 0) this.#inlined.add($ref)
+      found = this.#target($ref)
     }
     return found
   }
@@ -254,10 +255,6 @@ export class GrammarWriter {
 type SchemaObject = Exclude<JsonSchema, boolean>
 type Member = { member: string; required: boolean }
 
-function leadsToItself(pointer: string): UnsupportedSchema {
-  return new UnsupportedSchema('$ref', `leads to itself (${pointer.slice(0, 100)}), which nothing can match: let it lead somewhere`)
-}
-
 /** Text as a grammar writes it. */
 export function quoted(text: string): string {
   return `"${text.replace(/[\\"]/g, '\\$&').replaceAll('\n', '\\n').replaceAll('\r', '\\r').replaceAll('\t', '\\t')}"`
@@ -268,12 +265,6 @@ const DEPTH_MAX = 64
 
 /** `pattern` would have to be tried on the answer, and the regular expressions of strangers can take for ever. */
 const UNSUPPORTED = ['pattern', 'patternProperties', '$dynamicRef', '$recursiveRef']
-
-/** Keywords that hold beside a reference. Others, and there are many of them, say nothing that a grammar could. */
-const ASSERTIONS = new Set([
-  ...['type', 'enum', 'const', 'anyOf', 'oneOf', 'allOf', 'properties', 'required', 'additionalProperties', 'items', 'prefixItems'],
-  ...['minItems', 'maxItems', 'minLength', 'maxLength', 'format', 'minimum', 'exclusiveMinimum', 'maximum', 'exclusiveMaximum'],
-])
 
 /** Spelled out repetitions beyond this make grammars slow; the answer is validated anyway. */
 const REPETITIONS_MAX = 512
@@ -313,21 +304,18 @@ const FORMATS: Record<string, string> = {
 
 /** What holds beside each of the choices; undefined: nothing, so that a choice that is a reference stays one. */
 function besideChoices({ anyOf: _anyOf, oneOf: _oneOf, ...schema }: SchemaObject): SchemaObject | undefined {
-  return Object.keys(schema).every((keyword) => NOTES.has(keyword)) ? undefined : schema
+  return asserts(schema) ? schema : undefined
 }
 
-/** Keywords that say nothing about a value. */
-const NOTES = new Set([
-  'title',
-  'description',
-  'default',
-  'examples',
-  'discriminator',
-  '$defs',
-  'definitions',
-  '$schema',
-  '$id',
-  '$comment',
+function asserts(schema: SchemaObject): boolean {
+  return Object.keys(schema).some((keyword) => ASSERTIONS.has(keyword))
+}
+
+/** Keywords that a grammar has words for. Others say nothing that it could hold, and there are many of them. */
+const ASSERTIONS = new Set([
+  ...['$ref', 'type', 'enum', 'const', 'anyOf', 'oneOf', 'allOf', 'properties', 'required', 'additionalProperties', 'items', 'prefixItems'],
+  ...['additionalItems', 'minItems', 'maxItems', 'minLength', 'maxLength', 'format'],
+  ...['minimum', 'exclusiveMinimum', 'maximum', 'exclusiveMaximum', 'pattern', 'patternProperties', '$dynamicRef', '$recursiveRef'],
 ])
 
 function alternatives(bodies: readonly string[]): string {
@@ -351,32 +339,10 @@ function joined(left: JsonSchema, right: JsonSchema): JsonSchema {
     both.properties = { ...(left.properties as object | undefined), ...(right.properties as object | undefined) }
   if (Array.isArray(left.required) || Array.isArray(right.required))
     both.required = [...((left.required as string[] | undefined) ?? []), ...((right.required as string[] | undefined) ?? [])]
-  for (const bound of [...LEAST, ...MOST]) {
+  for (const bound of BOUNDS) {
     const [one, other] = [left[bound], right[bound]]
     if (typeof one === 'number' && typeof other === 'number')
-      both[bound] = LEAST.includes(bound) ? Math.max(one, other) : Math.min(one, other)
-  }
-  const types = narrowed(typesOf(left), typesOf(right))
-  if (types !== undefined) both.type = types.length === 1 ? types[0] : types
-  if (Array.isArray(left.enum) && Array.isArray(right.enum)) {
-    const known = new Set(left.enum.map((value) => JSON.stringify(value)))
-    both.enum = right.enum.filter((value) => known.has(JSON.stringify(value)))
+      both[bound] = bound === 'minimum' || bound === 'exclusiveMinimum' ? Math.max(one, other) : Math.min(one, other)
   }
   return both
-}
-
-const LEAST: readonly string[] = ['minimum', 'exclusiveMinimum', 'minLength', 'minItems']
-const MOST: readonly string[] = ['maximum', 'exclusiveMaximum', 'maxLength', 'maxItems']
-
-function typesOf({ type }: SchemaObject): readonly unknown[] | undefined {
-  return type === undefined ? undefined : Array.isArray(type) ? type : [type]
-}
-
-/** The types that both allow; where there are none, the right one's: no value fits, as will be found. */
-function narrowed(left: readonly unknown[] | undefined, right: readonly unknown[] | undefined): readonly unknown[] | undefined {
-  if (left === undefined || right === undefined) return right ?? left
-  const allows = (types: readonly unknown[], type: unknown): boolean =>
-    types.includes(type) || (type === 'integer' && types.includes('number'))
-  const common = [...new Set([...left, ...right])].filter((type) => allows(left, type) && allows(right, type))
-  return common.length > 0 ? common : right
 }
