@@ -41,8 +41,8 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     throw new SettingError('HOLDFAST_GRPC_PORT', `is ${grpcPort}, as HOLDFAST_HTTP_PORT is: each door needs a port of its own.`)
   return {
     host: settings.text('HOLDFAST_HOST', '127.0.0.1'),
-    httpPort: settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535),
-    grpcPort: settings.integer('HOLDFAST_GRPC_PORT', 8081, 0, 65_535),
+    httpPort,
+    grpcPort,
     dataDir: path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')),
     databaseUrl: databaseUrl(settings),
     adminKey: settings.secret('HOLDFAST_ADMIN_KEY'),

@@ -74,15 +74,11 @@ export class Keyring {
       })
     }
     const found = this.#find(presented)
-    if (found?.kind === 'worker') {
+    if (found === undefined || found.kind === 'worker') {
       this.#onRefused(address)
-      throw new Fault('invalid_key', 'This is a worker’s key, which opens the door of workers (HOLDFAST_WORKER_TOKEN) and no other.', {
-        status: 401,
-      })
-    }
-    if (found === undefined) {
-      this.#onRefused(address)
-      throw new Fault('invalid_key', 'The key is wrong or was revoked.', { status: 401 })
+      const why =
+        found === undefined ? 'The key is wrong or was revoked.' : 'This is a worker’s key, which opens the door of workers and no other.'
+      throw new Fault('invalid_key', why, { status: 401 })
     }
     if (found.expiresMs !== null && found.expiresMs <= this.#now()) {
       this.#onRefused(address)

@@ -202,11 +202,7 @@ async function readSubmission(parts: ApiParts, request: FastifyRequest): Promise
   const callbackUrl = text(objectBody(request.body), 'callback_url', 2_000)
   if (callbackUrl === null) return submission
   const url = checkCallbackUrl(callbackUrl)
-  try {
-    parts.outbound.checkAddress(url)
-  } catch (cause) {
-    throw cause instanceof Fault ? new Fault(cause.code, cause.message, { status: cause.status, param: 'callback_url', cause }) : cause
-  }
+  parts.outbound.checkAddress(url, 'callback_url')
   await haveWebhookSecret(parts, request.caller)
   return { ...submission, callbackUrl: url.href }
 }

@@ -49,20 +49,20 @@ export class Outbound {
     })
   }
 
-  /** Judges an address written as a number, which is never looked up. Open, so that acceptance can refuse one already. */
-  checkAddress(url: URL): void {
+  /** Judges what is known without looking it up. Open, so that acceptance can refuse it already; `param`: where it was given. */
+  checkAddress(url: URL, param?: string): void {
     // The URL parser has already turned 0x7f.1, 2130706433 and their like into four plain numbers.
     const host = url.hostname.replace(/^\[|\]$/g, '')
     // Of a name it is known by itself alone where it leads.
     const isLoopback = /^([^.]+\.)*localhost\.?$/i.test(host)
-    if (isLoopback ? !LOOPBACKS.some((address) => this.#mayReach(address)) : isIP(host) !== 0 && !this.#mayReach(host)) throw refused(host)
+    if (isLoopback ? !LOOPBACKS.some((address) => this.#mayReach(address)) : isIP(host) !== 0 && !this.#mayReach(host))
+      throw refused(host, param)
   }
 
   /** Of an address that somebody else will fetch: nothing is looked up here. */
   checkPublic(url: URL): void {
     if (url.username !== '' || url.password !== '')
       throw badRequest('invalid_url', `The address at ${url.host} must hold no user name and no password.`)
-    if (/(^|\.)localhost\.?$/.test(url.hostname) && !this.#mayReach('127.0.0.1')) throw refused(url.hostname)
     this.checkAddress(url)
   }
 
@@ -154,10 +154,8 @@ function discard(response: http.IncomingMessage): void {
 const LOOPBACKS = ['127.0.0.1', '::1']
 
 /** Only the host is named: paths and queries of such addresses often hold secrets, and so may what a name resolves to. */
-function refused(host: string): Fault {
-  return new Fault('address_refused', `${host} is not a public address, and HOLDFAST_ALLOW_PRIVATE_ADDRESSES does not list it.`, {
-    status: 400,
-  })
+function refused(host: string, param?: string): Fault {
+  return badRequest('address_refused', `${host} is not a public address, and HOLDFAST_ALLOW_PRIVATE_ADDRESSES does not list it.`, param)
 }
 
 function faultOf(error: NodeJS.ErrnoException, url: URL, timedOutMs: number | null): Fault {

@@ -202,8 +202,8 @@ export class Db {
     isHeld = true
     if (lateMs !== undefined) this.#patient.push(client)
     return {
-      run: async (name, text, values) => {
-        const query = name === undefined ? { text, values } : { name, text, values }
+      run: async (name, text, values, lateMs) => {
+        const query = { ...(name === undefined ? {} : { name }), text, values, ...(lateMs === undefined ? {} : { query_timeout: lateMs }) }
         return (await client.query(query)).rows as Rows
       },
       hear: (listener) => void client.on('notification', ({ payload = '' }) => listener(payload)),
@@ -251,8 +251,8 @@ export class BorrowedClient extends pg.Client {
 Object.assign(pg, { Client: BorrowedClient })
 
 export type Session = {
-  /** A name makes it a prepared statement of this connection. */
-  run(name: string | undefined, text: string, values: unknown[]): Promise<Rows>
+  /** A name makes it a prepared statement of this connection. Without an answer within the time it rejects. */
+  run(name: string | undefined, text: string, values: unknown[], lateMs?: number): Promise<Rows>
   /** What is notified to a channel that it listens to. */
   hear(listener: (payload: string) => void): void
   end(): Promise<void>

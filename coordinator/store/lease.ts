@@ -53,12 +53,12 @@ export class Lease {
         lost = error
         if (this.#session === session) this.#lockLost()
       })
-      const [row] = await soon(
-        session.run(undefined, 'select pg_try_advisory_lock($1, hashtext($2)) as mine', [LOCK_SPACE, this.#installation]),
-      ).catch(async (error: unknown) => {
-        await session.end()
-        throw error
-      })
+      const [row] = await session
+        .run(undefined, 'select pg_try_advisory_lock($1, hashtext($2)) as mine', [LOCK_SPACE, this.#installation], ANSWER_LATE_MS)
+        .catch(async (error: unknown) => {
+          await session.end()
+          throw error
+        })
       // What was locked went with the connection.
       if (lost !== undefined) throw lost
       if (row?.mine === true) {
@@ -233,19 +233,7 @@ export class Lease {
   }
 }
 
-/** The connection may fall silent before the answer comes, and a lock that nobody has must not be waited for. */
-async function soon<T>(answer: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error('timeout: PostgreSQL does not answer')), ANSWER_LATE_MS)
-  })
-  try {
-    return await Promise.race([answer, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
+// The connection may fall silent before the answer comes, and a lock that nobody has must not be waited for.
 const ANSWER_LATE_MS = 5_000
 
 type Renewal = 'ours' | 'lost' | 'away'

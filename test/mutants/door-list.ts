@@ -251,8 +251,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'a lock is waited for on a connection that fell silent',
     file: 'coordinator/store/lease.ts',
-    find: 'return await Promise.race([answer, late])',
-    replace: 'return await answer',
+    find: '[LOCK_SPACE, this.#installation], ANSWER_LATE_MS)',
+    replace: '[LOCK_SPACE, this.#installation])',
     tests: ['outages'],
     only: 'not waited for',
   },

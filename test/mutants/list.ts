@@ -390,7 +390,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'any key opens the door',
     file: 'coordinator/api/auth.ts',
-    find: "      throw new Fault('invalid_key', 'The key is wrong or was revoked.', { status: 401 })\n",
+    find: "      throw new Fault('invalid_key', why, { status: 401 })\n",
     replace: '      const [any] = this.#byHash.values()\n      if (any !== undefined) return any.caller\n',
     tests: ['bad-input'],
     only: 'keys: none',
