@@ -59,6 +59,27 @@ test('what has changed has another tag, and what is not there has none', async (
   expect([missing.status, missing.headers.get('etag')]).toEqual([404, null])
 })
 
+test('whoever changes what they saw is told when somebody else was faster, of several at once all but one', async () => {
+  await make('/api/teams', { name: 'green' })
+  const path = '/api/teams/green'
+  const seen = (await world.request('GET', path)).headers.get('etag') ?? ''
+  const all = await Promise.all([2, 3, 4, 5].map((weight) => world.request('PATCH', path, { weight }, { 'if-match': seen })))
+  expect(all.map(({ status }) => status).sort((left, right) => left - right)).toEqual([200, 412, 412, 412])
+  const late = all.find(({ status }) => status === 412)
+  expect(await late?.json()).toMatchObject({ error: { code: 'changed_meanwhile', param: 'if-match' } })
+  expect((await world.request('DELETE', path, undefined, { 'if-match': seen })).status).toBe(412)
+  expect((await world.request('PATCH', path, { weight: 6 })).status).toBe(200)
+  const now = (await world.request('GET', path)).headers.get('etag') ?? ''
+  expect((await world.request('DELETE', path, undefined, { 'if-match': `"other", ${now}` })).status).toBe(200)
+  expect((await world.request('PATCH', path, { weight: 7 }, { 'if-match': '*' })).status).toBe(404)
+})
+
+test('where If-Match would have no effect it is refused', async () => {
+  const refused = await world.request('POST', '/api/teams', { name: 'grey' }, { 'if-match': '*' })
+  expect(await refused.json()).toMatchObject({ error: { code: 'unsupported_header', param: 'if-match' } })
+  expect((await world.request('GET', '/api/teams/grey')).status).toBe(404)
+})
+
 async function make(target: string, body: unknown): Promise<{ id: string }> {
   const response = await world.request('POST', target, body)
   if (!response.ok) throw new Error(`POST ${target}: ${response.status} ${await response.text()}`)

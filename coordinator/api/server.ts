@@ -9,7 +9,7 @@ import { registerAnthropic } from './anthropic.ts'
 import { anthropicError } from './anthropic-answer.ts'
 import { registerDescription } from './description.ts'
 import { dialectOf } from './dialect.ts'
-import { tagSingleThings } from './etags.ts'
+import { refuseIdleConditions, tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
 import { manyValues, refuseDeepNesting, refuseOddNames, requestId, VALUES_MAX } from './well-formed.ts'
@@ -64,6 +64,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     if (!OPEN.has(request.routeOptions.url ?? '')) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !isRepeatable(request))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
+    refuseIdleConditions(request)
     refuseOddNames(request.params)
     done()
   })
@@ -148,9 +149,9 @@ const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 // Long enough for a client to read why, while it is still sending.
 const LINGER_MS = 2_000
 const HEADER_LIMIT_BYTES = 16 * 1024
-// The largest body comes in on a line of 4 Mbit/s; one that trickles longer only holds a connection.
 // Sixty for each of as many rows as a batch may hold. Lines are parsed one by one, and hold more.
 const BATCH_VALUES_MAX = 6_000_000
+// The largest body comes in on a line of 4 Mbit/s; one that trickles longer only holds a connection.
 const REQUEST_TIMEOUT_MS = 300_000
 // A body that is too large stays too large: the header says only how soon the door may be tried with a smaller one.
 const TOO_LARGE_RETRY_S = 5

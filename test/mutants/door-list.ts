@@ -3,6 +3,22 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'If-Match is not looked at',
+    file: 'coordinator/api/etags.ts',
+    find: "if (request.headers['if-match'] !== undefined) await refuseChanged(app, request)",
+    replace: '',
+    tests: ['etags'],
+    only: 'somebody else was faster',
+  },
+  {
+    bug: 'two who saw the same both find it unchanged',
+    file: 'coordinator/api/etags.ts',
+    find: '(before ?? Promise.resolve()).then(change)',
+    replace: 'Promise.resolve().then(change)',
+    tests: ['etags'],
+    only: 'somebody else was faster',
+  },
+  {
     bug: 'what a dead coordinator owned begins anew where it is adopted',
     file: 'coordinator/engine/adoption.ts',
     find: 'dispatcher.recover(record, progress',

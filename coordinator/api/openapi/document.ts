@@ -129,6 +129,14 @@ function operationOf(noun: Noun, route: Route): Operation {
         Object.entries(route.answers).map(([status, answer]) => [status, { description: answer.about, content: contentOf(answer) }]),
       ),
       ...(isTagged(route) ? { 304: { description: 'It looks as the If-None-Match that was sent says', content: {} } } : {}),
+      ...(isGuarded(route)
+        ? {
+            412: {
+              description: 'It is not any more what the If-Match that was sent names',
+              content: contentOf({ about: '', schema: ref('Error') }),
+            },
+          }
+        : {}),
       default: { description: 'An error', content: { 'application/json': { schema: ref(errorOf(route.path)) } } },
     },
     ...(route.open === true ? { security: [] } : {}),
@@ -157,14 +165,21 @@ function parametersOf(route: Route): Parameter[] {
       ...(route.repeatable === true ? { 'idempotency-key': text('Sent again with it, it is the same thing and not another', 255) } : {}),
       ...(route.makesWork === true ? WORK_HEADERS : {}),
       ...(isTagged(route) ? { 'if-none-match': text('An ETag; 304 while it is the same') } : {}),
+      ...(isGuarded(route) ? { 'if-match': text('An ETag; 412 when it is not the same any more') } : {}),
     }),
   ]
 }
 
 /** What etags.ts does to the views of single things. */
 function isTagged({ method, path }: Route): boolean {
-  return method === 'get' && /^\/api\/[a-z]+\/\{id\}$/.test(path)
+  return method === 'get' && SINGLE_THING.test(path)
 }
+
+function isGuarded({ method, path }: Route): boolean {
+  return (method === 'patch' || method === 'delete') && SINGLE_THING.test(path)
+}
+
+const SINGLE_THING = /^\/api\/[a-z]+\/\{id\}$/
 
 function bodyOf(
   { path }: Route,
