@@ -3,7 +3,7 @@ import { createServer } from 'node:net'
 import { openDataDir } from '../proto/data-dir.ts'
 import { pino } from 'pino'
 import { LogOutput } from '../proto/log-output.ts'
-import { newId } from './ids.ts'
+import { newId, takeIdsFrom } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
 import type { ApiParts } from './api/health.ts'
 import { Keyring } from './api/auth.ts'
@@ -15,6 +15,7 @@ import { Fault } from './core/fault.ts'
 import type { JobId, WorkerId } from './core/job.ts'
 import { Scheduler } from './core/scheduler.ts'
 import { Adoption } from './engine/adoption.ts'
+import { BatchCancels } from './engine/batch-cancels.ts'
 import { Callbacks } from './engine/callbacks.ts'
 import { Dispatcher } from './engine/dispatcher.ts'
 import { EventFeed } from './engine/event-feed.ts'
@@ -143,6 +144,7 @@ async function startCoordinator(
   db.watch()
   const clock = await DatabaseClock.start(db, (message) => log.warn(message))
   closing.push(() => clock.stop())
+  takeIdsFrom(() => clock.now())
   await keepPartitions(db, clock, log, closing)
 
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
@@ -374,7 +376,9 @@ async function startCoordinator(
   await purses.load()
   for (const { model, meanMs } of await recentServiceTimes(db)) dispatcher.knowServiceTime(model, meanMs)
   await lease.begin(version)
-  const adoption = new Adoption({ db, lease, dispatcher, log, addEvent })
+  const coming = { rows: 0, batches: new Set<string>() }
+  const adoption = new Adoption({ db, lease, dispatcher, comingBatches: coming.batches, log, addEvent })
+  const batchCancels = new BatchCancels(db, dispatcher)
   await adoption.adopt()
 
   // One row for a whole flood: wrong keys must not be a way to fill the disk.
@@ -396,17 +400,24 @@ async function startCoordinator(
   )
   await reload()
 
-  const notices = new Notices({ db, coordinator: coordinatorId, changed: reload, onProblem: (text) => log.warn(text) })
+  const follow = async (): Promise<void> => {
+    await reload()
+    await batchCancels.carryOut()
+  }
+  const notices = new Notices({ db, coordinator: coordinatorId, changed: follow, onProblem: (text) => log.warn(text) })
   closing.push(() => notices.stop())
+  const tellOthers = (): void => {
+    notices
+      .tell()
+      .catch((error: unknown) => log.warn(`Other coordinators were not told of a change, and find it by themselves: ${String(error)}`))
+  }
   /** What was changed by a request is so here when it is answered, and everywhere a moment later. */
   const andTell = (work: () => Promise<void>) => async (): Promise<void> => {
     try {
       await work()
     } finally {
       // Also where it could not be read here: what was asked for is stored.
-      notices
-        .tell()
-        .catch((error: unknown) => log.warn(`Other coordinators were not told of a change, and find it by themselves: ${String(error)}`))
+      tellOthers()
     }
   }
 
@@ -423,7 +434,7 @@ async function startCoordinator(
     vault,
     outbound,
     pendingKeys: new Map(),
-    comingRows: { count: 0 },
+    coming,
     queueLimit: config.queueLimit,
     version,
     now: () => clock.now(),
@@ -433,6 +444,7 @@ async function startCoordinator(
     doubtOwned: () => adoption.doubt(),
     reloadKeys: andTell(reloadKeys),
     reload: andTell(reload),
+    tellOthers,
     seal: (query, secret) => masterKey.seal(query, secret),
     rotateMasterKey: (given) => masterKey.rotate(db, given),
     fleet: {
@@ -475,7 +487,7 @@ async function startCoordinator(
   callbacks.start()
   closing.push(() => callbacks.stop())
   timers.sweep('spending', SPENDING_SWEEP_MS, () => purses.load())
-  adoption.start(reload)
+  adoption.start(follow)
   closing.push(() => adoption.stop())
   dispatcher.start()
   closing.push(() => dispatcher.stop())

@@ -170,8 +170,10 @@ function isAside(value: unknown): value is Aside {
       return Array.isArray(value.citations) && isShallow(value.citations)
     case 'block':
       return isJson(value.block) && isShallow(value.block)
+    case 'end':
+      return isJson(value.message) && isJson(value.usage) && isShallow(value) && ['string', 'undefined'].includes(typeof value.stopReason)
     default:
-      return value.kind === 'text-block' || value.kind === 'paused'
+      return value.kind === 'text-block'
   }
 }
 

@@ -17,15 +17,19 @@ export type AnswerDelta = {
 /**
  * What a provider says in an answer beyond these words, in the place where it came: after so many characters of text. A
  * thought begins anew behind text, after so many characters of reasoning and of its signature. The others are of the
- * Anthropic dialect and kept for its callers: a block is whole; citations are of the text block that ends there.
+ * Anthropic dialect and kept for its callers: a block is whole; citations are of the text block that ends there; the end comes
+ * with what the provider said of the whole message.
  */
 export type Aside = { at: number } & (
   | { kind: 'thought'; reasoning: number; signature: number }
   | { kind: 'text-block' }
   | { kind: 'citations'; citations: unknown[] }
   | { kind: 'block'; block: Record<string, unknown> }
-  | { kind: 'paused' }
+  | ({ kind: 'end' } & MessageEnd)
 )
+
+/** Members of the message and of its usage beyond these words; `stopReason` where it is none of these. */
+export type MessageEnd = { stopReason?: string; message: Record<string, unknown>; usage: Record<string, unknown> }
 
 /** `index` counts the answer's calls from 0. `id`, `name` and `custom` come with a call's first delta; `arguments` grow. */
 export type ToolCallDelta = { index: number } & Partial<ToolCall>

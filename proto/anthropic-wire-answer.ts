@@ -82,7 +82,7 @@ export class AnthropicReader {
         return null
       case 'message_delta':
         this.#count(event)
-        return this.#finish(objectIn(event, 'delta') ?? {})
+        return this.#finish({ ...event, ...objectIn(event, 'delta') })
       case 'message_stop':
         this.#stopped = true
         return null
@@ -108,6 +108,12 @@ export class AnthropicReader {
         return this.#signature(textIn(delta, 'signature') ?? '')
       case 'input_json_delta':
         return this.#input(index, textIn(delta, 'partial_json') ?? '')
+      case 'compaction_delta': {
+        // It comes whole, and null where it failed.
+        const { type: _, ...members } = delta
+        Object.assign(this.#blocks.get(index)?.foreign ?? {}, shallow(members))
+        return null
+      }
       default:
         return null
     }
@@ -207,15 +213,16 @@ export class AnthropicReader {
   #finish(said: Json): WirePiece | WireFailure | null {
     const reason = textIn(said, 'stop_reason')
     if (reason === undefined) return null
-    if (reason === 'pause_turn') {
-      this.#finishReason = 'stop'
-      return this.#aside({ kind: 'paused' })
-    }
     const finishReason = FINISH_REASONS.get(reason)
-    if (finishReason === undefined) return upstreamError({ message: `it stopped with stop_reason "${reason.slice(0, 100)}"`, status: 502 })
+    if (finishReason === undefined) return upstreamError({ message: `it stopped with stop_reason "${reason.slice(0, 100)}"` })
     this.#finishReason = finishReason
     this.#stopSequence = textIn(said, 'stop_sequence')
-    return null
+    const message = told(said, MESSAGE_MEMBERS)
+    const usage = told(this.#reported, USAGE_MEMBERS)
+    if (this.usage?.cacheWriteTokens === undefined) delete usage.cache_creation
+    const stopReason = OTHER_REASONS.has(reason) ? { stopReason: reason } : {}
+    if (Object.keys({ ...message, ...usage, ...stopReason }).length === 0) return null
+    return this.#aside({ kind: 'end', ...stopReason, message, usage })
   }
 
   /** Each report holds totals; a count that a later one leaves out stays. */
@@ -250,7 +257,20 @@ const FINISH_REASONS = new Map<string, FinishReason>([
   ['model_context_window_exceeded', 'length'],
   ['tool_use', 'tool_calls'],
   ['refusal', 'content_filter'],
+  ['pause_turn', 'stop'],
+  ['compaction', 'stop'],
 ])
+
+/** Those that the normal form does not tell from others. */
+const OTHER_REASONS = new Set(['pause_turn', 'compaction', 'model_context_window_exceeded'])
+
+/** What of a message and of its usage has no words in the normal form: what a later request refers to, and what was paid for. */
+export const MESSAGE_MEMBERS = ['container', 'stop_details', 'context_management']
+export const USAGE_MEMBERS = ['server_tool_use', 'cache_creation', 'iterations']
+
+function told(holder: Json, members: string[]): Json {
+  return shallow(Object.fromEntries(members.filter((name) => (holder[name] ?? null) !== null).map((name) => [name, holder[name]])))
+}
 
 function wholeBlock(content: Json, input: string): Json {
   if (input === '') return content

@@ -30,10 +30,10 @@ export const ANTHROPIC_ABILITIES: readonly Ability[] = [
 /** The body with which an upstream of the dialect is asked for a chat. What needs other abilities never comes here. */
 export function anthropicBody(request: GenerationRequest, model: string, stream: boolean): Json {
   const { verbatim, prompt, stop, sampling } = request
-  if (verbatim?.dialect === 'anthropic') return { ...verbatim.body, ...signedOnly(verbatim.body.messages), model, stream }
+  if (verbatim?.dialect === 'anthropic') return unthinking({ ...verbatim.body, ...signedOnly(verbatim.body.messages), model, stream })
   const { system, messages } = conversation(prompt.kind === 'chat' ? prompt.messages : [])
   const choice = toolChoice(request)
-  return {
+  return unthinking({
     model,
     max_tokens: request.maxTokens ?? Math.max(mostTokens(model), (request.reasoning?.maxTokens ?? 0) + LEAST),
     messages,
@@ -47,8 +47,39 @@ export function anthropicBody(request: GenerationRequest, model: string, stream:
     ...(choice === undefined ? {} : { tool_choice: choice }),
     ...thinking(request),
     ...outputConfig(request),
-  }
+  })
 }
+
+/**
+ * A turn that called tools without thinking first, as other models do, is gone on with only without thinking by budget: the
+ * dialect demands a signed thought at its beginning, and there is none.
+ */
+function unthinking(body: Json): Json {
+  const { thinking: wished, context_management: editing, messages, ...others } = body
+  if (!isJson(wished) || wished.type !== 'enabled' || !isUnthoughtTurn(messages)) return body
+  if (!isJson(editing) || !Array.isArray(editing.edits)) return { ...others, messages, ...optional('context_management', editing) }
+  // It clears thoughts only where there are some.
+  const edits = editing.edits.filter((edit) => !isJson(edit) || !String(edit.type).startsWith('clear_thinking'))
+  return { ...others, messages, ...(edits.length === 0 ? {} : { context_management: { ...editing, edits } }) }
+}
+
+/** The turn that is not over: all behind the last message of the user that brings no results. */
+function isUnthoughtTurn(messages: unknown): boolean {
+  if (!Array.isArray(messages)) return false
+  const begins = messages.findLastIndex((message) => isJson(message) && message.role === 'user' && !has(message, RESULTS))
+  const first: unknown = messages.slice(begins + 1).find((message) => isJson(message) && message.role === 'assistant')
+  if (!isJson(first) || !has(first, CALLS)) return false
+  const [block] = blocksIn(first.content)
+  return !isJson(block) || !THOUGHTS.has(String(block.type))
+}
+
+function has(message: Json, types: Set<string>): boolean {
+  return blocksIn(message.content).some((block) => isJson(block) && types.has(String(block.type)))
+}
+
+const RESULTS = new Set(['tool_result'])
+const CALLS = new Set(['tool_use'])
+const THOUGHTS = new Set(['thinking', 'redacted_thinking'])
 
 /** A budget is manual thinking, an effort alone leaves to the model how much of it is thinking. */
 function thinking({ reasoning, maxTokens: most = Number.POSITIVE_INFINITY }: GenerationRequest): Json {
@@ -193,7 +224,9 @@ function says(text: string): boolean {
 
 function sourceOf(url: string): Json {
   const [whole, mediaType] = /^data:([^;,]*)(?:;[^,]*)?;base64,/.exec(url) ?? []
-  return whole === undefined ? { type: 'url', url } : { type: 'base64', media_type: mediaType, data: url.slice(whole.length) }
+  if (whole === undefined) return { type: 'url', url }
+  // The dialect knows images by their proper names only.
+  return { type: 'base64', media_type: mediaType === 'image/jpg' ? 'image/jpeg' : mediaType, data: url.slice(whole.length) }
 }
 
 /** A call and its result must still fit together, so both are changed alike. */

@@ -99,7 +99,7 @@ export class OpenAiReader {
     this.#turns.speaks(text)
     const reason = textIn(choice, 'finish_reason')
     if (reason !== undefined && reason !== '') {
-      const finishReason = FINISH_REASONS.get(reason)
+      const finishReason = finishReasonOf(reason)
       if (finishReason === undefined)
         return { ...upstreamError({ message: `it gave up with finish_reason "${reason.slice(0, 100)}"` }), retryable: true }
       if (this.#calls.some(({ place }) => place === null)) throw new Malformed('a tool call has no name')
@@ -114,7 +114,7 @@ export class OpenAiReader {
   #delta(choice: Json, said: Json | undefined): AnswerDelta | undefined {
     const delta: AnswerDelta = {}
     if (said !== undefined) {
-      const reasoning = this.#whole.of('reasoning', textIn(said, 'reasoning_content') ?? reasoningIn(said) ?? '')
+      const reasoning = this.#whole.of('reasoning', textIn(said, 'reasoning_content') ?? reasoningIn(said) ?? thinkingIn(said))
       if (reasoning !== '') {
         const turn = this.#turns.thinks(reasoning)
         if (turn !== undefined) delta.asides = [turn]
@@ -220,17 +220,26 @@ function isWhole(json: string): boolean {
   }
 }
 
+/** Some write their own names for them large, and some say behind the dialect's which filter it was. */
+function finishReasonOf(told: string): FinishReason | undefined {
+  const reason = told.toLowerCase()
+  return FINISH_REASONS.get(reason) ?? (reason.startsWith('content_filter') ? 'content_filter' : undefined)
+}
+
 /** The dialect's own reasons, and those of servers that keep their old names for them. */
 const FINISH_REASONS = new Map<string, FinishReason>([
   ['stop', 'stop'],
+  ['eos', 'stop'],
   ['eos_token', 'stop'],
   ['stop_sequence', 'stop'],
   ['end_turn', 'stop'],
   ['length', 'length'],
   ['max_tokens', 'length'],
+  ['model_length', 'length'],
   ['tool_calls', 'tool_calls'],
   ['function_call', 'tool_calls'],
-  ['content_filter', 'content_filter'],
+  ['safety', 'content_filter'],
+  ['recitation', 'content_filter'],
 ])
 
 function isEmpty(value: object): boolean {
@@ -249,6 +258,18 @@ function contentIn(said: Json): string {
 /** Under this name some servers send objects that say how they thought; only a text is the thinking itself. */
 function reasoningIn(said: Json): string | undefined {
   return typeof said.reasoning === 'string' ? said.reasoning : undefined
+}
+
+/** Parts of the content that are thoughts: each a text, or a list of texts, as Mistral has it. */
+function thinkingIn({ content }: Json): string {
+  if (!Array.isArray(content)) return ''
+  let thinking = ''
+  for (const part of content) {
+    if (!isJson(part) || part.type !== 'thinking') continue
+    for (const thought of [part.thinking].flat())
+      thinking += typeof thought === 'string' ? thought : isJson(thought) ? (textIn(thought, 'text') ?? '') : ''
+  }
+  return thinking
 }
 
 /** A function with arguments, or a custom tool with an input. */
@@ -270,11 +291,16 @@ function usageOf(usage: Json): WireUsage | null {
     const promptTokens = countIn(usage, 'prompt_tokens')
     const completionTokens = countIn(usage, 'completion_tokens')
     if (promptTokens === undefined && completionTokens === undefined) return null
+    const prompt = objectIn(usage, 'prompt_tokens_details') ?? {}
+    const written = countIn(prompt, 'cache_write_tokens') ?? 0
+    // Some count the thinking, which is paid for like the rest, in the total alone.
+    const beyondPrompt = (asTold(() => countIn(usage, 'total_tokens')) ?? 0) - (promptTokens ?? 0)
     return {
       promptTokens: promptTokens ?? 0,
-      completionTokens: completionTokens ?? 0,
-      cachedTokens: countIn(objectIn(usage, 'prompt_tokens_details') ?? {}, 'cached_tokens') ?? 0,
+      completionTokens: promptTokens === undefined ? (completionTokens ?? 0) : Math.max(completionTokens ?? 0, beyondPrompt),
+      cachedTokens: countIn(prompt, 'cached_tokens') ?? 0,
       reasoningTokens: countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null,
+      ...(written === 0 ? {} : { cacheWriteTokens: written }),
     }
   })
 }

@@ -33,9 +33,10 @@ export type GenerationRequest = {
   /**
    * The caller's body as it came, when it holds members that this type has no room for. Only a provider that speaks the same
    * dialect can honour those: it gets this body, with its own model name and `stream`, instead of a translation.
-   * `betas` are the names in the header `anthropic-beta`, without which Anthropic refuses some members.
+   * `betas` are the names in the header `anthropic-beta`, without which Anthropic refuses some members; `userProfile` is that
+   * of `anthropic-user-profile-id`. `tokens`: about how many of them are in what the normal form leaves out.
    */
-  verbatim?: { dialect: Dialect; body: Record<string, unknown>; betas?: string[] }
+  verbatim?: { dialect: Dialect; body: Record<string, unknown>; betas?: string[]; userProfile?: string; tokens?: number }
   /**
    * Members of the OpenAI dialect that cannot change the answer, and mean something to a cloud of that dialect: whose user asks,
    * what is kept there. Everybody else looks past them.

@@ -28,8 +28,10 @@ function vectorsIn(body: unknown, prompt: Prompt): string[] | WireFailure {
 /** It knows vectors of one length, which no second try changes. */
 function otherLength(length: number, asked: number): WireFailure {
   const message = `It makes vectors of ${length} numbers, not of ${asked}: ask without dimensions.`
-  return { kind: 'failure', code: 'unsupported_dimensions', message, retryable: false }
+  return { kind: 'failure', code: UNSUPPORTED_DIMENSIONS, message, retryable: false }
 }
+
+export const UNSUPPORTED_DIMENSIONS = 'unsupported_dimensions'
 
 /**
  * Some servers hand over what their model said, which has no bounds: then all of them are brought between 0 and 1. What is

@@ -17,7 +17,7 @@ test('jobs whose adoption broke off are taken up by the next look', async () => 
         return Promise.resolve([row(ID)])
       }
       if (text.includes('not exists')) return Promise.resolve(owned && !isLost ? [] : [{ id: ID }])
-      if (text.startsWith('select id from jobs')) return Promise.resolve(owned ? [{ id: ID }] : [])
+      if (text.startsWith('select id')) return Promise.resolve(owned ? [{ id: ID, batch: null }] : [])
       if (broken && text.includes('job_progress')) return Promise.reject(new Error('PostgreSQL went away'))
       return Promise.resolve([])
     },
@@ -28,7 +28,7 @@ test('jobs whose adoption broke off are taken up by the next look', async () => 
     cancel: () => false,
   } as unknown as Dispatcher
   const quiet = { info: () => {}, warn: () => {} }
-  const adoption = new Adoption({ db, lease: { id: 'me' } as Lease, dispatcher, log: quiet, addEvent: () => {} })
+  const adoption = new Adoption({ db, lease: { id: 'me' } as Lease, dispatcher, comingBatches: new Set(), log: quiet, addEvent: () => {} })
   await expect(adoption.adopt()).rejects.toThrow('PostgreSQL went away')
   broken = false
   await adoption.adopt()
@@ -38,7 +38,7 @@ test('jobs whose adoption broke off are taken up by the next look', async () => 
 
 function row(id: string): Record<string, unknown> {
   const texts = { id, status: 'queued', type: 'chat', team: 'default', model: 'm', priority: 'normal', trace_id: id }
-  const numbers = { version: 1, cost: 1, strikes: 0, failures: 0, seed: 1, attempt: 0, cost_micros: 0 }
+  const numbers = { version: 1, cost: 1, strikes: 0, failures: 0, seed: 1, attempt: 0, tokens_before: 0, cost_micros: 0 }
   return { ...texts, ...numbers, created_at: new Date(0) }
 }
 
@@ -61,7 +61,7 @@ test('a million that nobody owns are taken up page by page, and others are serve
   const told: string[] = []
   const log = { info: (text: string) => told.push(text), warn: () => {} }
   const others = setInterval(() => (turns += 1), 0)
-  await new Adoption({ db, lease: { id: 'me' } as Lease, dispatcher, log, addEvent: () => {} }).adopt()
+  await new Adoption({ db, lease: { id: 'me' } as Lease, dispatcher, comingBatches: new Set(), log, addEvent: () => {} }).adopt()
   clearInterval(others)
   expect(recovered).toEqual(ids)
   expect(pages).toEqual([2_000, 2_000, 500])

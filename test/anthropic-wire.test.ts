@@ -3,7 +3,8 @@ import type { ServerResponse } from 'node:http'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { anthropicError, messageBody } from '../coordinator/api/anthropic-answer.ts'
-import { parseMessagesRequest } from '../coordinator/api/anthropic-request.ts'
+import { parseCountRequest, parseMessagesRequest } from '../coordinator/api/anthropic-request.ts'
+import { promptTokens } from '../coordinator/tiers/price.ts'
 import { AnthropicStream } from '../coordinator/api/anthropic-stream.ts'
 import { Fault } from '../coordinator/core/fault.ts'
 import type { JobRecord } from '../coordinator/core/job.ts'
@@ -20,11 +21,12 @@ describe('a request', () => {
   test('that goes to an Anthropic upstream is read there as it is meant', () => {
     fc.assert(
       fc.property(requests(), fc.boolean(), (request, stream) => {
-        const body = JSON.parse(JSON.stringify(anthropicBody({ ...request, seed: 1 }, 'm', stream))) as unknown
+        const body = JSON.parse(JSON.stringify(anthropicBody({ ...request, seed: 1 }, 'm', stream))) as Record<string, unknown>
         const parsed = parseMessagesRequest(body)
         expect(parsed).toMatchObject({ model: 'm', stream })
         expect(parsed.onlyDialect).toBeUndefined()
-        expect(withoutVerbatim(parsed.generation)).toEqual(request)
+        // A turn that called tools without a thought cannot be gone on with by budget.
+        expect(withoutVerbatim(parsed.generation)).toEqual(body.thinking === undefined ? withoutBudget(request) : request)
       }),
       { numRuns: 500 },
     )
@@ -99,15 +101,50 @@ describe('a request', () => {
   })
 
   test('that opens betas takes their names along', () => {
-    const parsed = parseMessagesRequest(base, 'files-api-2025-04-14, mcp-client-2025-11-20')
+    const parsed = parseMessagesRequest(base, { 'anthropic-beta': 'files-api-2025-04-14, mcp-client-2025-11-20' })
     expect(parsed.generation.verbatim).toEqual({
       dialect: 'anthropic',
       body: base,
       betas: ['files-api-2025-04-14', 'mcp-client-2025-11-20'],
     })
     expect(parsed.onlyDialect).toBeUndefined()
-    expect(() => parseMessagesRequest(base, 'a b')).toThrow(/anthropic-beta/)
+    expect(() => parseMessagesRequest(base, { 'anthropic-beta': 'a b' })).toThrow(/anthropic-beta/)
   })
+
+  test('that names its user profile takes it along, and no workspace', () => {
+    const parsed = parseMessagesRequest(base, { 'anthropic-user-profile-id': 'prof_1' })
+    expect(parsed.generation.verbatim).toEqual({ dialect: 'anthropic', body: base, userProfile: 'prof_1' })
+    expect(parsed.onlyDialect).toBeUndefined()
+    expect(() => parseMessagesRequest(base, { 'anthropic-workspace-id': 'w' })).toThrow(/anthropic-workspace-id/)
+  })
+
+  test('with what only the dialect knows says about how long that is', () => {
+    const read = (content: unknown[]): number =>
+      parseCountRequest({ model: 'm', messages: [{ role: 'user', content: [...content, { type: 'text', text: 'hi' }] }] }).beyond
+    expect(read([])).toBe(0)
+    const text = { type: 'document', source: { type: 'text', media_type: 'text/plain', data: 'x'.repeat(400_000) } }
+    expect(read([text])).toBeGreaterThan(100_000)
+    const pdf = { type: 'document', source: { type: 'base64', media_type: 'application/pdf', data: 'x'.repeat(133_000) } }
+    expect(read([pdf])).toBeGreaterThan(1_900)
+    expect(read([pdf])).toBeLessThan(2_200)
+    expect(read([{ type: 'document', source: { type: 'url', url: 'https://example.com/a.pdf' } }])).toBeGreaterThan(1_600)
+    const tools = [{ type: 'bash_20250124', name: 'bash' }]
+    expect(parseCountRequest({ model: 'm', messages: [{ role: 'user', content: 'hi' }], tools }).beyond).toBeGreaterThan(5)
+    const big = parseMessagesRequest({ ...base, messages: [{ role: 'user', content: [text] }] }).generation
+    expect(promptTokens({ ...big, seed: 1 })).toBeGreaterThan(100_000)
+  })
+
+  test.each(['fallback', 'mcp_tool_listing', 'advisor_tool_result', 'compaction'])(
+    'with a block %s of an answer of its dialect is taken',
+    (type) => {
+      const messages = [
+        { role: 'user', content: 'a' },
+        { role: 'assistant', content: [{ type }] },
+        { role: 'user', content: 'b' },
+      ]
+      expect(parseMessagesRequest({ ...base, messages })).toMatchObject({ onlyDialect: 'anthropic' })
+    },
+  )
 
   test('with results of tools keeps their images and which of them failed', () => {
     const image = { type: 'image', source: { type: 'base64', media_type: 'image/png', data: 'AAAA' } }
@@ -259,6 +296,36 @@ describe('an answer', () => {
       }),
     )
   })
+
+  test.each([undefined, 'pause_turn', 'compaction', 'model_context_window_exceeded'])(
+    'tells what was said of the whole message (%s), streamed and not',
+    (stopReason) => {
+      const message = { container: { id: 'c1', expires_at: 'soon' }, context_management: { applied_edits: [] } }
+      const said = { ...(stopReason === undefined ? {} : { stopReason }), message, usage: { server_tool_use: { web_search_requests: 1 } } }
+      const growth: Growth = [
+        ['hi', undefined],
+        ['', { asides: [{ at: 2, kind: 'end', ...said }] }],
+      ]
+      const finishReason = stopReason === 'model_context_window_exceeded' ? 'length' : 'stop'
+      const { answer, events } = streamed(growth, { finishReason, stopSequence: null }, [true, true])
+      const live = liveJob({ finishReason, stopSequence: null })
+      for (const [text, delta] of growth) live.append([], text, delta === undefined ? [] : [delta])
+      const whole = messageBody(live)
+      expect(whole).toMatchObject({ ...message, stop_reason: stopReason ?? 'end_turn', usage: said.usage })
+      const reader = new AnthropicReader()
+      const read = new Answer()
+      for (const { data } of events) {
+        const piece = reader.readData(data)
+        if (piece?.kind === 'piece') read.append(piece.text, piece.delta)
+      }
+      expect(meant(read)).toEqual(meant(answer))
+      const last = events.map(({ data }) => JSON.parse(data) as Record<string, unknown>).find(({ type }) => type === 'message_delta')
+      expect(last).toMatchObject({
+        delta: { container: message.container, stop_reason: stopReason ?? 'end_turn' },
+        context_management: message.context_management,
+      })
+    },
+  )
 
   test('has its blocks one after another, each begun once and ended before the next', () => {
     fc.assert(
@@ -430,4 +497,10 @@ function meant(answer: Answer): unknown {
 
 function withoutVerbatim({ verbatim: _verbatim, ...generation }: Omit<GenerationRequest, 'seed'>): Omit<GenerationRequest, 'seed'> {
   return generation
+}
+
+function withoutBudget({ reasoning, ...request }: Omit<GenerationRequest, 'seed'>): Omit<GenerationRequest, 'seed'> {
+  if (reasoning === undefined) return request
+  const { maxTokens: _maxTokens, ...rest } = reasoning
+  return Object.keys(rest).length === 0 ? request : { ...request, reasoning: rest }
 }

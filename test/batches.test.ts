@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import OpenAI, { toFile } from 'openai'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ADMIN_KEY, type Running, World } from './support/world.ts'
@@ -8,7 +10,7 @@ let client: OpenAI
 beforeAll(async () => {
   world = await World.open()
   coordinator = await world.coordinator()
-  await world.worker('a', 'fake=fake:?slots=16&fail_on=BOOM slow=fake:?slots=2&rate=20')
+  await world.worker('a', 'fake=fake:?slots=16&fail_on=BOOM slow=fake:?slots=2&rate=20 fatal=fake:?slots=1&crash_on=BOOM')
   client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
 })
 afterAll(() => world.close())
@@ -148,6 +150,32 @@ test('a batch that is cancelled while its rows are being taken up is cancelled w
   await accepting
   const { status, counts } = await ended(newest)
   expect([status, counts.queued, counts.running]).toEqual(['cancelled', 0, 0])
+})
+
+test('what is parked of a cancelled batch is cancelled with it', async () => {
+  const poison = { row_key: 'p', messages: [{ role: 'user', content: 'BOOM' }] }
+  const { batch } = await post({ model: 'fatal', rows: [poison] })
+  await world.until('it is parked', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.parked === 1)
+  expect((await world.request('POST', `/api/batches/${batch.id}/cancel`)).status).toBe(200)
+  expect(await world.get(`/api/batches/${batch.id}`)).toMatchObject({
+    status: 'cancelled',
+    counts: { cancelled: 1 },
+    finished_at: expect.any(String) as string,
+  })
+})
+
+test('a batch that is cancelled at another coordinator is cancelled where it runs', async () => {
+  await using second = await World.open()
+  const socket = path.join(world.dir, 'coordinator', 'postgres')
+  await second.coordinator({
+    DATABASE_URL: process.env.HOLDFAST_TEST_DATABASE_URL ?? `postgres://holdfast@/holdfast?host=${encodeURIComponent(socket)}`,
+    HOLDFAST_MASTER_KEY: readFileSync(path.join(world.dir, 'coordinator', 'master.key'), 'utf8').trim(),
+  })
+  const { batch } = await post({ model: 'slow', rows: rows(300) })
+  expect((await second.request('POST', `/api/batches/${batch.id}/cancel`)).status).toBe(200)
+  const { status, counts } = await ended(batch.id)
+  expect(status).toBe('cancelled')
+  expect(counts.cancelled).toBeGreaterThan(250)
 })
 
 test('a batch that has ended is not cancelled', async () => {

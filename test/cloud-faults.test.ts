@@ -360,10 +360,15 @@ test('an error in place of a stream says what it would say with its own status',
 })
 
 test('cached tokens have their own price, and what was told of a call that breaks off is what it has cost', async () => {
-  const prices = { input_micros_per_mtok: 2_000_000, output_micros_per_mtok: 4_000_000, cached_input_micros_per_mtok: 1_000_000 }
+  const prices = {
+    ...{ input_micros_per_mtok: 2_000_000, output_micros_per_mtok: 4_000_000 },
+    ...{ cached_input_micros_per_mtok: 1_000_000, cache_write_input_micros_per_mtok: 3_000_000 },
+  }
   const cloud = await addCloud(world, { kind: 'anthropic', models: [{ name: 'cached', upstream: 'large', ...prices }] })
   expect(await readProvider(world, cloud.name)).toMatchObject({ models: [prices] })
   expect(await ended(world, await enqueue(world, 'cached'))).toMatchObject({ cost_micros: 7 * 2 + 4 + 5 * 4 })
+  cloud.upstream.plan({ cache: { read: 4, written: 5 } })
+  expect(await ended(world, await enqueue(world, 'cached'))).toMatchObject({ cost_micros: 7 * 2 + 4 + 5 * 3 + 5 * 4 })
   cloud.upstream.plan({ cutAfter: 2 })
   const seen = await chatStream(world, 'cached', 'hello').done
   expect(await ended(world, seen.job)).toMatchObject({ status: 'failed', cost_micros: 7 * 2 + 4 + 2 * 4 })
@@ -402,7 +407,8 @@ test.each([
   spare.upstream.plan({ text: ['Again,', ' whole.'], delayMs: 50 })
   const job = await ended(world, await enqueue(world, model, { 'x-holdfast-provider': broken.name }))
   expect(job).toMatchObject({ status: 'succeeded', output: { text: USUAL } })
-  expect(job.attempts).toHaveLength(2)
+  // What the first brought is void.
+  expect(job.attempts).toMatchObject([{ tokens: 2 }, { tokens: job.usage?.completion_tokens }])
 })
 
 test('without usage the answer is estimated and still has its price', async () => {

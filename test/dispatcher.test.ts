@@ -45,6 +45,17 @@ test('an answer without an end is stopped before it fills the memory', () => {
   expect([cancelled, live.answer.reasoning.length / megabyte.length]).toEqual([[job], 65])
 })
 
+test('all that a job brought is counted at its end, and not what there was when it was parked', () => {
+  const dispatcher = dispatcherOver({})
+  dispatcher.workerConnected(WORKER, 'w', [offer('m', 1)], [], false)
+  const { live } = dispatcher.accept(newJob())
+  const { record } = live
+  record.completionTokens = 1
+  dispatcher.attemptGrew(WORKER, { job: record.id, attempt: 1, first: 0, tokenIds: [1, 2, 3], text: 'abc', deltas: [], ...TOKENS })
+  dispatcher.cancel(record.id, 'the caller')
+  expect(record).toMatchObject({ status: 'cancelled', completionTokens: 3, tokensBefore: 0 })
+})
+
 test('what waits keeps its prompt in memory only as far as there is room, and reads it back when its turn comes', async () => {
   const sent: number[] = []
   const dispatcher = dispatcherOver(

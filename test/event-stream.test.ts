@@ -3,7 +3,7 @@ import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { EventStream } from '../coordinator/api/event-stream.ts'
 import { SseSink } from '../coordinator/api/sse.ts'
 import { EventFeed } from '../coordinator/engine/event-feed.ts'
@@ -84,6 +84,36 @@ test('what another coordinator on the same PostgreSQL writes is heard too', asyn
   expect(reader.seen).toHaveLength(1)
 })
 
+test('what another writes by a clock that is ahead is told once', async () => {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] })
+  try {
+    const beganMs = Date.now()
+    const now = (): number => beganMs + performance.now()
+    const early = { ...record(), id: newId(now() + 40_000), created_at: new Date() }
+    const db = { query: async (_text: string, [after]: [string]) => (early.id > after ? [early] : []) } as unknown as Db
+    const feed = new EventFeed({ db, coordinator: 'me', now, onProblem: (text) => expect.fail(text) })
+    const heard: string[] = []
+    feed.listen((events) => heard.push(...events.map(({ id }) => id)))
+    await vi.advanceTimersByTimeAsync(120_000)
+    expect(heard).toEqual([early.id])
+    feed.stop()
+  } finally {
+    vi.useRealTimers()
+  }
+})
+
+test('a reader who may see less by now is told so, at the first event that is not meant for them', async () => {
+  await made('POST', '/api/teams', { name: 'theirs' })
+  const user = await made('POST', '/api/users', { email: 'op@example.com', role: 'operator', teams: ['theirs'] })
+  const { key } = await made('POST', '/api/keys', { name: 'op', kind: 'personal', user: user.id })
+  await using reader = await follow('', { authorization: `Bearer ${key}` })
+  await made('PATCH', `/api/users/${user.id}`, { role: 'member' })
+  await made('POST', '/api/teams', { name: 'not-theirs' })
+  const error = await reader.until(({ event }) => event === 'error')
+  expect(JSON.parse(error.data ?? '')).toMatchObject({ error: { code: 'scope_changed', retryable: true } })
+  expect(reader.seen.some(({ data }) => data?.includes('not-theirs') === true)).toBe(false)
+})
+
 test('a reader whose key is revoked is told and left', async () => {
   const error = await revoked.until(({ event }) => event === 'error')
   expect(JSON.parse(error.data ?? '')).toMatchObject({ error: { code: 'invalid_key' } })
@@ -110,7 +140,7 @@ test('a reader whose socket is full misses nothing: it catches up from PostgreSQ
   const feed = { listen: (listener: typeof hear) => ((hear = listener), () => {}) } as unknown as EventFeed
   let hear: (events: unknown[]) => void = () => {}
   const stream = new EventStream(
-    { db, feed, stillAllowed: () => true, log: { error: () => {} } },
+    { db, feed, teamsNow: () => null, log: { error: () => {} } },
     { severity: null, type: null, teams: null },
     response as unknown as ServerResponse,
   )

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
+import OpenAI, { toFile } from 'openai'
 import { expect, test } from 'vitest'
 import { chatStream } from './support/stream.ts'
-import { type JobView, World } from './support/world.ts'
+import { ADMIN_KEY, type JobView, World } from './support/world.ts'
 
 const chat = (content: string, extra: Record<string, unknown> = {}) => ({
   model: 'fake',
@@ -55,6 +56,38 @@ test('of two callers of one job the one that leaves takes nothing from the other
   await world.until('both read', () => (one?.seen.deltas ?? 0) > 3 && (two?.seen.deltas ?? 0) > 3)
   one?.abort()
   expect(await two?.done).toMatchObject({ finish: 'length', usage: { completion_tokens: 60 } })
+})
+
+test('asked again, what was wished for may be gone: the answer is the same', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=4&rate=1000')
+  const made = async (method: string, target: string, body?: unknown, headers: Record<string, string> = {}): Promise<Response> => {
+    const response = await world.request(method, target, body, headers)
+    if (!response.ok) throw new Error(`${method} ${target}: ${response.status} ${await response.text()}`)
+    return response
+  }
+  await made('POST', '/api/policies', { name: 'mine', tiers: { gpu: 'at_once' } })
+  const wish = { 'idempotency-key': 'gone-policy', 'x-holdfast-policy': 'mine' }
+  const first = await made('POST', '/v1/chat/completions', chat('x'), wish)
+  await made('DELETE', '/api/policies/mine')
+  const again = await made('POST', '/v1/chat/completions', chat('x'), wish)
+  expect(again.headers.get('x-holdfast-job')).toBe(first.headers.get('x-holdfast-job'))
+
+  const previous = ((await (await made('POST', '/v1/responses', { model: 'fake', input: 'a' })).json()) as { id: string }).id
+  const further = { model: 'fake', input: 'b', previous_response_id: previous, instructions: 'be brief' }
+  const key = { 'idempotency-key': 'gone-response' }
+  const answer = (await (await made('POST', '/v1/responses', further, key)).json()) as object
+  await made('DELETE', `/v1/responses/${previous}`)
+  expect(await (await made('POST', '/v1/responses', further, key)).json()).toEqual(answer)
+
+  const client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
+  const line = { custom_id: 'a', method: 'POST', url: '/v1/chat/completions', body: chat('x') }
+  const file = await client.files.create({ file: await toFile(Buffer.from(JSON.stringify(line)), 'in.jsonl'), purpose: 'batch' })
+  const wanted = { input_file_id: file.id, endpoint: '/v1/chat/completions', completion_window: '24h' } as const
+  const one = await client.batches.create(wanted, { headers: { 'idempotency-key': 'gone-file' } })
+  await client.files.delete(file.id)
+  expect((await client.batches.create(wanted, { headers: { 'idempotency-key': 'gone-file' } })).id).toBe(one.id)
 })
 
 type Made = { id: string; error?: { code: string }; [secret: string]: unknown }

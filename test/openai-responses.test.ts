@@ -14,7 +14,7 @@ let client: OpenAI
 beforeAll(async () => {
   world = await World.open()
   await world.coordinator()
-  await world.worker('a', 'fake=fake:?slots=16&rate=2000 slow=fake:?slots=4&rate=20 failing=fake:?fail_on=BOOM')
+  await world.worker('a', 'fake=fake:?slots=16&rate=2000 slow=fake:?slots=4&rate=20 failing=fake:?fail_on=BOOM fatal=fake:?crash_on=BOOM')
   client = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: ADMIN_KEY, maxRetries: 0 })
 })
 afterAll(() => world.close())
@@ -222,6 +222,14 @@ test("another team's response is not there", async () => {
   const stranger = new OpenAI({ baseURL: `${world.url}/v1`, apiKey: key, maxRetries: 0 })
   await expect(stranger.responses.retrieve(id)).rejects.toMatchObject({ status: 404 })
   await expect(stranger.responses.create({ model: 'fake', input: 'y', previous_response_id: id })).rejects.toMatchObject({ status: 400 })
+})
+
+test('a response that is parked is cancelled, and then deleted', async () => {
+  const made = await client.responses.create({ model: 'fatal', input: 'BOOM', background: true })
+  await world.until('it is parked', async () => (await world.job(made.id.slice('resp_'.length))).status === 'parked')
+  await expect(client.responses.delete(made.id)).rejects.toMatchObject({ status: 409 })
+  expect(await client.responses.cancel(made.id)).toMatchObject({ status: 'cancelled' })
+  await client.responses.delete(made.id)
 })
 
 test('a response in the background answers at once, is polled, and can be cancelled', async () => {

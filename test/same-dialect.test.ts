@@ -56,7 +56,9 @@ test('tokens that a cloud wrote to its cache and read from it are told beside th
   expect(usage).toMatchObject(told)
   expect((await asAnthropic.messages.stream(body).finalMessage()).usage).toMatchObject(told)
   const completion = await client.chat.completions.create({ model: anthropic.model, messages })
-  expect(completion.usage).toMatchObject({ prompt_tokens: 15, prompt_tokens_details: { cached_tokens: 3 } })
+  expect(completion.usage).toMatchObject({ prompt_tokens: 15, prompt_tokens_details: { cached_tokens: 3, cache_write_tokens: 5 } })
+  const response = await client.responses.create({ model: anthropic.model, input: 'x' })
+  expect(response.usage?.input_tokens_details).toEqual({ cached_tokens: 3, cache_write_tokens: 5 })
 })
 
 test('what a model thinks and says by turns comes in that order to every client, streamed and not', async () => {
@@ -86,6 +88,13 @@ test('what a model thinks and says by turns comes in that order to every client,
       const whole = await client.responses.create(wish)
       expect(whole.output).toMatchObject(output)
       expect(new Set(whole.output.map(({ id }) => id)).size).toBe(output.length)
+      // Gone on with, it is given back as it was.
+      const input = [{ type: 'function_call_output' as const, call_id: 'toolu_1', output: 'x' }]
+      await client.responses.create({ ...wish, input, previous_response_id: whole.id })
+      expect((sentTo(anthropic) as { messages: unknown[] }).messages[1]).toMatchObject({
+        role: 'assistant',
+        content: content.map(({ type }) => ({ type })),
+      })
     }
     const done: unknown[] = []
     const stream = client.responses.stream(wish)

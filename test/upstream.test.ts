@@ -362,6 +362,41 @@ test('a list of one error, as Google answers, is read as that error', async () =
   server.close()
 })
 
+test.each([
+  [
+    400,
+    { object: 'error', message: "This model's maximum context length is 4096 tokens", code: 400 },
+    'context_length_exceeded',
+    'is 4096',
+  ],
+  [422, { detail: [{ loc: ['body', 'tools'], msg: 'Field required' }] }, 'provider_refused_request', 'Field required'],
+  [403, { message: 'Your API key is blocked' }, 'provider_credential_refused', 'Your API key is blocked'],
+  [404, { detail: 'Model not found' }, 'provider_lacks_model', '404 Model not found'],
+  [400, { error: 'no such tool' }, 'provider_refused_request', '400 no such tool'],
+])('a server that refuses with %s %j is understood as %s', async (status, told, code, words) => {
+  const body = JSON.stringify(told)
+  const server = createServer((_request, response) => void response.writeHead(status, { 'content-type': 'application/json' }).end(body))
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const request: GenerationRequest = { prompt: { kind: 'chat', messages }, stop: [], sampling: {}, seed: 1 }
+  const options = { stream: true, seedGiven: false, signal: AbortSignal.timeout(10_000) }
+  const refused = openUpstream('openai', `http://127.0.0.1:${port}/v1`, 'k').ask(request, { upstream: 'm', abilities: null }, options)
+  const { error } = refusalOf(await refused.catch((cause: unknown) => cause), NOW)
+  expect([error.code, error.message]).toEqual([code, expect.stringContaining(words)])
+  server.closeAllConnections()
+  server.close()
+})
+
+test.each([
+  'input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length',
+  'The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).',
+  "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
+  'Input is too long for requested model.',
+])('%s is about the context', (message) => {
+  const refused = OpenAI.APIError.generate(400, { error: { message } }, message, new Headers())
+  expect(refusalOf(refused, NOW).error).toMatchObject({ code: 'context_length_exceeded', layer: 'ingress' })
+})
+
 test('vectors are of length 1, as numbers or as base64, and scores between 0 and 1', () => {
   const base64 = Buffer.from(Float32Array.from([0, 2]).buffer).toString('base64')
   const read = numbersOf({ data: [{ embedding: [3, 4] }, { embedding: base64 }] }, { kind: 'embed', inputs: ['a', 'b'] })
@@ -443,7 +478,10 @@ test.each([
   const read = numbersOf({ data }, prompt)
   expect(read.kind === 'numbers').toBe(taken)
   // A server that knows one length only will not learn another.
-  if (dimensions === 2 && !taken) expect(read).toMatchObject({ code: 'unsupported_dimensions', retryable: false })
+  if (dimensions === 2 && !taken)
+    expect(refusalWithin(read as WireFailure, NOW)).toEqual({
+      error: expect.objectContaining({ code: 'unsupported_dimensions', retryable: false, layer: 'ingress' }) as unknown,
+    })
 })
 
 test('a redirect is told and not followed: a credential goes nowhere else', async () => {

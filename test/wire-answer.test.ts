@@ -319,6 +319,43 @@ test('a chunk that only looks like the ones before is read whole', () => {
   expect(other.readData('{"choices":[{"delta":{"content":"b"},"index":1}]}')).toBeNull()
 })
 
+test.each([
+  ['eos', 'stop'],
+  ['STOP', 'stop'],
+  ['model_length', 'length'],
+  ['MAX_TOKENS', 'length'],
+  ['content_filter: RECITATION', 'content_filter'],
+  ['SAFETY', 'content_filter'],
+])('a server that ends with %s means %s', (told, meant) => {
+  expect(openAi([choice({ content: 'hi' }, told)])).toMatchObject({ end: { finishReason: meant }, failure: null })
+})
+
+test('thinking that is counted in the total alone is of the answer', () => {
+  const usage = { prompt_tokens: 32, completion_tokens: 9, total_tokens: 135, completion_tokens_details: { reasoning_tokens: 94 } }
+  const counted = (told: object): unknown => openAi([choice({ content: 'hi' }, 'stop'), { choices: [], usage: told }]).end?.usage
+  expect(counted(usage)).toMatchObject({ promptTokens: 32, completionTokens: 103, reasoningTokens: 94 })
+  expect(counted({ ...usage, completion_tokens: 103 })).toMatchObject({ completionTokens: 103 })
+  expect(counted({ completion_tokens: 9, total_tokens: 135 })).toMatchObject({ promptTokens: 0, completionTokens: 9 })
+  const written = { ...usage, total_tokens: 41, prompt_tokens_details: { cached_tokens: 4, cache_write_tokens: 20 } }
+  expect(counted(written)).toMatchObject({ completionTokens: 9, cachedTokens: 4, cacheWriteTokens: 20 })
+})
+
+test('thoughts among the parts of the content are reasoning', () => {
+  const thinking = (thought: unknown): object => ({ type: 'thinking', thinking: thought })
+  const read = openAi([
+    choice({
+      content: [
+        thinking([
+          { type: 'text', text: 'hm' },
+          { type: 'text', text: 'm' },
+        ]),
+      ],
+    }),
+    choice({ content: [thinking('.'), { type: 'text', text: 'yes' }] }, 'stop'),
+  ])
+  expect(read.answer).toMatchObject({ text: 'yes', reasoning: 'hmm.' })
+})
+
 describe('an Anthropic stream', () => {
   const start = {
     type: 'message_start',
@@ -397,6 +434,41 @@ describe('an Anthropic stream', () => {
     expect(ended({ stop_reason: 'max_tokens' })?.finishReason).toBe('length')
     expect(ended({ stop_reason: 'model_context_window_exceeded' })?.finishReason).toBe('length')
     expect(ended({ stop_reason: 'refusal' })?.finishReason).toBe('content_filter')
+  })
+
+  test('that compacts the conversation brings the summary whole', () => {
+    const events = [
+      start,
+      { type: 'content_block_start', index: 0, content_block: { type: 'compaction', content: null } },
+      { type: 'content_block_delta', index: 0, delta: { type: 'compaction_delta', content: 'In short.', encrypted_content: 'ZW5j' } },
+      { type: 'content_block_stop', index: 0 },
+      { type: 'message_delta', delta: { stop_reason: 'compaction' }, usage: { output_tokens: 3 } },
+    ]
+    const { answer, end, failure } = anthropic(events)
+    expect([end?.finishReason, failure]).toEqual(['stop', null])
+    expect(answer.asides).toMatchObject([
+      { kind: 'block', block: { type: 'compaction', content: 'In short.', encrypted_content: 'ZW5j' } },
+      { kind: 'end', stopReason: 'compaction' },
+    ])
+  })
+
+  test('tells of the whole message what has no other words', () => {
+    const container = { id: 'c1', expires_at: '2026-12-01T00:00:00Z' }
+    const edits = { applied_edits: [{ type: 'clear_tool_uses_20250919', cleared_tool_uses: 3 }] }
+    const usage = { output_tokens: 2, server_tool_use: { web_search_requests: 1 }, cache_creation: { ephemeral_5m_input_tokens: 5 } }
+    const told = { container, context_management: edits }
+    const end = { kind: 'end', message: told, usage: { server_tool_use: usage.server_tool_use, cache_creation: usage.cache_creation } }
+    const delta = { stop_reason: 'end_turn', container }
+    expect(anthropic([start, { type: 'message_delta', delta, context_management: edits, usage }]).answer.asides).toEqual([
+      { at: 0, ...end },
+    ])
+    const whole = { type: 'message', content: [], stop_reason: 'end_turn', ...told, usage: { ...start.message.usage, ...usage } }
+    expect(anthropic([whole]).answer.asides).toEqual([{ at: 0, ...end }])
+    // Of a cache that was not written to there is nothing to tell.
+    const plain = { type: 'message_delta', delta: { stop_reason: 'end_turn' }, usage: { output_tokens: 2 } }
+    expect(anthropic([start, plain]).answer.asides).toBeUndefined()
+    const full = { type: 'message_delta', delta: { stop_reason: 'model_context_window_exceeded' } }
+    expect(anthropic([start, full]).answer.asides).toMatchObject([{ stopReason: 'model_context_window_exceeded' }])
   })
 
   test('that brings an error fails with its kind', () => {

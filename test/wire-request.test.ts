@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { parseMessagesRequest } from '../coordinator/api/anthropic-request.ts'
 import { ABILITIES, type Ability, fitting, needsOf } from '../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES, anthropicBody } from '../proto/anthropic-wire-request.ts'
 import { OPEN_SERVER_ABILITIES, OPENAI_ABILITIES, openAiBody } from '../proto/openai-wire-request.ts'
@@ -352,6 +353,43 @@ describe('the body for an Anthropic upstream', () => {
   test("is the caller's own where that says more, with model and stream replaced", () => {
     const body = { model: 'mine', max_tokens: 5, messages: [], container: 'c' }
     expect(anthropicBody(chat({ verbatim: { dialect: 'anthropic', body } }), 'm', true)).toEqual({ ...body, model: 'm', stream: true })
+  })
+
+  test.each([true, false])(
+    'asks for no thinking by budget in the midst of a turn that called tools without a thought (verbatim: %s)',
+    (verbatim) => {
+      const call = { type: 'tool_use', id: 'a', name: 'f', input: {} }
+      const result = { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'a', content: 'x' }] }
+      const thought = { type: 'thinking', thinking: 'hm', signature: 'c2ln' }
+      const asked = { role: 'user', content: 'hi' }
+      const edits = [{ type: 'clear_thinking_20251015', keep: 'all' }]
+      const bodyOf = (messages: object[]): Record<string, unknown> => {
+        const body = { model: 'm', max_tokens: 9_000, messages, thinking: { type: 'enabled', budget_tokens: 2_000 } }
+        const given = verbatim ? { ...body, context_management: { edits }, metadata: { user_id: 'u' } } : body
+        const { generation } = parseMessagesRequest(given)
+        return anthropicBody({ ...generation, seed: 1 }, 'm', true)
+      }
+      const unthought = bodyOf([asked, { role: 'assistant', content: [call] }, result])
+      expect([unthought.thinking, unthought.context_management]).toEqual([undefined, undefined])
+      const foreign = { role: 'assistant', content: [{ ...thought, signature: '' }, call] }
+      expect(bodyOf([asked, foreign, result]).thinking).toBeUndefined()
+      const later = { role: 'assistant', content: [{ ...call, id: 'b' }] }
+      const answered = { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'b', content: 'y' }] }
+      expect(bodyOf([asked, foreign, result, later, answered]).thinking).toBeUndefined()
+      const kept = { type: 'enabled', budget_tokens: 2_000 }
+      // The first of the turn thought, which is all that is asked for.
+      expect(bodyOf([asked, { role: 'assistant', content: [thought, call] }, result, later, answered]).thinking).toEqual(kept)
+      expect(bodyOf([asked, foreign, result, { role: 'assistant', content: 'done' }, { role: 'user', content: 'next' }]).thinking).toEqual(
+        kept,
+      )
+      expect(bodyOf([asked]).thinking).toEqual(kept)
+    },
+  )
+
+  test('names images as the dialect does', () => {
+    const content = [{ kind: 'image' as const, url: 'data:image/jpg;base64,AAAA' }]
+    const { messages } = anthropicBody(chat({ prompt: { kind: 'chat', messages: [{ role: 'user', content }] } }), 'm', true)
+    expect(messages).toMatchObject([{ content: [{ source: { type: 'base64', media_type: 'image/jpeg', data: 'AAAA' } }] }])
   })
 
   test("leaves another provider's thinking out of the caller's own words too", () => {

@@ -262,7 +262,8 @@ test('words and times that nothing can hold cost a worker no more than them, and
       asides: [
         { at: 0, kind: 'citations' },
         { at: 0, kind: 'block', block: 'x' },
-        { at: -1, kind: 'paused' },
+        { at: -1, kind: 'text-block' },
+        { at: 0, kind: 'end', message: {}, usage: 1 },
         { at: 0, kind: 'thought' },
       ],
     },

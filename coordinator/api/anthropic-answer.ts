@@ -1,5 +1,5 @@
 import { inputOf } from '../../proto/anthropic-wire-request.ts'
-import type { Answer } from '../../proto/answer.ts'
+import type { Answer, MessageEnd } from '../../proto/answer.ts'
 import { type ThinkingBlock, thoughtsOf } from '../../proto/thinking.ts'
 import type { Fault } from '../core/fault.ts'
 import type { LiveJob } from '../engine/live-job.ts'
@@ -11,7 +11,7 @@ export function messageBody(live: LiveJob): Record<string, unknown> {
   const content = spokenBlocks(answer)
   for (const { id, name, arguments: written } of answer.toolCalls)
     content.push({ type: 'tool_use', id, name, input: inputOf(written), caller: DIRECT })
-  return { ...messageHead(live), content, ...stopOf(live), usage: usageOf(live) }
+  return { ...messageHead(live), content, ...stopOf(live), ...endOf(live)?.message, usage: usageOf(live) }
 }
 
 /** The text, cut where its provider cut it, with what the provider thought and put between. The dialect has no other words for a refusal. */
@@ -52,7 +52,8 @@ export const DIRECT = { type: 'direct' }
 
 export function stopOf(live: LiveJob): { stop_reason: string; stop_sequence: string | null } {
   const { stopSequence } = live
-  if (live.answer.asides.at(-1)?.kind === 'paused') return { stop_reason: 'pause_turn', stop_sequence: null }
+  const told = endOf(live)?.stopReason
+  if (told !== undefined) return { stop_reason: told, stop_sequence: null }
   if (live.answer.refusal !== '') return { stop_reason: 'refusal', stop_sequence: null }
   switch (live.record.finishReason) {
     case 'length':
@@ -66,6 +67,11 @@ export function stopOf(live: LiveJob): { stop_reason: string; stop_sequence: str
   }
 }
 
+/** What the provider, one of the dialect, said of the whole message. */
+export function endOf({ answer }: LiveJob): MessageEnd | undefined {
+  return answer.asides.findLast((aside) => aside.kind === 'end')
+}
+
 /** Tokens that were read from a cache or written to one are counted beside the others, not among them. */
 export function usageOf(live: LiveJob): Record<string, unknown> {
   const { promptTokens, completionTokens, cachedTokens } = live.record
@@ -76,6 +82,7 @@ export function usageOf(live: LiveJob): Record<string, unknown> {
     cache_read_input_tokens: cachedTokens ?? 0,
     output_tokens: completionTokens ?? 0,
     output_tokens_details: reasoningTokens === null ? null : { thinking_tokens: reasoningTokens },
+    ...endOf(live)?.usage,
   }
 }
 

@@ -131,7 +131,7 @@ function readImageBlock(block: Body, at: string, untranslated: Untranslated): Co
     return readImage(`data:${type};base64,${data}`, null, `${at}.source`)
   }
   if (!isObject(source) || source.type !== 'file') throw invalid(`${at}.source`, 'must be of type base64 or url')
-  untranslated.changes(`${at}.source`)
+  untranslated.leaveOut(block, `${at}.source`)
   return undefined
 }
 
@@ -213,14 +213,22 @@ const SERVER_RESULTS = [
   'text_editor_code_execution_tool_result',
   'tool_search_tool_result',
   'mcp_tool_result',
+  'advisor_tool_result',
 ]
-const USER_ELSEWHERE = new Set(['document', 'search_result', 'container_upload', 'tool_reference', 'browser_state', ...SERVER_RESULTS])
-const ASSISTANT_ELSEWHERE = new Set(['server_tool_use', 'mcp_tool_use', 'container_upload', 'compaction', ...SERVER_RESULTS])
+const USER_ELSEWHERE = new Set([
+  ...['document', 'search_result', 'container_upload', 'tool_reference', 'browser_state', 'tool_addition', 'tool_removal'],
+  ...SERVER_RESULTS,
+])
+const ASSISTANT_ELSEWHERE = new Set([
+  ...['server_tool_use', 'mcp_tool_use', 'mcp_tool_listing', 'container_upload', 'compaction', 'fallback'],
+  ...['tool_addition', 'tool_removal'],
+  ...SERVER_RESULTS,
+])
 
 function elsewhere(block: Body, at: string, known: Set<string>, untranslated: Untranslated): void {
   if (typeof block.type !== 'string' || !known.has(block.type))
     throw invalid(`${at}.type`, `${JSON.stringify(block.type ?? null).slice(0, 60)} is not known here`)
-  untranslated.changes(at)
+  untranslated.leaveOut(block, at)
 }
 
 /** Every call has its result in the next message of the user, and no result is without its call. */

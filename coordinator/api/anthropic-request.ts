@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import type { Effort, GenerationRequest, Reasoning, Sampling } from '../../proto/request.ts'
 import { badRequest, Fault } from '../core/fault.ts'
 import { THREAD_NOT_FOUND } from './anthropic-answer.ts'
@@ -10,15 +11,16 @@ import { MAX_TOKENS, readStops } from './openai-sampling.ts'
 import { checkSchema } from './schema-check.ts'
 
 /**
- * Reads the body of `messages`, and the header `anthropic-beta`. Whatever would change the answer is honoured or refused by
+ * Reads the body of `messages`, and the dialect's own headers. Whatever would change the answer is honoured or refused by
  * name; nothing is coerced.
  */
-export function parseMessagesRequest(body: unknown, beta?: string | string[]): ParsedRequest {
+export function parseMessagesRequest(body: unknown, headers: IncomingHttpHeaders = {}): ParsedRequest {
   const { thread, ...fields } = objectBody(body)
   refuseContinued(thread)
   const untranslated = new Untranslated()
-  const betas = readBetas(beta).filter((name) => !THREADS.test(name))
-  if (betas.length > 0) untranslated.keep()
+  const betas = readBetas(headers['anthropic-beta']).filter((name) => !THREADS.test(name))
+  const userProfile = readUserProfile(headers)
+  if (betas.length > 0 || userProfile !== undefined) untranslated.keep()
   untranslated.sort(fields, '', MESSAGES)
   const parsed = parsedOf(fields, untranslated)
   const { generation } = parsed
@@ -42,17 +44,23 @@ export function parseMessagesRequest(body: unknown, beta?: string | string[]): P
       'thinking.budget_tokens',
     )
   if (untranslated.isEmpty) return parsed
-  generation.verbatim = { dialect: 'anthropic', body: fields, ...(betas.length === 0 ? {} : { betas }) }
+  generation.verbatim = {
+    dialect: 'anthropic',
+    body: fields,
+    ...(betas.length === 0 ? {} : { betas }),
+    ...(userProfile === undefined ? {} : { userProfile }),
+    ...(untranslated.tokens === 0 ? {} : { tokens: untranslated.tokens }),
+  }
   const [first] = untranslated.changing
   return first === undefined ? parsed : { ...parsed, onlyDialect: 'anthropic', onlyDialectFor: first }
 }
 
-/** Reads the body of `count_tokens`: what of a request is read by the model. */
-export function parseCountRequest(body: unknown): ParsedRequest {
+/** Reads the body of `count_tokens`: what of a request is read by the model. `beyond`: tokens that its prompt does not show. */
+export function parseCountRequest(body: unknown): { parsed: ParsedRequest; beyond: number } {
   const fields = objectBody(body)
   const untranslated = new Untranslated()
   untranslated.sort(fields, '', COUNTED)
-  return parsedOf(fields, untranslated)
+  return { parsed: parsedOf(fields, untranslated), beyond: untranslated.tokens }
 }
 
 const PROMPT = ['model', 'messages', 'system', 'tools', 'tool_choice', 'thinking', 'output_config', 'context_management']
@@ -122,6 +130,16 @@ function readBetas(header: string | string[] | undefined): string[] {
   if (betas.length > BETAS_MAX || betas.some((name) => !/^[\w.:-]{1,100}$/.test(name)))
     throw badRequest('invalid_header', `anthropic-beta must be at most ${BETAS_MAX} names, separated by commas.`, 'anthropic-beta')
   return betas
+}
+
+/** Says who the caller's user is, as `metadata` does. Which workspace pays is not the caller's to say: that comes with the credential. */
+function readUserProfile(headers: IncomingHttpHeaders): string | undefined {
+  if (headers['anthropic-workspace-id'] !== undefined)
+    throw badRequest('unsupported_header', 'anthropic-workspace-id cannot be chosen here.', 'anthropic-workspace-id')
+  const told = headers['anthropic-user-profile-id']
+  if (told === undefined) return undefined
+  if (typeof told === 'string' && /^[\w.:-]{1,200}$/.test(told)) return told
+  throw badRequest('invalid_header', 'anthropic-user-profile-id must be an id.', 'anthropic-user-profile-id')
 }
 
 function sampling(fields: Body): Sampling {

@@ -6,7 +6,7 @@ import type { Fault } from '../core/fault.ts'
 import type { Waiting } from '../core/job.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { Follower, LiveJob, Prefill } from '../engine/live-job.ts'
-import { anthropicError, DIRECT, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
+import { anthropicError, DIRECT, endOf, messageHead, stopOf, usageOf } from './anthropic-answer.ts'
 import { isWhole } from './calls.ts'
 import { isSettled, prefillComment, SseSink, waitingComment } from './sse.ts'
 import { faultOf, interrupted, stopping } from './submit.ts'
@@ -102,7 +102,9 @@ export class AnthropicStream implements Follower {
       this.#sink.end(event('error', anthropicError(faultOf(record), this.#options.requestId)))
       return
     }
-    const last = { delta: { ...stopOf(this.#live), container: null }, usage: usageOf(this.#live) }
+    const { context_management: edits, ...members } = endOf(this.#live)?.message ?? {}
+    const delta = { ...stopOf(this.#live), container: null, ...members }
+    const last = { delta, ...(edits === undefined ? {} : { context_management: edits }), usage: usageOf(this.#live) }
     this.#sink.end(this.#close() + event('message_delta', last) + event('message_stop', {}))
   }
 

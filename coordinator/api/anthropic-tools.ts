@@ -57,7 +57,7 @@ function readTools(value: unknown, untranslated: Untranslated): Tool[] {
     if (!isObject(item)) throw invalid(at, 'must be an object with name and input_schema')
     const { type } = item
     // Tools of the provider's own, each of a dated type, that run there or have their schema there.
-    if (typeof type === 'string' && type !== 'custom') untranslated.changes(at)
+    if (typeof type === 'string' && type !== 'custom') untranslated.leaveOut(item, at)
     else tools.push(readTool(item, at, tools, untranslated))
   }
   return tools

@@ -1,5 +1,5 @@
 import { badRequest } from '../core/fault.ts'
-import type { Body } from './body.ts'
+import { type Body, isObject } from './body.ts'
 
 /**
  * What a body of the Anthropic dialect says beyond the normal form. If there is anything, a provider of the dialect gets the
@@ -9,6 +9,8 @@ export class Untranslated {
   /** Parameters that change the answer. */
   readonly changing: string[] = []
   isEmpty = true
+  /** About how many tokens the model reads in what the normal form leaves out. */
+  tokens = 0
 
   /** Of a member that does not change the answer: where a prompt is cached, who pays how much for speed. */
   keep(): void {
@@ -18,6 +20,20 @@ export class Untranslated {
   changes(param: string): void {
     this.isEmpty = false
     this.changing.push(param)
+  }
+
+  /** A block, or a tool, that only the dialect itself knows. */
+  leaveOut(what: Body, param: string): void {
+    this.changes(param)
+    let sealed = 0
+    const text = JSON.stringify(what, function (this: Body, name: string, value: unknown) {
+      if (name !== 'data' || this.type !== 'base64' || typeof value !== 'string') return value
+      sealed += value.length
+      return ''
+    })
+    const { source } = what
+    const isAway = isObject(source) && (source.type === 'url' || source.type === 'file')
+    this.tokens += Math.ceil(Buffer.byteLength(text) / BYTES_PER_TOKEN + sealed / SEALED_PER_TOKEN) + (isAway ? AWAY_TOKENS : 0)
   }
 
   /** Sorts the members of an object that are not null; one that nobody knows is refused. */
@@ -31,5 +47,10 @@ export class Untranslated {
     }
   }
 }
+
+const BYTES_PER_TOKEN = 4
+// A page of a PDF is about 100 kB and 2,000 tokens.
+const SEALED_PER_TOKEN = 67
+const AWAY_TOKENS = 1_600
 
 export type MemberSorts = { read: ReadonlySet<string>; kept?: ReadonlySet<string>; changing?: ReadonlySet<string> }

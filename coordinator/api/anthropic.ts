@@ -15,14 +15,15 @@ export function registerAnthropic(app: FastifyInstance, parts: ApiParts): void {
   app.post('/v1/messages', (request, reply) => serve(parts, request, reply))
 
   app.post('/v1/messages/count_tokens', async (request) => {
-    const { model, generation } = parseCountRequest(request.body)
+    const { parsed, beyond } = parseCountRequest(request.body)
+    const { model, generation } = parsed
     if (model !== AUTO && !namesFor(parts, request.caller).includes(model)) throw unknownModel(parts, request.caller, model)
-    return { input_tokens: estimatedTokens(generation), estimated: true }
+    return { input_tokens: estimatedTokens(generation) + beyond, estimated: true }
   })
 }
 
 async function serve(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-  const parsed = parseMessagesRequest(request.body, request.headers['anthropic-beta'])
+  const parsed = parseMessagesRequest(request.body, request.headers)
   const accepted = await Choices.accept(parts, request, reply, { type: 'chat', parsed, detached: false })
   const live = accepted.first
   if (!parsed.stream) {

@@ -33,6 +33,7 @@ export type Scope = (typeof SCOPES)[number]
  */
 export class Keyring {
   #byHash = new Map<string, Entry>()
+  readonly #byId = new Map<string, Entry>()
   /** Those that may ask only so often, by id: every request looks here. */
   readonly #limited = new Map<string, Entry>()
   readonly #now: () => number
@@ -46,6 +47,7 @@ export class Keyring {
   replace(keys: KeyRecord[]): void {
     const before = this.#byHash
     this.#byHash = new Map()
+    this.#byId.clear()
     this.#limited.clear()
     for (const key of keys) {
       if (key.kind === 'intake') continue
@@ -59,6 +61,7 @@ export class Keyring {
       const minute = before.get(name)?.minute ?? { startMs: 0, requests: 0 }
       const entry: Entry = { caller: callerOf(key), kind, hash, expiresMs, requestsPerMinute, minute, singleUse, spentBy }
       this.#byHash.set(name, entry)
+      this.#byId.set(key.id, entry)
       if (requestsPerMinute !== null) this.#limited.set(key.id, entry)
     }
   }
@@ -112,10 +115,10 @@ export class Keyring {
     })
   }
 
-  /** Whether a caller that came a while ago may still be here. */
-  admits(key: string): boolean {
-    const found = [...this.#byHash.values()].find((entry) => entry.caller.key === key)
-    return found !== undefined && (found.expiresMs === null || found.expiresMs > this.#now())
+  /** Who a caller that came a while ago is by now; undefined: its key is not in force any more. */
+  present({ key }: Caller): Caller | undefined {
+    const found = this.#byId.get(key)
+    return found !== undefined && (found.expiresMs === null || found.expiresMs > this.#now()) ? found.caller : undefined
   }
 
   /** Whether a worker may join with it. */
@@ -205,7 +208,7 @@ export function seesTeam(caller: Caller, team: string): boolean {
   return teamsSeen(caller)?.includes(team) ?? true
 }
 
-function mayRead({ scopes }: Caller): boolean {
+export function mayRead({ scopes }: Caller): boolean {
   return scopes === null || scopes.includes('read')
 }
 

@@ -1,7 +1,8 @@
 import { setImmediate as nextTurn, setTimeout } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { badRequest, Fault } from '../core/fault.ts'
-import { isFinal, type JobRecord } from '../core/job.ts'
+import type { JobRecord } from '../core/job.ts'
+import { cancelRows } from '../engine/batch-cancels.ts'
 import { newRecord } from '../engine/new-job.ts'
 import { newId } from '../ids.ts'
 import {
@@ -44,19 +45,19 @@ export async function acceptBatch(parts: ApiParts, request: FastifyRequest, inta
   if (claim !== undefined && 'known' in claim) return claim.known
   refuseCount(parts, intake.count)
   parts.keyring.count(request.caller)
-  const { comingRows } = parts
-  let coming = intake.count
-  comingRows.count += coming
+  const { coming } = parts
+  let rows = intake.count
+  coming.rows += rows
   try {
     return await store(parts, request, intake, claim, () => {
       // One in doubt may line up long after its caller was told so.
-      if (coming === 0) return
-      coming -= 1
-      comingRows.count -= 1
+      if (rows === 0) return
+      rows -= 1
+      coming.rows -= 1
     })
   } finally {
-    comingRows.count -= coming
-    coming = 0
+    coming.rows -= rows
+    rows = 0
   }
 }
 
@@ -77,21 +78,29 @@ async function store(
   const rows = await prepare(parts, request, intake, id, wishes)
   const batch: NewBatch = { id, team, rows: rows.length, endpoint, inputFile, metadata, traceId: wishes.traceId, ...claim }
   let saved: BatchRecord
+  const { batches } = parts.coming
+  const isHere = (): boolean => batches.delete(id)
+  batches.add(id)
   try {
     const event = parts.newEvent('batch.accepted', actor, { batch: id, rows: rows.length, team })
     saved = await saveBatch(parts.db, batch, event, inPieces(rows))
   } catch (error) {
+    if (!isLost(error)) isHere()
     // Sent twice at once: the other one was a moment earlier.
     const again = isDuplicate(error) ? await claimOf(parts, request) : undefined
     if (again !== undefined && 'known' in again) return again.known
     if (!isLost(error)) throw error
-    const lined = lineUpIfStored(parts, id, rows, actor, onLinedUp)
+    const lined = lineUpIfStored(parts, id, rows, actor, onLinedUp).finally(isHere)
     const accepted = await Promise.race([lined, setTimeout(IN_DOUBT_MS, 'in doubt' as const)])
-    if (accepted === undefined) throw error
+    if (accepted === undefined) {
+      // What the network carries late after all is ours, and in nobody's line.
+      for (const afterMs of LANDS_LATE_MS) void setTimeout(afterMs, undefined, { ref: false }).then(() => parts.doubtOwned())
+      throw error
+    }
     if (accepted === 'in doubt') throw inDoubt(id)
     return accepted
   }
-  return lineUp(parts, saved, rows, actor, onLinedUp)
+  return lineUp(parts, saved, rows, actor, onLinedUp).finally(isHere)
 }
 
 async function lineUp(parts: ApiParts, batch: BatchRecord, rows: NewRow[], actor: string, onLinedUp: () => void): Promise<BatchRecord> {
@@ -102,7 +111,7 @@ async function lineUp(parts: ApiParts, batch: BatchRecord, rows: NewRow[], actor
   }
   // Whoever cancelled it meanwhile could only stop the rows that were taken up by then.
   const asked = findWhenThere(parts, batch.id).then(async (found) => {
-    if (found !== undefined && found.cancelledMs !== null) await cancelRows(parts, batch.id, actor)
+    if (found !== undefined && found.cancelledMs !== null) await cancelRows(parts.dispatcher, batch.id, actor)
     return found
   })
   // It is accepted, whether PostgreSQL can be asked again or not.
@@ -168,20 +177,14 @@ function inDoubt(id: string): Fault {
 
 const ASK_AGAIN_MS = 300
 const IN_DOUBT_MS = 10_000
+// A lost packet is sent again after ever longer pauses.
+const LANDS_LATE_MS = [0, 15_000, 60_000, 300_000]
 
-/**
- * Some at a time: a hundred thousand in one turn would keep everybody waiting for seconds. The last of the line first: the
- * place of one that runs would be given to the next, to be cancelled in the next turn.
- */
-export async function cancelRows(parts: ApiParts, batch: string, actor: string): Promise<void> {
-  const rows = [...parts.dispatcher.liveJobs].filter(({ record }) => record.batch === batch).toReversed()
-  for (const [place, { record }] of rows.entries()) {
-    if (place % CANCELS_A_TURN === CANCELS_A_TURN - 1) await nextTurn()
-    if (!isFinal(record.status)) parts.dispatcher.cancel(record.id, actor)
-  }
+/** The batch that the same request made before, with the same key. */
+export async function repeatedBatch(parts: ApiParts, request: FastifyRequest): Promise<BatchRecord | undefined> {
+  const claim = await claimOf(parts, request)
+  return claim !== undefined && 'known' in claim ? claim.known : undefined
 }
-
-const CANCELS_A_TURN = 200
 
 type Claim = { idempotency: { key: string; hash: Buffer } }
 

@@ -47,6 +47,7 @@ export class EventStream {
   }
 
   #hear(events: readonly StoredEvent[]): void {
+    if (!this.#mayGoOn()) return
     const wanted = events.filter((event) => this.#wants(event))
     if (wanted.length === 0) return
     if (this.#catchingUp) {
@@ -66,7 +67,7 @@ export class EventStream {
   }
 
   async #catchUp(): Promise<void> {
-    if (this.#over || this.#catchingUp || this.#last === null) return
+    if (this.#over || this.#catchingUp || this.#last === null || !this.#mayGoOn()) return
     this.#catchingUp = true
     try {
       await this.#readPages()
@@ -112,12 +113,25 @@ export class EventStream {
     this.#sink.write(fresh.map((event) => `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(eventView(event))}\n\n`).join(''))
   }
 
-  /** Keeps the connection from looking dead, and ends it when its key is not in force any more. */
+  /** Ends it when its key is not in force any more, or its caller may see other teams than when it came. */
+  #mayGoOn(): boolean {
+    const now = this.#parts.teamsNow()
+    if (now !== undefined && isSame(now, this.#follow.teams)) return true
+    const fault =
+      now === undefined
+        ? new Fault('invalid_key', 'The key was revoked or has expired.', { status: 401 })
+        : new Fault('scope_changed', 'The teams that this key may see have changed: come back with Last-Event-ID.', {
+            status: 403,
+            retryable: true,
+          })
+    this.#end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
+    return false
+  }
+
+  /** Keeps the connection from looking dead. */
   #beat(): void {
-    if (!this.#parts.stillAllowed()) {
-      const fault = new Fault('invalid_key', 'The key was revoked or has expired.', { status: 401 })
-      this.#end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
-    } else if (!this.#sink.blocked) this.#sink.write(': alive\n\n')
+    if (!this.#mayGoOn()) return
+    if (!this.#sink.blocked) this.#sink.write(': alive\n\n')
     if (!this.#catchingUp && performance.now() - this.#caughtUpMs > HEARTBEAT_MS) this.#told.clear()
   }
 
@@ -145,8 +159,8 @@ export class EventStream {
 export type EventStreamParts = {
   db: Db
   feed: EventFeed
-  /** The caller's key is still in force. */
-  stillAllowed(): boolean
+  /** The teams that the caller may see by now, null for all; undefined: its key is not in force any more. */
+  teamsNow(): readonly string[] | null | undefined
   log: { error(text: string): void }
 }
 
@@ -156,6 +170,10 @@ const PAGE = 500
 const CATCH_UP_MAX = 10_000
 const MEANWHILE_MAX = 1_000
 const TOLD_MAX = 20_000
+
+function isSame(one: readonly string[] | null, other: readonly string[] | null): boolean {
+  return one === null || other === null ? one === other : one.length === other.length && one.every((team) => other.includes(team))
+}
 
 /** An id that sorts before this event and after nearly all that came before it. */
 function beforeThis({ id }: StoredEvent): string {

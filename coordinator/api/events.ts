@@ -4,7 +4,7 @@ import type { Severity } from '../core/event.ts'
 import type { JobId } from '../core/job.ts'
 import { listEvents } from '../store/events.ts'
 import { findJob } from '../store/jobs.ts'
-import { scopeOf, teamsSeen } from './auth.ts'
+import { mayRead, scopeOf, teamsSeen } from './auth.ts'
 import { EventStream, readLastEventId } from './event-stream.ts'
 import { eventView } from './event-view.ts'
 import type { ApiParts } from './health.ts'
@@ -35,9 +35,12 @@ export function registerEvents(app: FastifyInstance, parts: ApiParts): void {
       type: query.type ?? null,
       teams: teamsSeen(request.caller),
     }
-    const stillAllowed = (): boolean => parts.keyring.admits(request.caller.key)
+    const teamsNow = (): readonly string[] | null | undefined => {
+      const caller = parts.keyring.present(request.caller)
+      return caller === undefined || !mayRead(caller) ? undefined : teamsSeen(caller)
+    }
     reply.hijack()
-    new EventStream({ db: parts.db, feed: parts.feed, stillAllowed, log: parts.log }, follow, reply.raw).open(after, {
+    new EventStream({ db: parts.db, feed: parts.feed, teamsNow, log: parts.log }, follow, reply.raw).open(after, {
       'x-request-id': request.id,
     })
     return reply

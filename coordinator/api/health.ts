@@ -34,8 +34,8 @@ export type ApiParts = {
   outbound: Outbound
   /** Idempotency keys whose jobs are being stored right now. */
   pendingKeys: PendingKeys
-  /** Rows of batches that are being stored right now: they are let in and not in the line yet. */
-  comingRows: { count: number }
+  /** Batches that are being stored right now, and their rows: let in, and not in the line yet. */
+  coming: { rows: number; batches: Set<string> }
   queueLimit: number
   version: string
   now(): number
@@ -50,6 +50,8 @@ export type ApiParts = {
   doubtOwned(): void
   /** Reads keys, teams, policies and providers anew, after a change here or by another coordinator. */
   reload(): Promise<void>
+  /** Has other coordinators look at what was changed in PostgreSQL. */
+  tellOthers(): void
   /** `key` is told only where a setting holds the old one. */
   rotateMasterKey(given: string | null): Promise<{ secrets: number; key: string | null }>
   fleet: {

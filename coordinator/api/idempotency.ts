@@ -6,6 +6,7 @@ import { sha256 } from '../secrets.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
 import { findJob, readOutput, readProgress } from '../store/jobs.ts'
 import type { ApiParts } from './health.ts'
+import { readIdempotencyKey } from './wishes.ts'
 
 type Accepted = { live: LiveJob; stored: Promise<void> }
 /** What is being stored right now, by team and key. */
@@ -59,6 +60,13 @@ async function findKnown(parts: ApiParts, request: FastifyRequest, { key, hash }
   const live = parts.dispatcher.find(row.job) ?? (await readEnded(parts, row.job))
   live.callers += 1
   return { live, stored: Promise.resolve() }
+}
+
+/** The job that the same request made before, with the same key. */
+export async function repeatedJob(parts: ApiParts, request: FastifyRequest): Promise<JobId | undefined> {
+  const key = readIdempotencyKey(request)
+  const row = key === undefined ? undefined : await findIdempotencyKey(parts.db, request.caller.team, key)
+  return row?.hash.equals(hashOf(request)) === true ? (row.job ?? undefined) : undefined
 }
 
 /** A job that lives nowhere any more, as one that can be followed: everything is there at once. */

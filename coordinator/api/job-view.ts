@@ -104,7 +104,7 @@ function attemptViews(record: JobRecord, ended: AttemptRecord[]): Record<string,
       status: record.status,
       started_at: rfc3339(record.attemptStartedMs),
       finished_at: rfc3339(record.finishedMs),
-      tokens: record.completionTokens === null ? null : record.completionTokens - ended.reduce((sum, attempt) => sum + attempt.tokens, 0),
+      tokens: record.completionTokens === null ? null : Math.max(0, record.completionTokens - record.tokensBefore),
       error: null,
     })
   return views

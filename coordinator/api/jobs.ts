@@ -5,19 +5,18 @@ import { validate as isUuid } from 'uuid'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { type AttemptRecord, isFinal, type JobId, type JobRecord, type JobStatus } from '../core/job.ts'
 import type { LiveJob } from '../engine/live-job.ts'
-import { notCancellable } from '../engine/new-job.ts'
 import { checkCallbackUrl } from '../engine/outbound.ts'
-import { newId } from '../ids.ts'
-import { type CallbackRecord, listOf, oweAgain } from '../store/callbacks.ts'
-import { claimParked, findJob, listJobs, readAttempts, readOutput, readProgress } from '../store/jobs.ts'
+import { type CallbackRecord, listOf } from '../store/callbacks.ts'
+import { findJob, listJobs, readAttempts, readOutput } from '../store/jobs.ts'
 import { type Caller, requireOperator, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
-import { JOB_ELSEWHERE, jobElsewhere, readEnded } from './idempotency.ts'
+import { JOB_ELSEWHERE, readEnded } from './idempotency.ts'
 import { JobStream, readPlace } from './job-stream.ts'
 import { readDecision } from './decisions.ts'
 import { jobView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
+import { cancelJob, releaseJob } from './parked.ts'
 import { page, readCursor, readEnough, readLimit, readOneOf, readQuery, rfc3339 } from './paging.ts'
 import { haveWebhookSecret } from './teams.ts'
 import { isSettled } from './sse.ts'
@@ -87,16 +86,15 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/api/jobs/:id/cancel', async (request) => {
     const id = jobId(request.params.id)
     await getRecord(parts, request.caller, id)
-    if (!parts.dispatcher.cancel(id, request.caller.actor)) await inTurn(id, () => cancelParked(parts, request, id))
-    await parts.dispatcher.durable(id)
+    await cancelJob(parts, request, id)
     return readJob(parts, request.caller, id)
   })
 
   app.post<ById>('/api/jobs/:id/release', async (request) => {
     requireOperator(request.caller)
     const id = jobId(request.params.id)
-    await inTurn(id, () => release(parts, request, id))
-    await parts.dispatcher.durable(id)
+    await getRecord(parts, request.caller, id)
+    await releaseJob(parts, request, id)
     return readJob(parts, request.caller, id)
   })
 }
@@ -112,66 +110,6 @@ async function endedElsewhere(parts: ApiParts, id: JobId, waitMs: number, caller
 }
 
 const LOOK_EVERY_MS = 1_000
-
-async function cancelParked(parts: ApiParts, request: FastifyRequest, id: JobId): Promise<void> {
-  // Released meanwhile.
-  if (parts.dispatcher.cancel(id, request.caller.actor)) return
-  await parkedIsStored(parts, id)
-  const record = await getRecord(parts, request.caller, id)
-  if (record.status === 'queued' || record.status === 'running') throw jobElsewhere(id)
-  if (record.status !== 'parked') throw notCancellable(record)
-  const progress = (await readProgress(parts.db, [id])).get(id)
-  const hasCallback = await claim(parts, record, 'cancelled')
-  parts.dispatcher.cancelParked(record, progress, request.caller.actor, hasCallback)
-}
-
-async function release(parts: ApiParts, request: FastifyRequest, id: JobId): Promise<void> {
-  await parkedIsStored(parts, id)
-  const record = await getRecord(parts, request.caller, id)
-  if (record.status !== 'parked') throw notParked(record)
-  const progress = (await readProgress(parts.db, [id])).get(id)
-  const hasCallback = await claim(parts, record, 'queued')
-  parts.dispatcher.release(record, progress, request.caller.actor, hasCallback)
-}
-
-/** Throws when somebody else was a moment earlier, at another coordinator. Answers whether its caller is to be told of the next end. */
-async function claim(parts: ApiParts, record: JobRecord, as: 'queued' | 'cancelled'): Promise<boolean> {
-  const hasCallback = await parts.db
-    .transaction(async (query) =>
-      (await claimParked(query, record, parts.coordinator, as)) ? oweAgain(query, record.id, newId()) : undefined,
-    )
-    .catch((error: unknown) => {
-      parts.doubtOwned()
-      throw error
-    })
-  if (hasCallback === undefined) throw notParked({ ...record, status: 'queued' })
-  record.version += 1
-  return hasCallback
-}
-
-function notParked({ id, status }: JobRecord): Fault {
-  return new Fault('job_not_parked', `The job is ${status}; only a parked one can be released.`, { status: 409, job: id })
-}
-
-/** One that was parked a moment ago is on its way to its row, and is taken up from there. */
-async function parkedIsStored(parts: ApiParts, id: JobId): Promise<void> {
-  if (parts.dispatcher.find(id)?.record.status === 'parked') await parts.stored()
-}
-
-const turns = new Map<JobId, Promise<void>>()
-
-/** What people want of a parked job is looked up before it is done: of several who ask at once, each finds what the one before has done. */
-async function inTurn(id: JobId, act: () => Promise<void>): Promise<void> {
-  const before = turns.get(id) ?? Promise.resolve()
-  // How it went for the one before is told to that one.
-  const turn = before.then(act, act)
-  turns.set(id, turn)
-  try {
-    await turn
-  } finally {
-    if (turns.get(id) === turn) turns.delete(id)
-  }
-}
 
 async function submitted(parts: ApiParts, request: FastifyRequest): Promise<{ id: JobId; view: Record<string, unknown> }> {
   const submission = await readSubmission(parts, request)

@@ -70,8 +70,12 @@ export function usageOf(lives: readonly LiveJob[]): Record<string, unknown> | nu
   const completion = lives.reduce((sum, { record }) => sum + (record.completionTokens ?? 0), 0)
   const known = lives.filter((live) => live.reasoningTokens !== null)
   const reasoning = known.reduce((sum, live) => sum + (live.reasoningTokens ?? 0), 0)
+  const { cacheWriteTokens } = first as LiveJob
   return {
     ...usage,
+    ...(cacheWriteTokens === 0
+      ? {}
+      : { prompt_tokens_details: { ...(usage.prompt_tokens_details as object), cache_write_tokens: cacheWriteTokens } }),
     completion_tokens: completion,
     total_tokens: prompt + completion,
     ...(known.length === 0 ? {} : { completion_tokens_details: { reasoning_tokens: reasoning } }),

@@ -10,7 +10,7 @@ import { type BatchCounts, type BatchRecord, countRows, listBatches, readResults
 import { deleteFile, type FileRecord, findFile, listFiles, readFileContent, saveFile } from '../store/files.ts'
 import { findIdempotencyKey } from '../store/idempotency.ts'
 import { type Caller, seesTeam, teamsSeen } from './auth.ts'
-import { acceptBatch, BATCH_BODY_BYTES, countAccepted, inRow, isDuplicate, type Row } from './batch-intake.ts'
+import { acceptBatch, BATCH_BODY_BYTES, countAccepted, inRow, isDuplicate, type Row, repeatedBatch } from './batch-intake.ts'
 import { cancelBatch, getBatch, jsonLines, parseLines, parseRowBody } from './batches.ts'
 import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -42,6 +42,9 @@ export function registerOpenAiBatches(app: FastifyInstance, parts: ApiParts): vo
     if (!ENDPOINTS.includes(endpoint))
       throw badRequest('unsupported_endpoint', `endpoint must be one of ${ENDPOINTS.join(', ')}.`, 'endpoint')
     if (fields.completion_window !== '24h') throw badRequest('out_of_range', 'completion_window must be "24h".', 'completion_window')
+    // Its file may be deleted by then.
+    const repeated = await repeatedBatch(parts, request)
+    if (repeated !== undefined) return viewOf(parts, repeated)
     const inputFile = await getFile(parts, request.caller, required(text(fields, 'input_file_id', 100), 'input_file_id'))
     const lines = await parseLines((await readFileContent(parts.db, inputFile.id)) ?? Buffer.alloc(0))
     const batch = await acceptBatch(parts, request, {

@@ -217,13 +217,13 @@ function formatView(format: GenerationRequest['format']): Body {
   return { type: 'json_schema', name: format.name, schema: format.schema, strict: format.strict }
 }
 
-function usageOf({ record, reasoningTokens }: LiveJob): Body | null {
+function usageOf({ record, reasoningTokens, cacheWriteTokens }: LiveJob): Body | null {
   if (record.promptTokens === null && record.completionTokens === null) return null
   const input = record.promptTokens ?? 0
   const output = record.completionTokens ?? 0
   return {
     input_tokens: input,
-    input_tokens_details: { cached_tokens: record.cachedTokens ?? 0 },
+    input_tokens_details: { cached_tokens: record.cachedTokens ?? 0, cache_write_tokens: cacheWriteTokens },
     output_tokens: output,
     output_tokens_details: { reasoning_tokens: reasoningTokens ?? 0 },
     total_tokens: input + output,

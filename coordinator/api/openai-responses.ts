@@ -3,23 +3,23 @@ import { validate as isUuid } from 'uuid'
 import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { isFinal, type JobId } from '../core/job.ts'
-import { notCancellable } from '../engine/new-job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
 import { recorded } from '../store/events.ts'
 import { findJob, forgetPayload, readOutput, readRequest } from '../store/jobs.ts'
 import { seesTeam } from './auth.ts'
 import type { ApiParts } from './health.ts'
-import { readEnded } from './idempotency.ts'
+import { readEnded, repeatedJob } from './idempotency.ts'
 import { Choices } from './openai-choices.ts'
 import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { checkCalls, MESSAGES_MAX } from './openai-messages.ts'
 import { RecentCuts } from './openai-responses-cuts.ts'
+import { readInput } from './openai-responses-input.ts'
 import { inputItems } from './openai-responses-items.ts'
 import { parseResponseRequest, readInclude, showing, withConversation } from './openai-responses-request.ts'
 import { ResponseStream } from './openai-responses-stream.ts'
-import { type ResponseRequest, responseView } from './openai-responses-view.ts'
+import { outputItems, type ResponseRequest, responseView } from './openai-responses-view.ts'
+import { cancelJob } from './parked.ts'
 import { readOneOf, readQuery } from './paging.ts'
-import { isSettled } from './sse.ts'
 
 type ById = { Params: { id: string } }
 
@@ -33,9 +33,11 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
   app.post('/v1/responses', async (request, reply) => {
     const asked = parseResponseRequest(request.body)
     const { notes } = asked
-    const earlier = notes.previous === null ? [] : await conversationOf(parts, request, notes.previous)
+    // What it went on from may be gone by then.
+    const repeated = await repeatedJob(parts, request)
+    const earlier = notes.previous === null || repeated !== undefined ? [] : await conversationOf(parts, request, notes.previous)
     const parsed = withConversation(asked, earlier)
-    const whole = parsed.generation as ResponseRequest
+    const whole = (await storedRequest(parts, repeated)) ?? (parsed.generation as ResponseRequest)
     checkConversation(whole)
     const choices = await Choices.accept(parts, request, reply, { type: 'chat', parsed, detached: notes.background })
     const live = choices.first
@@ -90,10 +92,9 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/v1/responses/:id/cancel', async (request) => {
     const { live, whole } = await getResponse(parts, request, request.params.id)
     // What has ended stays as it is.
-    const { record } = live
-    if (!isSettled(record.status) && !parts.dispatcher.cancel(record.id, request.caller.actor)) throw notCancellable(record)
-    await parts.dispatcher.durable(record.id)
-    return responseView(live, whole)
+    if (isFinal(live.record.status)) return responseView(live, whole)
+    await cancelJob(parts, request, live.record.id)
+    return responseView((await getResponse(parts, request, request.params.id)).live, whole)
   })
 }
 
@@ -130,17 +131,9 @@ async function conversationOf(parts: ApiParts, request: FastifyRequest, id: stri
       'previous_response_id',
     )
   const said = whole.prompt.kind === 'chat' ? whole.prompt.messages : []
-  const { text, refusal, reasoning, reasoningSignature, toolCalls } = live.answer
-  return [
-    ...(whole.response.instructed ? said.slice(1) : said),
-    {
-      role: 'assistant',
-      content: text + refusal,
-      ...(reasoning === '' ? {} : { reasoning }),
-      ...(reasoningSignature === '' ? {} : { reasoningSignature }),
-      ...(toolCalls.length === 0 ? {} : { toolCalls: [...toolCalls] }),
-    },
-  ]
+  const signed = { ...whole, response: { ...whole.response, showSignature: true } }
+  // As if the caller had sent them: what was thought in between stays where it was.
+  return [...(whole.response.instructed ? said.slice(1) : said), ...readInput(outputItems(live, signed))]
 }
 
 function checkConversation({ prompt }: ResponseRequest): void {
@@ -175,9 +168,15 @@ async function findResponse(parts: ApiParts, request: FastifyRequest, id: string
   const living = parts.dispatcher.find(job)
   const record = living?.record ?? (await findJob(parts.db, job))
   if (record === undefined || !seesTeam(request.caller, record.team)) return undefined
-  const stored = await readRequest(parts.db, job)
-  const whole = stored === undefined ? undefined : (JSON.parse(stored) as GenerationRequest)
-  if (whole?.response?.store !== true) return undefined
+  const whole = await storedRequest(parts, job)
+  if (whole?.response.store !== true) return undefined
   const live = living ?? LiveJob.ended(record, (await readOutput(parts.db, job)) as Partial<Output> | null)
-  return { live, whole: whole as ResponseRequest }
+  return { live, whole }
+}
+
+/** Undefined when it is not there any more, or is no response. */
+async function storedRequest(parts: ApiParts, job: JobId | undefined): Promise<ResponseRequest | undefined> {
+  const stored = job === undefined ? undefined : await readRequest(parts.db, job)
+  const whole = stored === undefined ? undefined : (JSON.parse(stored) as GenerationRequest)
+  return whole?.response === undefined ? undefined : (whole as ResponseRequest)
 }

@@ -238,6 +238,7 @@ const MODEL_FIELDS = [
   'input_micros_per_mtok',
   'output_micros_per_mtok',
   'cached_input_micros_per_mtok',
+  'cache_write_input_micros_per_mtok',
   'abilities',
   'first_token_timeout_s',
   'next_token_timeout_s',
@@ -252,6 +253,7 @@ function readModel(value: unknown): ProviderModel {
     inputMicros: integer(fields, 'input_micros_per_mtok', 0, 1_000_000_000_000),
     outputMicros: integer(fields, 'output_micros_per_mtok', 0, 1_000_000_000_000),
     cachedInputMicros: integer(fields, 'cached_input_micros_per_mtok', 0, 1_000_000_000_000),
+    cacheWriteInputMicros: integer(fields, 'cache_write_input_micros_per_mtok', 0, 1_000_000_000_000),
     abilities: listOf<Ability>(fields, 'abilities', ABILITIES, ABILITIES.length),
     firstTokenTimeoutMs: seconds(fields, 'first_token_timeout_s'),
     nextTokenTimeoutMs: seconds(fields, 'next_token_timeout_s'),
@@ -339,7 +341,7 @@ function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, u
 }
 
 function modelView(model: ProviderModel): Record<string, unknown> {
-  const { name, upstream, inputMicros, outputMicros, cachedInputMicros = null, abilities } = model
+  const { name, upstream, inputMicros, outputMicros, cachedInputMicros = null, cacheWriteInputMicros = null, abilities } = model
   const { firstTokenTimeoutMs = null, nextTokenTimeoutMs = null } = model
   return {
     name,
@@ -347,6 +349,7 @@ function modelView(model: ProviderModel): Record<string, unknown> {
     input_micros_per_mtok: inputMicros,
     output_micros_per_mtok: outputMicros,
     ...(cachedInputMicros === null ? {} : { cached_input_micros_per_mtok: cachedInputMicros }),
+    ...(cacheWriteInputMicros === null ? {} : { cache_write_input_micros_per_mtok: cacheWriteInputMicros }),
     ...(abilities === null ? {} : { abilities }),
     ...(firstTokenTimeoutMs === null ? {} : { first_token_timeout_s: firstTokenTimeoutMs / 1000 }),
     ...(nextTokenTimeoutMs === null ? {} : { next_token_timeout_s: nextTokenTimeoutMs / 1000 }),

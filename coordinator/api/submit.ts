@@ -37,19 +37,19 @@ export async function submit(
   request: FastifyRequest,
   submission: Submission,
 ): Promise<{ live: LiveJob; stored: Promise<void> }> {
-  const wishes = readWishes(parts, request)
   const key = readIdempotencyKey(request)
-  if (key === undefined) return accept(parts, request, submission, wishes)
-  return once(parts, request, key, (along) => accept(parts, request, submission, wishes, along))
+  if (key === undefined) return accept(parts, request, submission)
+  // Asked again, what was there to be wished for may be gone, and the job is there all the same.
+  return once(parts, request, key, (along) => accept(parts, request, submission, along))
 }
 
 function accept(
   parts: ApiParts,
   request: FastifyRequest,
   submission: Submission,
-  wishes: Wishes,
   idempotency?: { key: string; hash: Buffer },
 ): { live: LiveJob; stored: Promise<void> } {
+  const wishes = readWishes(parts, request)
   if (submission.isAdmitted !== true) admit(parts, request, 1)
   const { callbackUrl } = submission
   const job = newJob(parts, request, submission, wishes)
@@ -80,7 +80,7 @@ export function newJob(parts: ApiParts, request: FastifyRequest, submission: Sub
   if (placed.needs.includes('images')) refusePrivateImages(parts, parsed.generation.prompt)
   const bytes = promptBytes(parsed.generation.prompt)
   refuseWhenTooLong(bytes, placed.offers, promptName(parsed.generation.prompt, request))
-  const promptCost = Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN))
+  const promptCost = Math.min(COST_MAX, Math.ceil(bytes / BYTES_PER_TOKEN) + (parsed.generation.verbatim?.tokens ?? 0))
   const seed = parsed.seed ?? randomInt(2 ** 32)
   const detached = submission.detached || wishes.detached
   const generation = withSeed(parsed, seed)
@@ -138,7 +138,7 @@ export function refuseWhenFull(parts: ApiParts, jobs: number): void {
   const why = parts.notReady()
   if (why !== null)
     throw new Fault('not_ready', `No work can be accepted at the moment: ${why}.`, { status: 503, retryable: true, retryAfterS: 2 })
-  const waiting = parts.scheduler.waitingCount + parts.comingRows.count
+  const waiting = parts.scheduler.waitingCount + parts.coming.rows
   if (waiting + jobs > parts.queueLimit)
     throw new Fault(
       'queue_full',

@@ -97,6 +97,8 @@ export type JobRecord = {
   finishedMs: number | null
   attempt: number
   attemptStartedMs: number | null
+  /** Tokens of the answer that earlier attempts had brought when this one began. */
+  tokensBefore: number
   /** Its provider, which is a cloud where the tier says so. */
   worker: WorkerId | null
   workerName: string | null

@@ -39,9 +39,11 @@ export class Adoption {
   }
 
   async #adopt(inDoubt: boolean): Promise<void> {
-    const { db, lease, dispatcher, log } = this.#parts
+    const { db, lease, dispatcher, comingBatches, log } = this.#parts
     const owned = inDoubt ? await ownedJobs(db, lease.id) : []
-    const lost = owned.filter((id) => dispatcher.find(id) === undefined)
+    const isLost = ({ id, batch }: { id: JobId; batch: string | null }): boolean =>
+      dispatcher.find(id) === undefined && (batch === null || !comingBatches.has(batch))
+    const lost = owned.filter(isLost).map(({ id }) => id)
     let count = 0
     let after: JobId | null = null
     do {
@@ -103,6 +105,8 @@ type AdoptionParts = {
   db: Db
   lease: Lease
   dispatcher: Dispatcher
+  /** Whoever has them stored takes up their rows. */
+  comingBatches: ReadonlySet<string>
   log: { info(text: string): void; warn(text: string): void }
   addEvent(type: EventType, actor: string, details: Record<string, unknown>): void
 }

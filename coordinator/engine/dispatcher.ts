@@ -223,7 +223,6 @@ export class Dispatcher {
     const live = new LiveJob(record, null, delivered(progress))
     live.announced = true
     live.isStored = true
-    live.tokensAtAttemptStart = live.tokenIds.length
     this.#live.set(record.id, live)
     return live
   }
@@ -532,7 +531,7 @@ export class Dispatcher {
       this.#parts.onStarted(record)
     }
     live.decision = effect.decision
-    live.tokensAtAttemptStart = live.tokenIds.length
+    record.tokensBefore = live.tokenIds.length
     live.prefill = null
     this.#queuedAndFollowed.delete(live)
     this.#changed(live)
@@ -594,7 +593,7 @@ export class Dispatcher {
       tier: record.tier,
       startedMs: record.attemptStartedMs ?? record.createdMs,
       finishedMs: this.#parts.now(),
-      tokens: live.tokenIds.length - live.tokensAtAttemptStart,
+      tokens: live.tokenIds.length - live.record.tokensBefore,
       error: effect.error,
       traceId: record.traceId,
     }
@@ -633,7 +632,7 @@ export class Dispatcher {
     record.status = status
     if (isFinal(status)) record.finishedMs = this.#parts.now()
     if (status === 'cancelled') record.finishReason = 'cancelled'
-    record.completionTokens ??= live.tokenIds.length
+    if (status !== 'succeeded' || record.completionTokens === null) record.completionTokens = live.tokenIds.length
     this.#queuedAndFollowed.delete(live)
     if (!isFinal(status)) this.#storeProgress(live)
     this.#progressed.delete(live)

@@ -2,6 +2,7 @@ import type { EventRecord } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
 import type { Db } from '../store/db.ts'
 import { eventsBesideOthers, severityOf, type StoredEvent } from '../store/events.ts'
+import { firstUuidOf } from '../store/migrate.ts'
 
 /**
  * Hands new events to whoever listens, once they are durable:
@@ -71,9 +72,11 @@ export class EventFeed {
       due.sort((one, other) => (one.id < other.id ? -1 : 1))
       for (const listener of this.#listeners) listener(due)
     }
+    const soughtFrom = firstUuidOf(this.#parts.now() - LOOK_BACK_MS)
     for (const [id, atMs] of this.#known) {
       if (atMs > nowMs - KNOWN_FOR_MS) break
-      this.#known.delete(id)
+      // One whose id is of a clock that is ahead is found for longer.
+      if (id <= soughtFrom) this.#known.delete(id)
     }
   }
 

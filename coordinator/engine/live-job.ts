@@ -29,7 +29,6 @@ export class LiveJob {
   cacheWriteTokens = 0
   /** Attempts that ended since this process knows the job; earlier ones stand in PostgreSQL. */
   readonly endedAttempts: AttemptRecord[] = []
-  tokensAtAttemptStart = 0
   /** Why the last attempt went where it went. */
   decision: Decision | null = null
   /** PostgreSQL refused its row: nothing about it is written any more. */
@@ -141,7 +140,7 @@ export class LiveJob {
 
   /** True where it is news: more than before, and possible. */
   prefills(processed: number, total: number): boolean {
-    if (processed <= (this.prefill?.processed ?? 0) || processed > total || this.tokenIds.length > this.tokensAtAttemptStart) return false
+    if (processed <= (this.prefill?.processed ?? 0) || processed > total || this.tokenIds.length > this.record.tokensBefore) return false
     this.prefill = { processed, total }
     for (const follower of this.#followers) follower.prefilled?.(this.prefill)
     return true

@@ -88,6 +88,7 @@ export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord 
     finishedMs: null,
     attempt: 0,
     attemptStartedMs: null,
+    tokensBefore: 0,
     worker: null,
     workerName: null,
     tier: null,

@@ -82,10 +82,20 @@ export async function listBatches(
 export async function markCancelled(query: Query, id: string): Promise<string | undefined> {
   const [row] = await query(
     `update batches set cancelled_at = now() where id = $1 and cancelled_at is null
-        and exists (select from jobs where batch = $1 and status in ('queued', 'running')) returning id`,
+        and exists (select from jobs where batch = $1 and status in ('queued', 'running', 'parked')) returning id`,
     [id],
   )
   return row === undefined ? undefined : text(row.id)
+}
+
+/** Those that whoever was away for a moment may not have heard of. */
+export async function recentlyCancelled(db: Db): Promise<string[]> {
+  return (await db.query(`select id from batches where cancelled_at > now() - interval '1 hour'`)).map((row) => text(row.id))
+}
+
+export async function parkedRows(db: Db, batch: string): Promise<JobId[]> {
+  const rows = await db.query(`select id from jobs where batch = $1 and status = 'parked' order by id`, [batch])
+  return rows.map((row) => text(row.id) as JobId)
 }
 
 export type BatchCounts = Record<JobStatus, number> & { lastFinishedMs: number | null }

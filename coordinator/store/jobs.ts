@@ -60,11 +60,11 @@ export async function listJobs(db: Db, filter: JobFilter): Promise<JobRecord[]> 
 }
 
 /** Those of the coordinator's jobs that have not ended. */
-export async function ownedJobs(db: Db, coordinator: string): Promise<JobId[]> {
-  const rows = await db.query(`select id from jobs where finished_at is null and status in ('queued', 'running') and owner = $1`, [
+export async function ownedJobs(db: Db, coordinator: string): Promise<{ id: JobId; batch: string | null }[]> {
+  const rows = await db.query(`select id, batch from jobs where finished_at is null and status in ('queued', 'running') and owner = $1`, [
     coordinator,
   ])
-  return rows.map((row) => text(row.id) as JobId)
+  return rows.map((row) => ({ id: text(row.id) as JobId, batch: textOrNull(row.batch) }))
 }
 
 /**
@@ -87,10 +87,11 @@ export async function adoptJobs(
   ])
   const ids = found.map((row) => text(row.id) as JobId)
   if (ids.length === 0) return { jobs: [], last: null }
-  // Another coordinator may look at the same moment: each is asked for once more, under its lock.
+  // Another coordinator may look at the same moment: each is asked for once more, under its lock. What was ours keeps its version:
+  // whoever takes it up here at this moment writes the next.
   const rows = await db.query(
     `with adopted as (
-       update jobs set owner = $1, version = version + 1 where id = any($3) and id between $4 and $5 and ${isOrphan} returning *)
+       update jobs set owner = $1, version = version + (owner is distinct from $1)::integer where id = any($3) and id between $4 and $5 and ${isOrphan} returning *)
      select * from adopted order by id`,
     [coordinator, lost, ids, ids[0], ids.at(-1)],
   )
@@ -210,6 +211,7 @@ export function parseJob(row: Record<string, unknown>): JobRecord {
     finishedMs: millisecondsOrNull(row.finished_at),
     attempt: number(row.attempt),
     attemptStartedMs: millisecondsOrNull(row.attempt_started_at),
+    tokensBefore: number(row.tokens_before),
     worker: textOrNull(row.worker) as WorkerId | null,
     workerName: textOrNull(row.worker_name),
     tier: textOrNull(row.tier) as JobRecord['tier'],

@@ -29,8 +29,11 @@ export class Lease {
   /** The same by the host's clock. */
   #renewedAtMs = 0
   #patientUntilMs = 0
-  /** Until when others' leases hold, and since when, by this process's clock, that has been so. */
-  #others = new Map<string, { until: string; sinceMs: number }>()
+  /**
+   * Until when others' leases hold, and since when, by this process's clock, that has been so; `idleMs`: the same without what was
+   * before others could not renew either.
+   */
+  #others = new Map<string, { until: string; sinceMs: number; idleMs: number }>()
 
   constructor(
     db: Db,
@@ -122,12 +125,14 @@ export class Lease {
    * Deletes the rows of coordinators that did not renew; their jobs may be adopted from then on. After a restart of
    * PostgreSQL, and when this process could not renew in time itself, nobody could for a while: then nobody is given up
    * until one lease time has passed. And a clock of PostgreSQL that jumps makes nobody late: who was not seen to miss a
-   * renewal is given the time for one. `left`: somebody is gone since the last look, in whatever way.
+   * renewal is given the time for one; set back it keeps nobody either who has not renewed for two lease times. `left`: somebody is
+   * gone since the last look, in whatever way.
    */
   async expireOthers(): Promise<{ expired: string[]; left: boolean }> {
     const nowMs = performance.now()
     const rows = await this.#db.query(
-      `select id, lease_until::text as until, lease_until < now() and pg_postmaster_start_time() < now() - $2 * interval '1 ms' as is_over
+      `select id, lease_until::text as until, lease_until < now() as is_over,
+              pg_postmaster_start_time() < now() - $2 * interval '1 ms' as is_settled
          from coordinators where id <> $1`,
       [this.id, this.#leaseMs],
     )
@@ -136,22 +141,29 @@ export class Lease {
     for (const row of rows) {
       const [id, until] = [text(row.id), text(row.until)]
       const known = before.get(id)
-      this.#others.set(id, known?.until === until ? known : { until, sinceMs: nowMs })
+      this.#others.set(id, known?.until === until ? known : { until, sinceMs: nowMs, idleMs: nowMs })
     }
     const expired: string[] = []
     const gone = [...before.keys()].some((id) => !this.#others.has(id))
-    if (nowMs < this.#patientUntilMs || this.#isLate(nowMs)) return { expired, left: gone }
+    const isPatient = nowMs < this.#patientUntilMs || this.#isLate(nowMs)
     for (const row of rows) {
       const id = text(row.id)
       const seen = this.#others.get(id)
-      if (row.is_over !== true || seen === undefined || nowMs - seen.sinceMs < this.#leaseMs * MISSED_SHARE) continue
-      const deleted = await this.#db.query(
-        'delete from coordinators where id = $1 and lease_until::text = $2 and lease_until < now() returning id',
-        [id, seen.until],
-      )
-      if (deleted.length > 0) expired.push(id)
+      if (seen === undefined) continue
+      if (isPatient || row.is_settled !== true) seen.idleMs = nowMs
+      else if (this.#isDead(seen, row.is_over === true, nowMs)) {
+        const deleted = await this.#db.query('delete from coordinators where id = $1 and lease_until::text = $2 returning id', [
+          id,
+          seen.until,
+        ])
+        if (deleted.length > 0) expired.push(id)
+      }
     }
     return { expired, left: gone || expired.length > 0 }
+  }
+
+  #isDead({ sinceMs, idleMs }: { sinceMs: number; idleMs: number }, isOver: boolean, nowMs: number): boolean {
+    return isOver ? nowMs - sinceMs >= this.#leaseMs * MISSED_SHARE : nowMs - idleMs >= this.#leaseMs * IDLE_SHARE
   }
 
   /** What is still live may be adopted at once. */
@@ -252,5 +264,7 @@ const LOCK_SPACE = 48_651
 const LATE_SHARE = 0.6
 // Longer than between two renewals.
 const MISSED_SHARE = 0.5
+// Whatever PostgreSQL's clock says.
+const IDLE_SHARE = 2
 const ASK_AGAIN_MS = 200
 const LOCK_ATTEMPTS_MAX = 20

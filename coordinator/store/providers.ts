@@ -23,7 +23,7 @@ export type ProviderSettings = {
 
 /**
  * `name` is what callers say, `upstream` what the provider calls it; prices are in micro-dollars per million tokens, null where
- * nobody set one; that of cached tokens is then the prompt's. The limits on silence are absent in rows of an older version; null:
+ * nobody set one; those of tokens read from a cache or written to one are then the prompt's. The limits on silence are absent in rows of an older version; null:
  * the provider's.
  */
 export type ProviderModel = {
@@ -32,6 +32,7 @@ export type ProviderModel = {
   inputMicros: number | null
   outputMicros: number | null
   cachedInputMicros?: number | null
+  cacheWriteInputMicros?: number | null
   abilities: string[] | null
   firstTokenTimeoutMs?: number | null
   nextTokenTimeoutMs?: number | null

@@ -86,7 +86,7 @@ function prepare(parts: Part[], onConflict: string): Prepared {
 
 /** Most jobs are new and wish for nothing: what they all leave empty is not sent. */
 function isPlain(record: JobRecord): boolean {
-  if (record.needs.length > 0 || record.costMicros > 0) return false
+  if (record.needs.length > 0 || record.costMicros > 0 || record.tokensBefore > 0) return false
   for (const field of MOSTLY_NULL) if (record[field] !== null) return false
   return true
 }
@@ -215,6 +215,7 @@ const JOB: Column<JobRecord>[] = [
   ['finished_at', 'timestamptz', (r) => r.finishedMs],
   ['attempt', 'integer', (r) => r.attempt],
   ['attempt_started_at', 'timestamptz', (r) => r.attemptStartedMs],
+  ['tokens_before', 'integer', (r) => r.tokensBefore],
   ['worker', 'uuid', (r) => r.worker],
   ['worker_name', 'text', (r) => r.workerName],
   ['tier', 'text', (r) => r.tier],
@@ -248,14 +249,14 @@ const MOSTLY_NULL = [
 ] as const satisfies readonly (keyof JobRecord)[]
 
 const LEFT_OUT = new Set(
-  'pinned_provider pinned_tier policy max_wait_ms max_run_ms batch row_key finished_at first_token_ms prompt_tokens completion_tokens cached_tokens finish_reason error needs cost_micros'.split(
+  'pinned_provider pinned_tier policy max_wait_ms max_run_ms batch row_key finished_at first_token_ms prompt_tokens completion_tokens cached_tokens finish_reason error needs cost_micros tokens_before'.split(
     ' ',
   ),
 )
 const PLAIN_JOB = JOB.filter(([name]) => !LEFT_OUT.has(name))
 
 const CHANGING = new Set(
-  'version status strikes failures detached started_at finished_at attempt attempt_started_at worker worker_name tier served_model model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
+  'version status strikes failures detached started_at finished_at attempt attempt_started_at tokens_before worker worker_name tier served_model model_sha256 queue_ms first_token_ms prompt_tokens completion_tokens cached_tokens cost_micros finish_reason error'.split(
     ' ',
   ),
 )

@@ -310,8 +310,9 @@ export type CloudModel = {
   upstream: string
   inputMicros: number | null
   outputMicros: number | null
-  /** Of what the provider read from its cache; absent or null: as all of the prompt. */
+  /** Of what the provider read from its cache, or wrote to it; absent or null: as all of the prompt. */
   cachedInputMicros?: number | null
+  cacheWriteInputMicros?: number | null
   abilities: string[] | null
   firstTokenTimeoutMs?: number | null
   nextTokenTimeoutMs?: number | null

@@ -1,13 +1,18 @@
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 
 /** Per million tokens, in millionths of a dollar; null: nobody set one. */
-type Prices = { inputMicros: number | null; outputMicros: number | null; cachedInputMicros?: number | null }
-/** `promptTokens` include the cached ones. */
-type Tokens = { promptTokens: number; completionTokens: number; cachedTokens: number }
+type Prices = {
+  inputMicros: number | null
+  outputMicros: number | null
+  cachedInputMicros?: number | null
+  cacheWriteInputMicros?: number | null
+}
+/** `promptTokens` include those that were read from a cache and those that were written to one. */
+type Tokens = { promptTokens: number; completionTokens: number; cachedTokens: number; cacheWriteTokens?: number }
 
 /** A price that nobody set is not known to be none. */
-export function isFree({ inputMicros, outputMicros, cachedInputMicros = null }: Prices): boolean {
-  return inputMicros === 0 && outputMicros === 0 && (cachedInputMicros ?? 0) === 0
+export function isFree({ inputMicros, outputMicros, cachedInputMicros, cacheWriteInputMicros }: Prices): boolean {
+  return inputMicros === 0 && outputMicros === 0 && (cachedInputMicros ?? 0) === 0 && (cacheWriteInputMicros ?? 0) === 0
 }
 
 /** What a call is about to cost: set aside until it is known. */
@@ -17,15 +22,21 @@ export function estimatedCost(model: Prices, request: GenerationRequest): number
 }
 
 /** In millionths of a dollar, rounded up: prices are per million tokens. */
-export function costOf({ inputMicros, outputMicros, cachedInputMicros }: Prices, tokens: Tokens): number {
-  const cached = Math.min(tokens.cachedTokens, tokens.promptTokens)
-  const prompt = (tokens.promptTokens - cached) * (inputMicros ?? 0) + cached * (cachedInputMicros ?? inputMicros ?? 0)
-  return Math.ceil((prompt + tokens.completionTokens * (outputMicros ?? 0)) / 1_000_000)
+export function costOf(prices: Prices, { promptTokens, completionTokens, cachedTokens, cacheWriteTokens = 0 }: Tokens): number {
+  const input = prices.inputMicros ?? 0
+  const cached = Math.min(cachedTokens, promptTokens)
+  const written = Math.min(cacheWriteTokens, promptTokens - cached)
+  const prompt =
+    (promptTokens - cached - written) * input +
+    cached * (prices.cachedInputMicros ?? input) +
+    written * (prices.cacheWriteInputMicros ?? input)
+  return Math.ceil((prompt + completionTokens * (prices.outputMicros ?? 0)) / 1_000_000)
 }
 
 /** About four bytes each, where nobody has counted. */
 export function promptTokens(request: GenerationRequest): number {
-  return Math.ceil(textsOf(request.prompt).reduce((bytes, text) => bytes + Buffer.byteLength(text), 0) / BYTES_PER_TOKEN)
+  const bytes = textsOf(request.prompt).reduce((sum, text) => sum + Buffer.byteLength(text), 0)
+  return Math.ceil(bytes / BYTES_PER_TOKEN) + (request.verbatim?.tokens ?? 0)
 }
 
 // What an answer without a limit takes, until it is there.

@@ -1,4 +1,5 @@
 import { isAgainstRules, isKeyRefused, isOfGateway, isTooLong, isUnpaid, regainedAt } from '../../proto/refusals.ts'
+import { UNSUPPORTED_DIMENSIONS } from '../../proto/wire-numbers.ts'
 import type { WireFailure } from '../../proto/wire.ts'
 import type { Setback } from '../core/cooldown.ts'
 import type { JobError } from '../core/job.ts'
@@ -32,6 +33,8 @@ export function refusalOf(cause: unknown, nowMs: number): Refusal {
 /** The same where it stands in the place of an answer, or in its midst (`isBegun`). */
 export function refusalWithin(failed: WireFailure, nowMs: number, isBegun = false): Refusal {
   const { code, message, retryable, providerStatus: status, type } = failed
+  // What the model cannot give is the request's matter.
+  if (status === undefined && code === UNSUPPORTED_DIMENSIONS) return { error: { code, message, layer: 'ingress', retryable } }
   if (status === undefined) return { error: failure(code, message, retryable) }
   const refusal = judged({ status, message, code, type, headers: undefined }, message, nowMs)
   // Ours was let in: it is somebody's behind a gateway.

@@ -6,7 +6,7 @@ import { AnthropicReader } from '../../proto/anthropic-wire-answer.ts'
 import { OpenAiReader } from '../../proto/openai-wire-answer.ts'
 import { OPENAI_PATHS, openAiBody } from '../../proto/openai-wire-request.ts'
 import type { GenerationRequest } from '../../proto/request.ts'
-import type { WireEnd, WireFailure, WirePiece, WireUsage } from '../../proto/wire.ts'
+import { isJson, type Json, type WireEnd, type WireFailure, type WirePiece, type WireUsage } from '../../proto/wire.ts'
 import { type RequestHead, requestHead, send, type UpstreamAnswer, upstreamFetch } from './upstream-http.ts'
 
 /** One cloud API: the only door to the vendors' packages, which know how each wants to be asked and refuses. */
@@ -73,7 +73,12 @@ class PackageDoor<Client extends PackageClient> {
     if (answer.ok) return answer
     const said = await answer.text().catch((error: unknown) => String(error))
     const json = parsed(said)
-    throw this.#errors.APIError.generate(answer.status, json, json === undefined ? said : undefined, answer.headers)
+    throw this.#errors.APIError.generate(
+      answer.status,
+      json && this.#errors.told(json),
+      json === undefined ? said : undefined,
+      answer.headers,
+    )
   }
 
   #head(path: string): Promise<RequestHead> {
@@ -96,18 +101,26 @@ type PackageClient = {
 /** The classes of a package's errors, both of which give them the same form. */
 type PackageErrors = {
   APIConnectionError: new (facts: { cause: Error }) => Error
+  /** The body of a refusal as the package reads it. */
+  told: (body: Json) => object
   APIError: { generate(status: number, error: object | undefined, message: string | undefined, headers: Headers): Error }
 }
 
 /** Undefined unless it is an object in JSON, or a list of one, as Google answers. */
-function parsed(text: string): object | undefined {
+function parsed(text: string): Json | undefined {
   try {
     const told: unknown = JSON.parse(text)
     const value: unknown = Array.isArray(told) && told.length === 1 ? told[0] : told
-    return typeof value === 'object' && value !== null ? value : undefined
+    return isJson(value) ? value : undefined
   } catch {
     return undefined
   }
+}
+
+/** Its package reads nothing but `error`; servers of the dialect tell a refusal as `detail`, or as the body itself, as well. */
+function openAiRefusal(body: Json): object {
+  const told = body.error ?? body.detail ?? body
+  return { error: typeof told === 'string' ? { message: told } : told }
 }
 
 class OpenAiUpstream implements Upstream {
@@ -127,7 +140,7 @@ class OpenAiUpstream implements Upstream {
       const headers = this.#secret === null ? { defaultHeaders: { authorization: null } } : {}
       const nothing = { organization: null, project: null, webhookSecret: null }
       const client = new OpenAI({ ...PATIENT, apiKey: this.#secret ?? 'none', baseURL: this.#baseUrl, ...nothing, ...headers })
-      return new PackageDoor(client, { APIConnectionError, APIError })
+      return new PackageDoor(client, { APIConnectionError, APIError, told: openAiRefusal })
     })
     return this.#opened
   }
@@ -179,7 +192,7 @@ class AnthropicUpstream implements Upstream {
     this.#opened ??= vendors.anthropic().then(({ Anthropic, APIConnectionError, APIError }) => {
       const headers = this.#secret === null ? { defaultHeaders: { 'x-api-key': null, authorization: null } } : {}
       const client = new Anthropic({ ...PATIENT, apiKey: this.#secret ?? 'none', authToken: null, baseURL: this.#baseUrl, ...headers })
-      return new PackageDoor(client, { APIConnectionError, APIError })
+      return new PackageDoor(client, { APIConnectionError, APIError, told: (body) => body })
     })
     return this.#opened
   }
@@ -187,8 +200,11 @@ class AnthropicUpstream implements Upstream {
   async ask(request: GenerationRequest, model: UpstreamModel, options: AskOptions): Promise<UpstreamAnswer> {
     const door = await this.#door()
     const body = anthropicBody(request, model.upstream, options.stream)
-    const { betas = [] } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
-    return door.post('/v1/messages', body, options, betas.length === 0 ? undefined : { 'anthropic-beta': betas.join(',') })
+    const { betas, userProfile } = request.verbatim?.dialect === 'anthropic' ? request.verbatim : {}
+    const headers: Record<string, string> = {}
+    if (betas !== undefined) headers['anthropic-beta'] = betas.join(',')
+    if (userProfile !== undefined) headers['anthropic-user-profile-id'] = userProfile
+    return door.post('/v1/messages', body, options, headers)
   }
 
   reader(): UpstreamReader {

@@ -296,8 +296,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'a jump of PostgreSQL’s clock makes every coordinator late',
     file: 'coordinator/store/lease.ts',
-    find: 'nowMs - seen.sinceMs < this.#leaseMs * MISSED_SHARE',
-    replace: 'nowMs < seen.sinceMs',
+    find: 'nowMs - sinceMs >= this.#leaseMs * MISSED_SHARE',
+    replace: 'nowMs >= sinceMs',
     tests: ['leases'],
     only: 'a clock that jumps',
   },

@@ -1,6 +1,8 @@
+import { MESSAGE_MEMBERS, USAGE_MEMBERS } from '../../../proto/anthropic-wire-answer.ts'
 import { json, type Noun, sent } from './noun.ts'
 import { anything, body, either, flag, list, oneOf, orNull, real, ref, type Schema, text, view, whole } from './schema.ts'
 
+const AS_TOLD = 'As a provider of the same dialect told it, where it did'
 const SAME_DIALECT = 'Sent on as it came, to a provider of the same dialect only'
 
 const PROMPT: Record<string, Schema> = {
@@ -35,7 +37,11 @@ export const messages: Noun = {
       summary: 'Answer a conversation',
       makesWork: true,
       repeatable: true,
-      headers: { 'anthropic-beta': text('Names, separated by commas'), 'anthropic-version': text('Taken and without effect') },
+      headers: {
+        'anthropic-beta': text('Names, separated by commas'),
+        'anthropic-user-profile-id': text('Kept for a provider of the same dialect'),
+        'anthropic-version': text('Taken and without effect'),
+      },
       body: sent(
         body(
           {
@@ -71,21 +77,34 @@ export const messages: Noun = {
     },
   ],
   schemas: {
-    Message: view({
-      id: text(),
-      type: { const: 'message' },
-      role: { const: 'assistant' },
-      model: text(),
-      content: list(anything('A block: `thinking`, `text` or `tool_use`')),
-      stop_reason: orNull(oneOf(['end_turn', 'max_tokens', 'stop_sequence', 'tool_use', 'pause_turn', 'refusal'])),
-      stop_sequence: orNull(text()),
-      usage: view({
-        input_tokens: whole('Without the cached ones'),
-        cache_creation_input_tokens: whole(),
-        cache_read_input_tokens: whole(),
-        output_tokens: whole(),
-        output_tokens_details: orNull(view({ thinking_tokens: whole() })),
-      }),
-    }),
+    Message: view(
+      {
+        id: text(),
+        type: { const: 'message' },
+        role: { const: 'assistant' },
+        model: text(),
+        content: list(anything('A block: `thinking`, `text` or `tool_use`')),
+        stop_reason: orNull(
+          oneOf([
+            ...['end_turn', 'max_tokens', 'stop_sequence', 'tool_use', 'pause_turn', 'refusal'],
+            ...['compaction', 'model_context_window_exceeded'],
+          ]),
+        ),
+        stop_sequence: orNull(text()),
+        ...Object.fromEntries(MESSAGE_MEMBERS.map((name) => [name, anything(AS_TOLD)])),
+        usage: view(
+          {
+            input_tokens: whole('Without the cached ones'),
+            cache_creation_input_tokens: whole(),
+            cache_read_input_tokens: whole(),
+            output_tokens: whole(),
+            output_tokens_details: orNull(view({ thinking_tokens: whole() })),
+            ...Object.fromEntries(USAGE_MEMBERS.map((name) => [name, anything(AS_TOLD)])),
+          },
+          USAGE_MEMBERS,
+        ),
+      },
+      MESSAGE_MEMBERS,
+    ),
   },
 }

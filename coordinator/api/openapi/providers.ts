@@ -103,6 +103,7 @@ export const providers: Noun = {
         cached_input_micros_per_mtok: orNull(
           whole('For what the provider read from its cache. Left out: as for all of the prompt', 0, 1_000_000_000_000),
         ),
+        cache_write_input_micros_per_mtok: orNull(whole('For what it wrote to its cache. Left out: likewise', 0, 1_000_000_000_000)),
         abilities: orNull(list(text())),
         first_token_timeout_s: orNull(real('In place of that of the provider', 0.1, 86_400)),
         next_token_timeout_s: orNull(real('Likewise', 0.1, 86_400)),

@@ -133,7 +133,7 @@ export const responses: Noun = {
       usage: orNull(
         view({
           input_tokens: whole(),
-          input_tokens_details: view({ cached_tokens: whole() }),
+          input_tokens_details: view({ cached_tokens: whole(), cache_write_tokens: whole() }),
           output_tokens: whole(),
           output_tokens_details: view({ reasoning_tokens: whole() }),
           total_tokens: whole(),
