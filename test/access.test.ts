@@ -291,6 +291,12 @@ describe('what a key is narrowed to', () => {
   })
 })
 
+test('the key of an intake opens none of these doors, and is told what it is', async () => {
+  const { as } = await newKey({ kind: 'intake', team: 'red' })
+  const told = await refused(world, 'GET', '/v1/models', undefined, as)
+  expect(told).toMatchObject({ status: 401, code: 'invalid_key', message: expect.stringContaining('intake') as string })
+})
+
 test('a worker’s key lets workers join and opens no other door, until it is revoked', async () => {
   const { id, key, as } = await newKey({ kind: 'worker' })
   expect(await refused(world, 'GET', '/v1/models', undefined, as)).toMatchObject({ status: 401, code: 'invalid_key' })

@@ -324,6 +324,13 @@ test('bad files and batches of the dialect are refused by name', async () => {
     status: 400,
     message: expect.stringContaining('Row 1'),
   })
+  const twice = JSON.stringify({
+    custom_id: 'a',
+    method: 'POST',
+    url: '/v1/chat/completions',
+    body: { model: 'fake', messages: [{ role: 'user', content: 'x' }] },
+  })
+  await expect(upload(`${twice}\n${twice}`).then(({ id }) => create(id))).rejects.toMatchObject({ status: 400, param: 'custom_id' })
   await expect(upload('').then(({ id }) => create(id))).rejects.toMatchObject({ status: 400 })
   await expect(create('file-none')).rejects.toMatchObject({ status: 404 })
   await expect(client.files.create({ file: await toFile(Buffer.from('x'), 'x'), purpose: 'fine-tune' })).rejects.toMatchObject({

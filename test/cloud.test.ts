@@ -264,6 +264,12 @@ test('embeddings come from a cloud, and a cloud of a dialect without them refuse
     ['0.990', '0.141'],
   ])
   expect(usage.prompt_tokens).toBe(7)
+  const cut = { model: cloudOf('openai').model, input: 'x', dimensions: 999 }
+  expect(await refused(world, 'POST', '/v1/embeddings', cut)).toMatchObject({
+    status: 400,
+    code: 'unsupported_dimensions',
+    param: 'dimensions',
+  })
   const body = { model: cloudOf('anthropic').model, input: 'x' }
   expect(await refused(world, 'POST', '/v1/embeddings', body)).toMatchObject({ status: 400, code: 'unsupported_parameter' })
 })

@@ -50,7 +50,6 @@ export class Keyring {
     this.#byId.clear()
     this.#limited.clear()
     for (const key of keys) {
-      if (key.kind === 'intake') continue
       const name = key.hash.toString('base64')
       const { hash, kind, requestsPerMinute, singleUse } = key
       // Spent here a moment ago, it may not be written yet.
@@ -77,11 +76,10 @@ export class Keyring {
       })
     }
     const found = this.#find(presented)
-    if (found === undefined || found.kind === 'worker') {
+    const why = found === undefined ? 'The key is wrong or was revoked.' : OTHER_DOORS[found.kind]
+    if (found === undefined || why !== undefined) {
       this.#onRefused(address)
-      const why =
-        found === undefined ? 'The key is wrong or was revoked.' : 'This is a worker’s key, which opens the door of workers and no other.'
-      throw new Fault('invalid_key', why, { status: 401 })
+      throw new Fault('invalid_key', why ?? '', { status: 401 })
     }
     if (found.expiresMs !== null && found.expiresMs <= this.#now()) {
       this.#onRefused(address)
@@ -164,6 +162,12 @@ type Entry = {
 }
 
 const MINUTE_MS = 60_000
+
+/** Keys that open no door here. */
+const OTHER_DOORS: Partial<Record<KeyKind, string>> = {
+  worker: 'This is a worker’s key, which opens the door of workers and no other.',
+  intake: 'This is the key of an intake, which opens intakes and no other door.',
+}
 
 function callerOf({ id, name, kind, team, owner, scopes, models, tiers }: KeyRecord): Caller {
   const role = kind === 'bootstrap' ? 'owner' : (owner?.role ?? 'member')

@@ -220,10 +220,11 @@ function refuseCount(parts: ApiParts, count: number): void {
 async function prepare(parts: ApiParts, request: FastifyRequest, intake: BatchIntake, batch: string, wishes: Wishes): Promise<NewRow[]> {
   const rows: NewRow[] = []
   const seen = new Set<string>()
+  const keyName = intake.endpoint === null ? 'row_key' : 'custom_id'
   const turn = new Turn()
   for (let index = 0; index < intake.count; index++) {
     const { rowKey, type, parsed } = intake.row(index)
-    if (seen.has(rowKey)) throw badRequest('duplicate_row_key', `Row ${index + 1}: "${rowKey}" names an earlier row too.`, 'row_key')
+    if (seen.has(rowKey)) throw badRequest('duplicate_row_key', `Row ${index + 1}: "${rowKey}" names an earlier row too.`, keyName)
     seen.add(rowKey)
     const job = { ...inRow(index, () => newJob(parts, request, { type, parsed, detached: true }, wishes)), batch, rowKey }
     const record = newRecord(job, parts.now(), parts.coordinator)

@@ -221,9 +221,19 @@ export function faultOf(record: JobRecord): Fault {
     layer: error.layer,
     retryable: error.retryable,
     job: record.id,
+    ...paramOf(record.type, error.code),
     ...(error.providerStatus === undefined ? {} : { providerStatus: error.providerStatus }),
   })
 }
+
+/** What of the request it was, where every dialect calls it the same. */
+function paramOf(type: JobRecord['type'], code: string): { param?: string } {
+  if (code === 'unsupported_dimensions') return { param: 'dimensions' }
+  const param = code === 'context_length_exceeded' ? PROMPTS[type] : undefined
+  return param === undefined ? {} : { param }
+}
+
+const PROMPTS: Partial<Record<JobRecord['type'], string>> = { completion: 'prompt', embedding: 'input', rerank: 'documents' }
 
 /** For who waits when the coordinator stops: the job does not. */
 export function stopping(job: JobId): Fault {

@@ -92,9 +92,9 @@ class SimulatedStream {
     time.after(coordinatorHearsMs, () => this.coordinator.hear('cancelled', undefined), this.coordinator.process)
   }
 
-  /** Nothing comes through for a while, and then all of it. */
+  /** Nothing comes through for a while, and then all of it, in the order in which it was sent. */
   stall(ms: number): void {
-    for (const end of [this.worker, this.coordinator]) end.clearMs = this.#network.time.nowMs + ms
+    for (const end of [this.worker, this.coordinator]) end.clearMs = Math.max(end.clearMs, this.#network.time.nowMs + ms)
   }
 
   /** The coordinator hears the worker's reports a second time. */
