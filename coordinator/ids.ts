@@ -21,11 +21,16 @@ export function newId(nowMs: number = clock()): string {
   return text.toString('latin1')
 }
 
-/** From here on by this clock, which never goes back: coordinators of one database order what happens by one. */
-export function takeIdsFrom(now: () => number): void {
+/**
+ * From here on by this clock, which never goes back: coordinators of one database order what happens by one. Behind the newest
+ * id that is known, unless that is of a clock that was far ahead.
+ */
+export function takeIdsFrom(now: () => number, newest?: string): void {
   clock = now
   // What came before was of the host's own, which may have been ahead.
   lastMs = 0
+  const newestMs = newest === undefined ? 0 : Number.parseInt(newest.replaceAll('-', '').slice(0, 12), 16)
+  if (newestMs > now() && newestMs < now() + AHEAD_MAX_MS) begin(newestMs + 1)
 }
 
 function begin(ms: number): void {
@@ -54,3 +59,4 @@ let clock: () => number = Date.now
 let lastMs = 0
 let count = 0
 const COUNT_MAX = 0xfff
+const AHEAD_MAX_MS = 600_000

@@ -40,6 +40,7 @@ import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
 import { hasOtherCoordinator, Lease, type Loss } from './store/lease.ts'
+import { newestEvent } from './store/events.ts'
 import { Notices } from './store/notices.ts'
 import { activeKeys, hasOtherBootstrapKey, saveBootstrapKey, spendKey, tiersByKey } from './store/keys.ts'
 import { databaseId, ensurePartitions, migrate } from './store/migrate.ts'
@@ -144,7 +145,7 @@ async function startCoordinator(
   db.watch()
   const clock = await DatabaseClock.start(db, (message) => log.warn(message))
   closing.push(() => clock.stop())
-  takeIdsFrom(() => clock.now())
+  takeIdsFrom(() => clock.now(), await newestEvent(db))
   await keepPartitions(db, clock, log, closing)
 
   const adminKey = secretFrom(config.adminKey, config.dataDir, 'admin.key', 'hf_admin_')
@@ -378,7 +379,11 @@ async function startCoordinator(
   await lease.begin(version)
   const coming = { rows: 0, batches: new Set<string>() }
   const adoption = new Adoption({ db, lease, dispatcher, comingBatches: coming.batches, log, addEvent })
-  const batchCancels = new BatchCancels(db, dispatcher)
+  const batchCancels = new BatchCancels({
+    ...{ db, dispatcher, coordinator: coordinatorId },
+    stored: () => writer.drained(),
+    doubt: () => adoption.doubt(),
+  })
   await adoption.adopt()
 
   // One row for a whole flood: wrong keys must not be a way to fill the disk.
@@ -460,6 +465,7 @@ async function startCoordinator(
     },
     registry,
     purses,
+    batchCancels,
     cloud,
     log: { error: (text) => log.error(text) },
   }

@@ -316,5 +316,16 @@ function usageOf(reported: Json): WireUsage | null {
     cachedTokens: cached,
     reasoningTokens: countIn(objectIn(reported, 'output_tokens_details') ?? {}, 'thinking_tokens') ?? null,
     ...(written === 0 ? {} : { cacheWriteTokens: written }),
+    ...besideIn(reported),
   }
+}
+
+/** Compactions are told by themselves, and not counted among the others. */
+function besideIn(reported: Json): Pick<WireUsage, 'beside'> {
+  const compactions = (listIn(reported, 'iterations') ?? []).filter(isJson).filter(({ type }) => type === 'compaction')
+  if (compactions.length === 0) return {}
+  const sum = (name: string): number => compactions.reduce((all, iteration) => all + (countIn(iteration, name) ?? 0), 0)
+  const cachedTokens = sum('cache_read_input_tokens')
+  const promptTokens = sum('input_tokens') + sum('cache_creation_input_tokens') + cachedTokens
+  return { beside: { promptTokens, completionTokens: sum('output_tokens'), cachedTokens } }
 }

@@ -5,11 +5,15 @@ import { isJson, type Json } from './wire.ts'
 
 /** What is sent where the caller set no limit, because the dialect demands one: a model refuses more than it can say. */
 function mostTokens(model: string): number {
-  if (!model.includes('claude-') || /claude-(2|instant|3-(opus|sonnet|haiku))/.test(model)) return LEAST
+  if (!isVendors(model) || /claude-(2|instant|3-(opus|sonnet|haiku))/.test(model)) return LEAST
   return /claude-3[-.]5/.test(model) ? 8_192 : 32_000
 }
 
 const LEAST = 4_096
+
+function isVendors(model: string): boolean {
+  return model.includes('claude-')
+}
 
 /** What the dialect has words for; a provider of it may claim no more, and less where its model cannot do it. */
 export const ANTHROPIC_ABILITIES: readonly Ability[] = [
@@ -52,11 +56,11 @@ export function anthropicBody(request: GenerationRequest, model: string, stream:
 
 /**
  * A turn that called tools without thinking first, as other models do, is gone on with only without thinking by budget: the
- * dialect demands a signed thought at its beginning, and there is none.
+ * vendor's models demand a signed thought at its beginning, and there is none.
  */
 function unthinking(body: Json): Json {
   const { thinking: wished, context_management: editing, messages, ...others } = body
-  if (!isJson(wished) || wished.type !== 'enabled' || !isUnthoughtTurn(messages)) return body
+  if (!isJson(wished) || wished.type !== 'enabled' || !isVendors(String(body.model)) || !isUnthoughtTurn(messages)) return body
   if (!isJson(editing) || !Array.isArray(editing.edits)) return { ...others, messages, ...optional('context_management', editing) }
   // It clears thoughts only where there are some.
   const edits = editing.edits.filter((edit) => !isJson(edit) || !String(edit.type).startsWith('clear_thinking'))

@@ -293,16 +293,32 @@ function usageOf(usage: Json): WireUsage | null {
     if (promptTokens === undefined && completionTokens === undefined) return null
     const prompt = objectIn(usage, 'prompt_tokens_details') ?? {}
     const written = countIn(prompt, 'cache_write_tokens') ?? 0
-    // Some count the thinking, which is paid for like the rest, in the total alone.
-    const beyondPrompt = (asTold(() => countIn(usage, 'total_tokens')) ?? 0) - (promptTokens ?? 0)
+    const cachedTokens = countIn(prompt, 'cached_tokens') ?? 0
+    const reasoningTokens = countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null
+    const told = { promptTokens: promptTokens ?? 0, completionTokens: completionTokens ?? 0 }
     return {
-      promptTokens: promptTokens ?? 0,
-      completionTokens: promptTokens === undefined ? (completionTokens ?? 0) : Math.max(completionTokens ?? 0, beyondPrompt),
-      cachedTokens: countIn(prompt, 'cached_tokens') ?? 0,
-      reasoningTokens: countIn(objectIn(usage, 'completion_tokens_details') ?? {}, 'reasoning_tokens') ?? null,
+      ...told,
+      ...(promptTokens === undefined
+        ? {}
+        : { completionTokens: told.completionTokens + thoughtBeside(usage, told, cachedTokens + written, reasoningTokens) }),
+      cachedTokens,
+      reasoningTokens,
       ...(written === 0 ? {} : { cacheWriteTokens: written }),
     }
   })
+}
+
+/** Some count the thinking, which is paid for like the rest, in the total alone. */
+function thoughtBeside(
+  usage: Json,
+  told: { promptTokens: number; completionTokens: number },
+  cached: number,
+  reasoning: number | null,
+): number {
+  const total = asTold(() => countIn(usage, 'total_tokens')) ?? 0
+  // What is in none of the two may be the cache's as well.
+  const besideBoth = total - told.promptTokens - told.completionTokens - (cached > told.promptTokens ? cached : 0)
+  return Math.max(0, Math.min(besideBoth, reasoning ?? besideBoth))
 }
 
 /** Of chat completions, which list an object for each token, or of completions, which list each property. */

@@ -1,5 +1,14 @@
 import type { Ability } from './abilities.ts'
-import { textOf, type ChatMessage, type Content, type GenerationRequest, type JsonSchema, type Prompt, type Tool } from './request.ts'
+import {
+  type ChatMessage,
+  type Content,
+  type GenerationRequest,
+  joinedTurns,
+  type JsonSchema,
+  type Prompt,
+  textOf,
+  type Tool,
+} from './request.ts'
 import type { Json } from './wire.ts'
 
 /** How an upstream differs from others of its dialect. */
@@ -71,7 +80,7 @@ export function openAiBody(request: GenerationRequest, model: string, stream: bo
   const body: Json =
     prompt.kind === 'text'
       ? { model, prompt: prompt.text, ...optional('max_tokens', request.maxTokens), ...optional('logprobs', request.logprobs) }
-      : { model, messages: messagesOf(prompt.messages, upstream.extended), ...chatOptions(request, upstream) }
+      : { model, messages: messagesOf(joinedTurns(prompt.messages), upstream.extended), ...chatOptions(request, upstream) }
   Object.assign(body, sampling(request, upstream), aside(request, upstream))
   if (stream) Object.assign(body, { stream, stream_options: { include_usage: true } })
   return body
@@ -170,7 +179,7 @@ function schemaOf(schema: JsonSchema): Json {
   return schema ? {} : { not: {} }
 }
 
-function messagesOf(messages: ChatMessage[], extended: boolean): Json[] {
+function messagesOf(messages: readonly ChatMessage[], extended: boolean): Json[] {
   const written: Json[] = []
   // A message of a tool holds text only; what it shows follows once all tools have spoken, because their messages may not be parted.
   let shown: Json[] = []

@@ -117,6 +117,34 @@ export function textsOf(prompt: Prompt): string[] {
   return prompt.messages.map((message) => textOf(message.content))
 }
 
+/** What the assistant said in several messages, thinking in between, as one: most models know no other turns than one after another. */
+export function joinedTurns(messages: readonly ChatMessage[]): readonly ChatMessage[] {
+  const joined: ChatMessage[] = []
+  for (const message of messages) {
+    const last = joined.at(-1)
+    if (last?.role === 'assistant' && message.role === 'assistant' && last.toolCalls === undefined)
+      joined.push(bothOf(joined.pop() as Said, message))
+    else joined.push(message)
+  }
+  return joined.length === messages.length ? messages : joined
+}
+
+type Said = Extract<ChatMessage, { role: 'assistant' }>
+
+function bothOf(first: Said, second: Said): Said {
+  const content =
+    typeof first.content === 'string' && typeof second.content === 'string'
+      ? first.content + second.content
+      : [...partsOf(first.content), ...partsOf(second.content)]
+  const reasoning = (first.reasoning ?? '') + (second.reasoning ?? '')
+  return { ...second, content, ...(reasoning === '' ? {} : { reasoning }) }
+}
+
+function partsOf(content: Content): ContentPart[] {
+  if (typeof content !== 'string') return content
+  return content === '' ? [] : [{ kind: 'text', text: content }]
+}
+
 /** The text of a message, its images left out. */
 export function textOf(content: Content): string {
   if (typeof content === 'string') return content

@@ -28,6 +28,8 @@ export type WireUsage = {
   reasoningTokens: number | null
   /** Those of the prompt that were written to a cache; absent: none. */
   cacheWriteTokens?: number
+  /** Paid for, and no part of the other counts: what the provider read and wrote to shorten the conversation. */
+  beside?: { promptTokens: number; completionTokens: number; cachedTokens: number }
 }
 
 /** Calls of one answer, beyond which it is taken for a fault: every one of them is held in memory. */

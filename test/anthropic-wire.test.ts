@@ -21,9 +21,9 @@ describe('a request', () => {
   test('that goes to an Anthropic upstream is read there as it is meant', () => {
     fc.assert(
       fc.property(requests(), fc.boolean(), (request, stream) => {
-        const body = JSON.parse(JSON.stringify(anthropicBody({ ...request, seed: 1 }, 'm', stream))) as Record<string, unknown>
+        const body = JSON.parse(JSON.stringify(anthropicBody({ ...request, seed: 1 }, 'claude-m', stream))) as Record<string, unknown>
         const parsed = parseMessagesRequest(body)
-        expect(parsed).toMatchObject({ model: 'm', stream })
+        expect(parsed).toMatchObject({ model: 'claude-m', stream })
         expect(parsed.onlyDialect).toBeUndefined()
         // A turn that called tools without a thought cannot be gone on with by budget.
         expect(withoutVerbatim(parsed.generation)).toEqual(body.thinking === undefined ? withoutBudget(request) : request)

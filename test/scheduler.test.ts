@@ -21,6 +21,18 @@ test('a job whose worker falls silent runs again elsewhere, from the front of th
   expect(world.startedOn('b')).toEqual(['second', 'first'])
 })
 
+test('the number of an attempt that a crash of the coordinator forgot is not given out again', () => {
+  const world = new SchedulerWorld()
+  world.enqueue('x')
+  // Started by a coordinator that died before it stored that.
+  world.connect('a', { m: 2 }, [{ job: 'x', attempt: 3 }])
+  const told = world.effects.filter(({ kind }) => kind === 'stop-attempt' || kind === 'start-attempt')
+  expect(told).toMatchObject([
+    { kind: 'stop-attempt', job: 'x', attempt: 3 },
+    { kind: 'start-attempt', job: 'x', attempt: 4 },
+  ])
+})
+
 test('a worker is suspect before it is dead, and a suspect gets no work', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 4 })

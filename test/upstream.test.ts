@@ -397,6 +397,14 @@ test.each([
   expect(refusalOf(refused, NOW).error).toMatchObject({ code: 'context_length_exceeded', layer: 'ingress' })
 })
 
+test.each(['max_tokens is too large: the maximum number of tokens to generate is 4096', "Invalid 'user': input is too long"])(
+  '%s is not about the context',
+  (message) => {
+    const refused = OpenAI.APIError.generate(400, { error: { message } }, message, new Headers())
+    expect(refusalOf(refused, NOW).error).toMatchObject({ code: 'provider_refused_request' })
+  },
+)
+
 test('vectors are of length 1, as numbers or as base64, and scores between 0 and 1', () => {
   const base64 = Buffer.from(Float32Array.from([0, 2]).buffer).toString('base64')
   const read = numbersOf({ data: [{ embedding: [3, 4] }, { embedding: base64 }] }, { kind: 'embed', inputs: ['a', 'b'] })

@@ -226,6 +226,9 @@ describe('an OpenAI stream', () => {
     const broken = ["{'x': 1", '{"x":2}'].map((written) => ({ id: 'a', function: { name: 'f', arguments: written } }))
     const whole = new OpenAiReader().read({ choices: [{ index: 0, message: { tool_calls: broken }, finish_reason: 'tool_calls' }] })
     expect(whole).toMatchObject({ delta: { toolCalls: [{ index: 0 }, { index: 1 }] } })
+    const nameless = [{ id: 'a', function: { name: 'f', arguments: '{}' } }, { function: { arguments: '{}' } }]
+    const half = new OpenAiReader().read({ choices: [{ index: 0, message: { tool_calls: nameless }, finish_reason: 'tool_calls' }] })
+    expect(half).toMatchObject({ kind: 'failure', code: 'upstream_malformed' })
     expect(called([{ index: 0, id: 'a', function: { arguments: '{}' } }]).failure?.message).toContain('has no name')
     expect(called([{ function: { name: 'f', arguments: '{}' } }]).answer.tool_calls).toEqual([{ id: 'made', name: 'f', arguments: '{}' }])
   })
@@ -336,6 +339,11 @@ test('thinking that is counted in the total alone is of the answer', () => {
   expect(counted(usage)).toMatchObject({ promptTokens: 32, completionTokens: 103, reasoningTokens: 94 })
   expect(counted({ ...usage, completion_tokens: 103 })).toMatchObject({ completionTokens: 103 })
   expect(counted({ completion_tokens: 9, total_tokens: 135 })).toMatchObject({ promptTokens: 0, completionTokens: 9 })
+  // What is read from a cache beside the prompt is no answer.
+  const beside = { prompt_tokens: 10, completion_tokens: 5, total_tokens: 5_015, prompt_tokens_details: { cached_tokens: 5_000 } }
+  expect(counted(beside)).toMatchObject({ completionTokens: 5 })
+  expect(counted({ ...usage, total_tokens: 5_000 })).toMatchObject({ completionTokens: 9 + 94 })
+  expect(counted({ prompt_tokens: 1, completion_tokens: 2, total_tokens: 10 })).toMatchObject({ completionTokens: 9 })
   const written = { ...usage, total_tokens: 41, prompt_tokens_details: { cached_tokens: 4, cache_write_tokens: 20 } }
   expect(counted(written)).toMatchObject({ completionTokens: 9, cachedTokens: 4, cacheWriteTokens: 20 })
 })

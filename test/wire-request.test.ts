@@ -363,11 +363,11 @@ describe('the body for an Anthropic upstream', () => {
       const thought = { type: 'thinking', thinking: 'hm', signature: 'c2ln' }
       const asked = { role: 'user', content: 'hi' }
       const edits = [{ type: 'clear_thinking_20251015', keep: 'all' }]
-      const bodyOf = (messages: object[]): Record<string, unknown> => {
+      const bodyOf = (messages: object[], model = 'claude-x'): Record<string, unknown> => {
         const body = { model: 'm', max_tokens: 9_000, messages, thinking: { type: 'enabled', budget_tokens: 2_000 } }
         const given = verbatim ? { ...body, context_management: { edits }, metadata: { user_id: 'u' } } : body
         const { generation } = parseMessagesRequest(given)
-        return anthropicBody({ ...generation, seed: 1 }, 'm', true)
+        return anthropicBody({ ...generation, seed: 1 }, model, true)
       }
       const unthought = bodyOf([asked, { role: 'assistant', content: [call] }, result])
       expect([unthought.thinking, unthought.context_management]).toEqual([undefined, undefined])
@@ -377,6 +377,8 @@ describe('the body for an Anthropic upstream', () => {
       const answered = { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'b', content: 'y' }] }
       expect(bodyOf([asked, foreign, result, later, answered]).thinking).toBeUndefined()
       const kept = { type: 'enabled', budget_tokens: 2_000 }
+      // Other servers of the dialect sign nothing, and think on.
+      expect(bodyOf([asked, foreign, result], 'open').thinking).toEqual(kept)
       // The first of the turn thought, which is all that is asked for.
       expect(bodyOf([asked, { role: 'assistant', content: [thought, call] }, result, later, answered]).thinking).toEqual(kept)
       expect(bodyOf([asked, foreign, result, { role: 'assistant', content: 'done' }, { role: 'user', content: 'next' }]).thinking).toEqual(

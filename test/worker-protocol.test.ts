@@ -2,8 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { JobId, WorkerId } from '../coordinator/core/job.ts'
+import type { Dispatcher } from '../coordinator/engine/dispatcher.ts'
+import { WorkerSessions } from '../coordinator/link.ts'
 import {
+  type CoordinatorEnd,
   dialLink,
+  type FromCoordinator,
   type FromWorker,
   PROTOCOL_MAJOR,
   PROTOCOL_MINOR,
@@ -320,6 +325,32 @@ function inJson(deltas: unknown): string {
 }
 
 type Hello = Partial<NonNullable<FromWorker['hello']>>
+
+test('a cancel leaves behind the start that it is about, of however many a turn starts', () => {
+  const sent: FromCoordinator[] = []
+  const listeners = new Map<string, (told: object) => void>()
+  const end = {
+    on: (name: string, listener: (told: object) => void) => listeners.set(name, listener),
+    write: (message: FromCoordinator) => sent.push(message),
+  } as unknown as CoordinatorEnd
+  const nothing = (): void => {}
+  const sessions = new WorkerSessions({
+    ...{ coordinator: 'c', heartbeatIntervalMs: 1_000, deadAfterMs: 4_000, onHello: nothing, onHeartbeat: nothing },
+    onRefused: (_name, why) => expect.fail(why),
+  })
+  sessions.serve({ workerConnected: nothing } as unknown as Dispatcher)
+  sessions.open(end)
+  const worker = randomUUID()
+  const host = null
+  const hello = { protocolMajor: PROTOCOL_MAJOR, protocolMinor: PROTOCOL_MINOR, session: randomUUID(), version: '0', models: [], held: [] }
+  listeners.get('data')?.({ message: 'hello', hello: { ...hello, name: 'w', worker, draining: false, host } })
+  const wishes = { stream: true, seedGiven: false }
+  const start = (job: string): void =>
+    sessions.start(worker as WorkerId, { job: job as JobId, attempt: 1, model: 'm', request: '{}', continuation: [], ...wishes })
+  for (const job of ['one', 'two', 'three']) start(job)
+  sessions.cancel(worker as WorkerId, 'three' as JobId, 1)
+  expect(sent.map((message) => Object.keys(message)[0])).toEqual(['welcome', 'start', 'starts', 'cancel'])
+})
 
 function model(name: string): NonNullable<NonNullable<FromWorker['hello']>['models']>[number] {
   return { name, engine: 'test', state: 'ready', slots: 1, sha256: name }

@@ -111,7 +111,7 @@ async function lineUp(parts: ApiParts, batch: BatchRecord, rows: NewRow[], actor
   }
   // Whoever cancelled it meanwhile could only stop the rows that were taken up by then.
   const asked = findWhenThere(parts, batch.id).then(async (found) => {
-    if (found !== undefined && found.cancelledMs !== null) await cancelRows(parts.dispatcher, batch.id, actor)
+    if (found !== undefined && found.cancelledMs !== null) await cancelRows(parts.dispatcher, new Set([batch.id]), actor)
     return found
   })
   // It is accepted, whether PostgreSQL can be asked again or not.

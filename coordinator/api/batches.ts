@@ -9,12 +9,10 @@ import {
   findBatch,
   listBatches,
   markCancelled,
-  parkedRows,
   NO_ROWS,
   readResults,
   type ResultRow,
 } from '../store/batches.ts'
-import { cancelRows } from '../engine/batch-cancels.ts'
 import { recorded } from '../store/events.ts'
 import { type Caller, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { acceptBatch, BATCH_BODY_BYTES, countAccepted, inRow, type Row, ROWS_MAX } from './batch-intake.ts'
@@ -22,7 +20,6 @@ import { type Body, fieldsOf, isObject, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { errorView, usageView } from './job-view.ts'
 import { parseChatRequest, parseCompletionRequest } from './openai-request.ts'
-import { cancelJob } from './parked.ts'
 import { cutWhenUnread } from './sse.ts'
 import { Turn } from './turn.ts'
 import { isDeeper, manyValues, NESTING_MAX, VALUES_MAX } from './well-formed.ts'
@@ -101,13 +98,8 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
   if (marked === undefined && (await findBatch(parts.db, batch.id))?.cancelledMs === null)
     throw new Fault('batch_is_final', 'The batch is completed already and cannot be cancelled.', { status: 409 })
   parts.tellOthers()
-  await cancelRows(parts.dispatcher, batch.id, request.caller.actor)
+  await parts.batchCancels.cancel(new Set([batch.id]), request.caller.actor)
   await parts.stored()
-  for (const row of await parkedRows(parts.db, batch.id))
-    await cancelJob(parts, request, row).catch((error: unknown) => {
-      // Somebody was faster, here or at another coordinator.
-      if (!(error instanceof Fault && error.status === 409)) throw error
-    })
 }
 
 /** What another team's is is not there. */

@@ -3,6 +3,7 @@ import { stateOf } from '../core/provider-state.ts'
 import type { EventRecord, EventType } from '../core/event.ts'
 import type { WorkerId } from '../core/job.ts'
 import type { Scheduler } from '../core/scheduler.ts'
+import type { BatchCancels } from '../engine/batch-cancels.ts'
 import type { Dispatcher } from '../engine/dispatcher.ts'
 import type { FleetFacts } from '../fleet-facts.ts'
 import type { Metrics } from '../metrics.ts'
@@ -64,6 +65,7 @@ export type ApiParts = {
   }
   registry: Registry
   purses: Purses
+  batchCancels: BatchCancels
   cloud: CloudTier
   log: { error(text: string): void }
 }

@@ -39,7 +39,13 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     const parsed = withConversation(asked, earlier)
     const whole = (await storedRequest(parts, repeated)) ?? (parsed.generation as ResponseRequest)
     checkConversation(whole)
-    const choices = await Choices.accept(parts, request, reply, { type: 'chat', parsed, detached: notes.background })
+    const submission = {
+      type: 'chat' as const,
+      parsed,
+      detached: notes.background,
+      ...(repeated === undefined ? {} : { isRepeat: true as const }),
+    }
+    const choices = await Choices.accept(parts, request, reply, submission)
     const live = choices.first
     if (parsed.stream) {
       reply.hijack()

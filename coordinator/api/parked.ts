@@ -3,6 +3,7 @@ import { Fault } from '../core/fault.ts'
 import type { JobId, JobRecord } from '../core/job.ts'
 import { notCancellable } from '../engine/new-job.ts'
 import { newId } from '../ids.ts'
+import { findBatch } from '../store/batches.ts'
 import { oweAgain } from '../store/callbacks.ts'
 import { claimParked, findJob, readProgress } from '../store/jobs.ts'
 import type { ApiParts } from './health.ts'
@@ -37,6 +38,8 @@ async function release(parts: ApiParts, request: FastifyRequest, id: JobId): Pro
   await parkedIsStored(parts, id)
   const record = await getRecord(parts, id)
   if (record.status !== 'parked') throw notParked(record)
+  if (record.batch !== null && ((await findBatch(parts.db, record.batch))?.cancelledMs ?? null) !== null)
+    throw new Fault('batch_cancelled', 'The batch of this job was cancelled, and its rows with it.', { status: 409, job: id })
   const progress = (await readProgress(parts.db, [id])).get(id)
   const hasCallback = await claim(parts, record, 'queued')
   parts.dispatcher.release(record, progress, request.caller.actor, hasCallback)

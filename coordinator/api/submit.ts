@@ -26,6 +26,8 @@ export type Submission = {
   callbackUrl?: string
   /** One of several, that were counted together. */
   isAdmitted?: true
+  /** Of what is to be found by its idempotency key not all was read: it cannot be made. */
+  isRepeat?: true
 }
 
 /**
@@ -49,6 +51,8 @@ function accept(
   submission: Submission,
   idempotency?: { key: string; hash: Buffer },
 ): { live: LiveJob; stored: Promise<void> } {
+  if (submission.isRepeat === true)
+    throw new Fault('not_found', 'The answer of this idempotency-key is not there any more. Use a new key to ask again.', { status: 404 })
   const wishes = readWishes(parts, request)
   if (submission.isAdmitted !== true) admit(parts, request, 1)
   const { callbackUrl } = submission

@@ -93,11 +93,6 @@ export async function recentlyCancelled(db: Db): Promise<string[]> {
   return (await db.query(`select id from batches where cancelled_at > now() - interval '1 hour'`)).map((row) => text(row.id))
 }
 
-export async function parkedRows(db: Db, batch: string): Promise<JobId[]> {
-  const rows = await db.query(`select id from jobs where batch = $1 and status = 'parked' order by id`, [batch])
-  return rows.map((row) => text(row.id) as JobId)
-}
-
 export type BatchCounts = Record<JobStatus, number> & { lastFinishedMs: number | null }
 
 export const NO_ROWS: BatchCounts = { queued: 0, running: 0, succeeded: 0, failed: 0, cancelled: 0, parked: 0, lastFinishedMs: null }

@@ -61,6 +61,12 @@ export async function listEvents(db: Db, filter: EventFilter): Promise<StoredEve
   return rows.map(parseEvent)
 }
 
+/** The id of the newest event, if there is one. */
+export async function newestEvent(db: Db): Promise<string | undefined> {
+  const row = await db.maybeOne('select id from events order by id desc limit 1')
+  return row === undefined ? undefined : text(row.id)
+}
+
 /** Oldest first: what came after an event. */
 export async function eventsAfter(db: Db, after: string, filter: EventFollow, limit: number): Promise<StoredEvent[]> {
   const rows = await db.list(

@@ -35,6 +35,9 @@ export class Lease {
    */
   #others = new Map<string, { until: string; sinceMs: number; idleMs: number }>()
 
+  /** When PostgreSQL was started, as it says, and when this process first heard that. */
+  #postgres: { started: unknown; sinceMs: number } = { started: undefined, sinceMs: 0 }
+
   constructor(
     db: Db,
     names: { coordinator: string; installation: string; leaseMs: number },
@@ -132,10 +135,14 @@ export class Lease {
     const nowMs = performance.now()
     const rows = await this.#db.query(
       `select id, lease_until::text as until, lease_until < now() as is_over,
-              pg_postmaster_start_time() < now() - $2 * interval '1 ms' as is_settled
+              pg_postmaster_start_time()::text as started, pg_postmaster_start_time() < now() - $2 * interval '1 ms' as is_settled
          from coordinators where id <> $1`,
       [this.id, this.#leaseMs],
     )
+    const started = rows[0]?.started
+    if (started !== undefined && this.#postgres.started !== started) this.#postgres = { started, sinceMs: nowMs }
+    // By its own clock, or by ours where its own was set back to before it began.
+    const isSettled = rows[0]?.is_settled === true || nowMs - this.#postgres.sinceMs >= this.#leaseMs
     const before = this.#others
     this.#others = new Map()
     for (const row of rows) {
@@ -150,7 +157,7 @@ export class Lease {
       const id = text(row.id)
       const seen = this.#others.get(id)
       if (seen === undefined) continue
-      if (isPatient || row.is_settled !== true) seen.idleMs = nowMs
+      if (isPatient || !isSettled) seen.idleMs = nowMs
       else if (this.#isDead(seen, row.is_over === true, nowMs)) {
         const deleted = await this.#db.query('delete from coordinators where id = $1 and lease_until::text = $2 returning id', [
           id,

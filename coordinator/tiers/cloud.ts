@@ -114,7 +114,7 @@ export class CloudTier {
   #bill(id: WorkerId, call: Call): void {
     const told = storableUsage(call.reader.usage ?? untold(call))
     // What was told of the answer at its beginning is less than what has come since.
-    const micros = costOf(call.offered, { ...told, completionTokens: Math.max(told.completionTokens, call.pieces) })
+    const micros = paidFor(call, { ...told, completionTokens: Math.max(told.completionTokens, call.pieces) }, call.reader.usage)
     this.#parts.reports.attemptCost(id, call, micros)
     call.pay(micros)
   }
@@ -481,8 +481,12 @@ function modelOf({ access, discovered }: Provider, name: string): CloudModel | u
 /** Where the provider tells no usage, its answer is estimated: a bill of nothing would be further from the truth. */
 function endOf(call: Call, { finishReason, stopSequence, usage }: NonNullable<UpstreamReader['end']>): CallEnd {
   const counted = storableUsage(usage ?? untold(call))
-  const costMicros = costOf(call.offered, counted)
+  const costMicros = paidFor(call, counted, usage)
   return { finishReason, stopSequence: stopSequence ?? null, ...counted, costMicros }
+}
+
+function paidFor({ offered }: Call, counted: WireUsage, told: WireUsage | null): number {
+  return costOf(offered, counted) + (told?.beside === undefined ? 0 : costOf(offered, told.beside))
 }
 
 function storableUsage({ promptTokens, completionTokens, cachedTokens, reasoningTokens, cacheWriteTokens }: WireUsage): WireUsage {

@@ -21,15 +21,15 @@ export const DIALECT_MUTANTS: Mutant[] = [
   {
     bug: 'thinking that is counted in the total alone is not paid for',
     file: 'proto/openai-wire-answer.ts',
-    find: 'Math.max(completionTokens ?? 0, beyondPrompt)',
-    replace: '(completionTokens ?? 0)',
+    find: 'Math.max(0, Math.min(besideBoth, reasoning ?? besideBoth))',
+    replace: '0',
     tests: ['wire-answer'],
     only: 'in the total alone',
   },
   {
     bug: 'a turn without a thought is gone on with by budget',
     file: 'proto/anthropic-wire-request.ts',
-    find: "if (!isJson(wished) || wished.type !== 'enabled' || !isUnthoughtTurn(messages)) return body",
+    find: "if (!isJson(wished) || wished.type !== 'enabled' || !isVendors(String(body.model)) || !isUnthoughtTurn(messages)) return body",
     replace: 'return body',
     tests: ['wire-request'],
     only: 'without a thought',

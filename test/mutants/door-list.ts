@@ -3,6 +3,22 @@ import type { Mutant } from './list.ts'
 /** Planted in what the doors tell beside answers: progress, events, tags, the description. */
 export const DOOR_MUTANTS: Mutant[] = [
   {
+    bug: 'what happens by itself is a change of what was set',
+    file: 'coordinator/api/etags.ts',
+    find: '.filter(([name]) => !VOLATILE.has(name))',
+    replace: '',
+    tests: ['etags'],
+    only: 'happens by itself',
+  },
+  {
+    bug: 'who may not look at a thing changes it all the same',
+    file: 'coordinator/api/etags.ts',
+    find: 'if (shown.statusCode !== 200) throw unseen(shown)',
+    replace: 'if (shown.statusCode !== 200) return',
+    tests: ['etags'],
+    only: 'happens by itself',
+  },
+  {
     bug: 'a batch that is cancelled at another coordinator goes on',
     file: 'coordinator/main.ts',
     find: '    await batchCancels.carryOut()\n',
@@ -12,9 +28,9 @@ export const DOOR_MUTANTS: Mutant[] = [
   },
   {
     bug: 'what is parked of a cancelled batch stays',
-    file: 'coordinator/store/batches.ts',
-    find: "where batch = $1 and status = 'parked' order by id",
-    replace: "where batch = $1 and status = 'queued' order by id",
+    file: 'coordinator/engine/batch-cancels.ts',
+    find: 'if (rows.length === 0) return',
+    replace: 'return',
     tests: ['batches'],
     only: 'parked of a cancelled',
   },
@@ -567,7 +583,7 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'doors: a tag is held by whoever sends any',
     file: 'coordinator/api/etags.ts',
-    find: 'opaque(one) === opaque(tag)',
+    find: 'isSame(opaque(one))',
     replace: 'opaque(one) !== ""',
     tests: ['etags'],
   },

@@ -390,7 +390,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'any key opens the door',
     file: 'coordinator/api/auth.ts',
-    find: "      throw new Fault('invalid_key', why, { status: 401 })\n",
+    find: "      throw new Fault('invalid_key', why ?? '', { status: 401 })\n",
     replace: '      const [any] = this.#byHash.values()\n      if (any !== undefined) return any.caller\n',
     tests: ['bad-input'],
     only: 'keys: none',
@@ -832,7 +832,8 @@ export const MUTANTS: Mutant[] = [
     file: 'coordinator/core/board.ts',
     find: 'Math.max(job.attempt, job.numbersSpent) + 1',
     replace: 'job.attempt + 1',
-    tests: ['simulation'],
+    tests: ['scheduler'],
+    only: 'that a crash of the coordinator forgot',
   },
   {
     bug: 'lines that want the same slots go by who came first, whatever class and team',
@@ -902,7 +903,8 @@ export const MUTANTS: Mutant[] = [
     file: 'coordinator/link.ts',
     find: '    sendStarts(session)\n    session.end.write(message)',
     replace: '    session.end.write(message)',
-    tests: ['simulation'],
+    tests: ['worker-protocol'],
+    only: 'behind the start that it is about',
   },
   {
     bug: 'measuring the load of the host stops the whole worker',

@@ -1,5 +1,5 @@
 import { Template } from '@huggingface/jinja'
-import { type ChatMessage, type Tool, textOf } from '../../../proto/request.ts'
+import { type ChatMessage, joinedTurns, textOf, type Tool } from '../../../proto/request.ts'
 import { describedTools, type PlainMessage } from './described-tools.ts'
 import { CALL_FORMS, type CallForm } from './tool-calls.ts'
 import { type PromptPart, Veil } from './veil.ts'
@@ -41,7 +41,8 @@ export class ChatTemplate {
     this.callForm = this.#arguments === undefined ? CALL_FORMS.tagged : form!
   }
 
-  render({ messages, tools, thinks }: ChatWish): RenderedChat {
+  render({ messages: said, tools, thinks }: ChatWish): RenderedChat {
+    const messages = joinedTurns(said)
     const veil = new Veil(JSON.stringify([messages, tools]))
     const shown = this.#arguments === undefined ? this.#plain(describedTools(messages, tools), veil) : this.#native(messages, veil)
     const variables = {
