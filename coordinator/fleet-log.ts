@@ -45,7 +45,7 @@ export class FleetLog {
   }
 
   modelChanged(id: WorkerId, model: ToldModel, was: string | undefined): void {
-    if (was === undefined && model.state !== 'ready') return
+    if (was === undefined && model.state === 'loading') return
     const type = model.state === 'ready' ? 'model.loaded' : model.state === 'loading' ? 'model.loading' : 'model.crashed'
     this.#parts.log[type === 'model.crashed' ? 'warn' : 'info'](
       `Model "${model.name}" on worker "${this.#nameOf(id)}" is ${model.state}${model.detail === '' ? '' : `: ${unended(model.detail)}`}.`,

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import type { ReadyModel } from '../proto/ready-model.ts'
 import { readCoordinatorConfig } from './config.ts'
 import { Fault } from './core/fault.ts'
 
@@ -59,10 +60,10 @@ export async function runUp(env: NodeJS.ProcessEnv): Promise<void> {
       })
       // Each says itself that it is ready: at the coordinator's address another one may be listening, and before the worker
       // serves its models the line we print would not work.
-      child.once('message', () => {
+      child.once('message', (told) => {
         if (stopping) return
         if (name === 'coordinator') launch('worker')
-        else announce(config)
+        else announce(config, told as ReadyModel[])
       })
     }
     launch('coordinator')
@@ -113,21 +114,23 @@ function readable(line: string): string {
   }
 }
 
-function announce(config: ReturnType<typeof readCoordinatorConfig>): void {
+function announce(config: ReturnType<typeof readCoordinatorConfig>, models: ReadyModel[]): void {
   const url = `http://${reachable(config.host)}:${config.httpPort}`
   const keyFile = path.join(config.dataDir, 'admin.key')
   const fromSetting = config.adminKey !== undefined
-  const own = /^\s*([^=\s]+)=/.exec(process.env.HOLDFAST_MODELS ?? '')?.[1]
-  const model = own ?? 'tiny'
+  const isToy = (process.env.HOLDFAST_MODELS ?? '').trim() === ''
+  const down = models.filter(({ isServed }) => !isServed)
+  const { name: model = 'tiny' } = models.find(({ isServed, writes }) => isServed && writes) ?? models.find(({ writes }) => writes) ?? {}
   const key = fromSetting ? '$HOLDFAST_ADMIN_KEY' : `$(cat '${keyFile}')`
   const body = JSON.stringify({ model, messages: [{ role: 'user', content: 'Tell me about the queue.' }] })
+  for (const { name, why } of down) console.log(`WARNING: Model "${name}" is not served yet: ${why}.`)
   console.log(`
 Holdfast is ready at ${url}
 The admin key ${fromSetting ? 'is the one in HOLDFAST_ADMIN_KEY' : `lies in ${keyFile}`}
 Try it:
 
   curl ${url}/v1/chat/completions -H "authorization: Bearer ${key}" -H 'content-type: application/json' -d '${body}'
-${own === undefined ? TOY : ''}
+${isToy ? TOY : ''}
 Ctrl-C stops everything.
 `)
 }

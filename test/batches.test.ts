@@ -162,6 +162,9 @@ test('what is parked of a cancelled batch is cancelled with it', async () => {
     counts: { cancelled: 1 },
     finished_at: expect.any(String) as string,
   })
+  const [row] = await results(batch.id)
+  expect(row).toMatchObject({ status: 'cancelled', output: expect.anything() })
+  expect((await world.events(`&job=${row?.job}`)).map(({ type }) => type)).toContain('job.cancelled')
 })
 
 test('a batch that is cancelled at another coordinator is cancelled where it runs', async () => {

@@ -1,9 +1,13 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname, tmpdir } from 'node:os'
+import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, expect, test } from 'vitest'
 import type { GenerationRequest } from '../proto/request.ts'
 import { UNTOLD_TOKEN } from '../proto/wire.ts'
+import { claude } from '../worker/engines/cli/claude.ts'
+import { gemini } from '../worker/engines/cli/gemini.ts'
+import { opencode } from '../worker/engines/cli/opencode.ts'
 import { failureOf, retryTimeOf } from '../worker/engines/cli/failures.ts'
 import { Quota } from '../worker/engines/quota.ts'
 import { type CliKind, openCliEngine } from '../worker/engines/cli.ts'
@@ -68,7 +72,15 @@ test('a program gets an empty directory, its own home, and the variables that we
   const engine = open('claude', { env: ['SECRET_KEY'] })
   const { cwd, files, env } = await factsOf(engine)
   expect(files).toEqual([])
-  expect(Object.keys(env).sort()).toEqual(['HOME', 'LANG', 'PATH', 'SECRET_KEY', 'TMPDIR', 'TZ'])
+  expect(Object.keys(env).sort()).toEqual([
+    'CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK',
+    'HOME',
+    'LANG',
+    'PATH',
+    'SECRET_KEY',
+    'TMPDIR',
+    'TZ',
+  ])
   expect(env.TZ).toBe('Asia/Kolkata')
   expect(env.HOME).toBe(cwd)
   expect(env.SECRET_KEY).toBe(SECRET)
@@ -186,6 +198,61 @@ test('a program that is not there, or a variable that is not set, leaves the eng
   expect(missing.state()).toMatchObject({ phase: 'down', slots: 0 })
   expect(missing.state().detail).toMatch(/no program "no-such-program".*option command=/)
   expect(open('claude', { env: ['NOT_SET_ANYWHERE'] }).state().detail).toContain('env names NOT_SET_ANYWHERE')
+})
+
+test('a program that breaks off and begins another answer has failed: two texts are never mixed', () => {
+  const event = (inner: object) => ({ type: 'stream_event', event: inner, parent_tool_use_id: null })
+  const start = (id: string) => event({ type: 'message_start', message: { id } })
+  const delta = event({ type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'Paris is' } })
+  const whole = (id: string) => ({ type: 'assistant', message: { id, content: [{ type: 'text', text: 'Paris is the capital.' }] } })
+  const kinds = (...lines: object[]): string[] => {
+    const reader = claude.reader()
+    return lines.flatMap((line) => reader.read(line, 0)).map(({ kind }) => kind)
+  }
+  expect(kinds(start('1'), delta, whole('2'))).toEqual(['text', 'failed'])
+  expect(kinds(start('1'), delta, start('2'))).toEqual(['text', 'failed'])
+  expect(kinds(start('1'), delta, whole('1'), event({ type: 'message_delta', delta: {} }), start('2'), delta)).toEqual(['text', 'text'])
+  expect(kinds(start('1'), delta, event({ type: 'message_stop' }), whole('2'))).toEqual(['text', 'text'])
+})
+
+test.each([
+  ['stop', 'ended'],
+  ['length', 'ended'],
+  ['content-filter', 'ended'],
+  ['tool-calls', undefined],
+  ['unknown', undefined],
+  ['other', 'failed'],
+  ['error', 'failed'],
+])('a step of OpenCode that ends with %s is %s', (reason, kind) => {
+  const part = { reason, tokens: { input: 1, output: 1 } }
+  expect(opencode.reader().read({ type: 'step_finish', part }, 0).at(-1)?.kind).toBe(kind)
+})
+
+test('what Gemini says of its failure, and what it thought, is told', () => {
+  const reader = gemini.reader()
+  expect(reader.read({ type: 'error', severity: 'error', message: 'Response stopped due to safety reasons.' }, 0)).toEqual([])
+  expect(reader.read({ type: 'result', status: 'error' }, 0)).toMatchObject([
+    { kind: 'failed', trouble: { message: 'Response stopped due to safety reasons.' } },
+  ])
+  const stats = { total_tokens: 5_000, input_tokens: 1_000, output_tokens: 200 }
+  expect(gemini.reader().read({ type: 'result', status: 'success', stats }, 0)[0]).toMatchObject({
+    kind: 'usage',
+    promptTokens: 1_000,
+    completionTokens: 4_000,
+    reasoningTokens: 3_800,
+  })
+})
+
+test('Gemini does not ask again in the midst of an answer', () => {
+  const { workFiles = {} } = gemini.launch({ prompt: { text: 'x' }, tools: 'off', filesDir: '/f' })
+  expect(JSON.parse(workFiles['.gemini/settings.json'] ?? '')).toEqual({ general: { maxAttempts: 1, retryFetchErrors: false } })
+  // The home of somebody is theirs to change.
+  const home = mkdtempSync(path.join(tmpdir(), 'holdfast-home-'))
+  expect(gemini.adviceFor?.(home)).toContain(home)
+  mkdirSync(path.join(home, '.gemini'))
+  writeFileSync(path.join(home, '.gemini', 'settings.json'), '{"general": {"maxAttempts": 1}}')
+  expect(gemini.adviceFor?.(home)).toBeUndefined()
+  rmSync(home, { recursive: true })
 })
 
 test('the windows of a subscription become the quota: the tightest one', async () => {
@@ -380,7 +447,10 @@ function open(kind: CliKind, extra: Partial<Parameters<typeof openCliEngine>[0]>
     kind === 'command'
       ? { format: 'jsonl' as const, text: '/out/a~1b', promptTokens: '/used/in', completionTokens: '/used/out' }
       : { format: 'text' as const }
-  const warn = (message: string): void => expect.fail(message)
+  // That it is down is in its state, which the tests read.
+  const warn = (message: string): void => {
+    if (!message.startsWith('model x is down: ')) expect.fail(message)
+  }
   const command = [process.execPath, standIn(kind)]
   const engine = openCliEngine(
     { name: 'x', kind, slots: 1, contextTokens: 0, command, tools: 'off', env: [], description, log: { warn }, ...extra },

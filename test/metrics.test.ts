@@ -36,6 +36,24 @@ test('a worker that is gone for good is told of no more, and how long one was si
   expect(await told('worker_up')).toEqual({ '{worker="drained"}': 1, '{worker="here"}': 1 })
 })
 
+test('slots are free while they may be given work, and a model is up while it is ready', async () => {
+  const { world, told } = watched()
+  const models = [
+    offer('m', 2),
+    { ...offer('spent', 2), limitedUntilMs: world.nowMs + 60_000 },
+    { ...offer('dead', 0), state: 'down' as const },
+  ]
+  world.apply({ kind: 'worker-connected', worker: 'a' as WorkerId, name: 'a', offers: models, held: [], draining: false })
+  const slots = await told('worker_slots')
+  const free = ['m', 'spent', 'dead'].map((model) => slots[`{worker="a",model="${model}",state="free"}`])
+  expect(free).toEqual([2, 0, 0])
+  expect(await told('model_up')).toEqual({
+    '{worker="a",model="m"}': 1,
+    '{worker="a",model="spent"}': 1,
+    '{worker="a",model="dead"}': 0,
+  })
+})
+
 test('the wait of batch work can be told from that of people', async () => {
   const { metrics, told } = watched()
   for (const [priority, queueMs] of [

@@ -1,5 +1,5 @@
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -26,6 +26,25 @@ test('what a full disk or a power cut left of a key is no key', () => {
   }
   writeFileSync(path.join(dir, 'worker.id'), '')
   expect(() => claimIdentity(dir)).toThrow(/worker\.id is damaged/)
+})
+
+test.skipIf(!existsSync('/proc/self/stat'))('the number of a worker that is another by now keeps nobody out of the folder', () => {
+  const other = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)', '/coordinator/cli.ts', 'worker'])
+  const folder = path.join(dir, 'identity')
+  try {
+    claimIdentity(folder)
+    const begun = Number((/^.*\) (.*)$/s.exec(readFileSync(`/proc/${other.pid}/stat`, 'utf8'))?.[1] ?? '').split(' ')[19])
+    writeFileSync(path.join(folder, 'worker.pid'), `${other.pid} ${begun}`)
+    expect(() => claimIdentity(folder)).toThrow(/another worker \(process \d+\)/)
+    writeFileSync(path.join(folder, 'worker.pid'), `${other.pid} ${begun - 1}`)
+    claimIdentity(folder)
+    expect(readFileSync(path.join(folder, 'worker.pid'), 'utf8')).toMatch(new RegExp(`^${process.pid} \\d+$`))
+    // As an older version wrote it.
+    writeFileSync(path.join(folder, 'worker.pid'), String(other.pid))
+    expect(() => claimIdentity(folder)).toThrow(/another worker/)
+  } finally {
+    other.kill('SIGKILL')
+  }
 })
 
 test('an empty key is a missing one, whatever keys there are', () => {

@@ -227,6 +227,26 @@ test('SIGTERM of a worker drains: what runs is finished, or goes on elsewhere wi
   expect(job.attempts.map((attempt) => attempt.error?.code ?? attempt.status)).toEqual(['worker_draining', 'succeeded'])
 })
 
+test('npm start is ready with what is served, and says why a model is not', async () => {
+  await using world = await World.open()
+  const models = 'gone=cli:command?command=no-such-program reads=builtin:tiny?embedding=true writes=fake:'
+  const running = await up(world, path.join(world.dir, 'data'), { HOLDFAST_MODELS: models })
+  expect(running.output).toMatch(/Model "gone" is not served yet: there is no program "no-such-program"/)
+  expect(running.output).toContain('"model":"writes"')
+  await running.stop()
+})
+
+test('a worker that is given one coordinator under two names has one session with it', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  const twice = `127.0.0.1:${world.grpcPort},localhost:${world.grpcPort},127.0.0.1:${world.grpcPort}`
+  const worker = await world.worker('a', 'fake=fake:?rate=50', { HOLDFAST_COORDINATOR: twice })
+  await world.until('it has noticed', () => worker.output.includes('are one coordinator: HOLDFAST_COORDINATOR needs one of them'))
+  expect(await chatStream(world, 'fake', 'x', { max_tokens: 100 }).done).toMatchObject({ finish: 'length', error: null })
+  const events = await world.events('&type=worker.returned')
+  expect(events.length).toBeLessThan(3)
+})
+
 type Workers = { data: { id: string }[] }
 
 async function up(world: World, data: string, extra: Record<string, string>): Promise<Running> {

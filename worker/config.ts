@@ -36,5 +36,5 @@ function coordinators(value: string): string[] {
   for (const address of addresses)
     if (!/^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$/.test(address) || !isPort(address.slice(address.lastIndexOf(':') + 1)))
       throw new SettingError('HOLDFAST_COORDINATOR', `must be host:port, several separated by commas; "${address}" is not.`)
-  return addresses
+  return [...new Set(addresses)]
 }

@@ -13,10 +13,10 @@ import { writeWhole } from '../proto/whole-file.ts'
 export function claimIdentity(dataDir: string): string {
   openDataDir(dataDir)
   const lock = path.join(dataDir, 'worker.pid')
-  const holder = existsSync(lock) ? Number(readFileSync(lock, 'utf8')) : Number.NaN
-  if (Number.isInteger(holder) && holder !== process.pid && isWorker(holder))
+  const [holder = Number.NaN, begun] = existsSync(lock) ? readFileSync(lock, 'utf8').split(' ').map(Number) : []
+  if (Number.isInteger(holder) && holder !== process.pid && isWorker(holder, begun))
     throw new SettingError('HOLDFAST_DATA_DIR', `must be a folder of its own: another worker (process ${holder}) runs on ${dataDir}.`)
-  writeFileSync(lock, String(process.pid))
+  writeFileSync(lock, `${process.pid} ${begunAt(process.pid) ?? ''}`.trim())
   const file = path.join(dataDir, 'worker.id')
   if (!existsSync(file)) writeWhole(file, randomUUID(), 0o600)
   const id = readFileSync(file, 'utf8').trim()
@@ -24,8 +24,20 @@ export function claimIdentity(dataDir: string): string {
   return id
 }
 
-/** True when the process lives and is a worker; the number may have been given to a stranger since. */
-function isWorker(pid: number): boolean {
+/** In ticks since the host's start, where there is /proc: the number of a process may be another's by now, even another worker's. */
+function begunAt(pid: number): number | undefined {
+  try {
+    // Its name, in brackets, may hold anything.
+    const [, rest = ''] = /^.*\) (.*)$/s.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
+    return Number(rest.split(' ')[19])
+  } catch {
+    return undefined
+  }
+}
+
+/** True when the process that began then lives and is a worker. */
+function isWorker(pid: number, begun: number | undefined): boolean {
+  if (begun !== undefined && begun !== begunAt(pid)) return false
   try {
     const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
     const state = /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]

@@ -43,6 +43,8 @@ export class CoordinatorLink {
   /** There has been nobody for so long that nobody is waited for. */
   #isAlone = false
   #aloneTimer: NodeJS.Timeout | undefined
+  /** Which coordinator it was that greeted last. */
+  coordinator: string | undefined
 
   constructor(address: string, token: string, slots: Slots, facts: WorkerFacts) {
     this.#address = address
@@ -142,7 +144,7 @@ export class CoordinatorLink {
   }
 
   #hear(told: ToldByCoordinator): void {
-    if (told.welcome) this.#welcome(told.welcome.heartbeatIntervalMs)
+    if (told.welcome) this.#welcome(told.welcome)
     else if (told.starts) for (const start of told.starts.attempts) this.#start(start)
     else if (told.start) this.#start(told.start)
     else if (told.cancel) this.#cancel(told.cancel.job, told.cancel.attempt)
@@ -152,7 +154,13 @@ export class CoordinatorLink {
     else if (told.drain) this.#facts.onDrain()
   }
 
-  #welcome(heartbeatIntervalMs: number): void {
+  #welcome({ coordinator, heartbeatIntervalMs }: NonNullable<ToldByCoordinator['welcome']>): void {
+    const other = this.#facts.otherTo(this, coordinator)
+    this.coordinator = other === undefined ? coordinator : undefined
+    if (other !== undefined) {
+      this.#rest(other)
+      return
+    }
     this.#welcomed = true
     this.#isAlone = false
     clearTimeout(this.#aloneTimer)
@@ -164,6 +172,23 @@ export class CoordinatorLink {
     // Models may have changed between the greeting and now.
     this.#beat()
     this.#facts.onConnected()
+  }
+
+  /** Two sessions of one worker with one coordinator would push each other out for ever. */
+  #rest(other: CoordinatorLink): void {
+    this.#facts.log.warn(
+      `${this.#address} and ${other.#address} are one coordinator: HOLDFAST_COORDINATOR needs one of them. ${this.#address} is tried again when the other is gone.`,
+    )
+    const end = this.#end
+    this.#end = undefined
+    end?.end()
+    let goneMs = 0
+    this.#redial = setInterval(() => {
+      goneMs = other.connected ? 0 : goneMs + REST_LOOK_MS
+      if (goneMs < REST_MS) return
+      clearInterval(this.#redial)
+      this.open()
+    }, REST_LOOK_MS)
   }
 
   #beat(): void {
@@ -384,6 +409,8 @@ export type WorkerFacts = {
   host(): HostMessage
   onDrain(): void
   onConnected(): void
+  /** Another session that is, or was until now, with this coordinator. */
+  otherTo(link: CoordinatorLink, coordinator: string): CoordinatorLink | undefined
   /** The attempt from whichever session holds it; that one lets go of it. */
   giveUp(key: string): Attempt | undefined
 }
@@ -399,3 +426,6 @@ const ALONE_MS = 8_000
 const REDIAL_MIN_MS = 50
 const REDIAL_MAX_MS = 2_000
 const REDIAL_PERSON_MS = 10_000
+const REST_LOOK_MS = 1_000
+// Longer than the other takes to be back after it was pushed out.
+const REST_MS = 30_000

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { pino } from 'pino'
 import { LogOutput } from '../proto/log-output.ts'
+import type { ReadyModel } from '../proto/ready-model.ts'
 import { secretIn, SettingError } from '../proto/settings.ts'
 import { readWorkerConfig, type WorkerConfig } from './config.ts'
 import { HostTelemetry } from './host.ts'
@@ -52,6 +53,7 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     host: () => host.latest(),
     onDrain: stopped.request,
     onConnected: tellWhenReady,
+    otherTo: (link: CoordinatorLink, coordinator: string) => links.find((other) => other !== link && other.coordinator === coordinator),
     giveUp: (key: string) => {
       for (const link of links) {
         const attempt = link.giveUp(key)
@@ -93,13 +95,20 @@ async function allQuiet(links: readonly CoordinatorLink[]): Promise<void> {
   while (!links.every((link) => link.isQuiet)) await Promise.all(links.map((link) => link.quiet()))
 }
 
-/** Tells the process that started this one, once, that every model is served. */
+/** Tells the process that started this one, once, that no model is on its way any more: which are served, and why the others are not. */
 function readyTeller(slots: Slots, connected: () => boolean): () => void {
   let told = false
   return () => {
-    if (told || !connected() || !slots.allReady) return
+    const models = slots.models()
+    if (told || !connected() || models.some(({ state }) => state === 'loading')) return
     told = true
-    if (process.connected) process.send?.('ready', () => {})
+    const ready: ReadyModel[] = models.map(({ name, state, detail, abilities }) => ({
+      name: name ?? '',
+      isServed: state === 'ready',
+      why: detail ?? '',
+      writes: abilities?.length === 0 || abilities?.some((ability) => ability !== 'embeddings' && ability !== 'rerank') === true,
+    }))
+    if (process.connected) process.send?.(ready, () => {})
   }
 }
 

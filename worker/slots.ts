@@ -39,6 +39,7 @@ export class Slots {
     served.busy += 1
     const beganMs = performance.now()
     let first = true
+    let generated = 0
     rememberConversation(served, request)
     return served.opened.engine.generate(key, request, continuation, {
       accepted: (promptTokens, cachedTokens) => {
@@ -49,12 +50,15 @@ export class Slots {
       prefilled: (processed, total) => sink.prefilled?.(processed, total),
       tokens: (ids, text, delta) => {
         served.generatedTokens += ids.length
+        generated += ids.length
         if (first) served.firstTokens.push(performance.now() - beganMs)
         first = false
         sink.tokens(ids, text, delta)
       },
       finished: (end) => {
         served.busy -= 1
+        // Engines that do not say which tokens they are come in pieces of any size.
+        served.generatedTokens += Math.max(0, end.completionTokens - continuation.length - generated)
         sink.finished(end)
       },
       failed: (failure) => {
@@ -62,10 +66,6 @@ export class Slots {
         sink.failed(failure)
       },
     })
-  }
-
-  get allReady(): boolean {
-    return [...this.#models.values()].every((served) => served.opened.engine.state().phase === 'ready')
   }
 
   get busy(): number {

@@ -117,6 +117,7 @@ export class SimulatedHost {
       onDrain: () => {},
       onConnected: () => {},
       giveUp: () => undefined,
+      otherTo: () => undefined,
     })
     this.#link.open()
   }

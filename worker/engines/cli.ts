@@ -79,6 +79,9 @@ class CliEngine implements Engine {
     const warn = (error: Error): void =>
       options.log.warn(`what a killed worker left of its command-line agents could not be cleared: ${error.message}`)
     this.#cleared = clearLeftovers(warn).catch(warn)
+    const { adapter, home } = this.#settings
+    const advice = home === undefined ? undefined : adapter.adviceFor?.(home)
+    if (advice !== undefined) options.log.warn(`model ${options.name}: ${advice}`)
     this.#look()
   }
 
@@ -176,6 +179,7 @@ class CliEngine implements Engine {
 
   #down(trouble: string, waitMs: number): void {
     if (this.#closed) return
+    this.#say(trouble)
     this.#trouble = trouble
     clearTimeout(this.#lookAgain)
     this.#lookAgain = setTimeout(() => this.#look(), waitMs).unref()
@@ -185,9 +189,17 @@ class CliEngine implements Engine {
   /** A login cannot be tried without spending something: the next job tries it. */
   #look(): void {
     const before = this.#trouble
-    this.#trouble = this.#missing()
+    const trouble = this.#missing()
+    this.#say(trouble)
+    this.#trouble = trouble
     if (this.#trouble !== undefined) this.#lookAgain = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
     if (this.#trouble !== before) this.#onState()
+  }
+
+  /** Once, and not with every look. */
+  #say(trouble: string | undefined): void {
+    if (trouble === undefined || trouble === this.#trouble) return
+    this.#options.log.warn(`model ${this.#options.name} is down: ${trouble}`)
   }
 
   #missing(): string | undefined {

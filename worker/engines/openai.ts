@@ -68,6 +68,7 @@ class OpenAiEngine implements Engine {
       this.#phase = 'down'
       this.#needsPerson = true
       this.#detail = `its option key_env names ${options.keyEnv}, which the worker's environment does not have; set it and start the worker again`
+      options.log.warn(`model ${options.name} is down: ${this.#detail}`)
     } else this.#ask()
   }
 

@@ -33,6 +33,7 @@ await play({
     },
     { type: 'rate_limit_event', rate_limit_info: { status: 'allowed', resetsAt, rateLimitType: 'five_hour', utilization: 0.92 } },
     event({ type: 'message_delta', delta: { stop_reason: 'end_turn' }, usage: { output_tokens: 7 } }),
+    event({ type: 'message_stop' }),
     { ...result, result: [first, ...pieces].join('') },
   ],
   limit: {

@@ -9,6 +9,8 @@ export type CliAdapter = {
   program: string
   /** What a person does about a missing login. */
   login: string
+  /** What should be different in a home that the operator names; undefined: nothing. */
+  adviceFor?(home: string): string | undefined
   launch(wish: LaunchWish): Launch
   /** Nothing in a prompt means anything to it: neither names of files nor commands. */
   takesPlainText?: true

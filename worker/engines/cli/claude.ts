@@ -16,6 +16,8 @@ export const claude: CliAdapter = {
       ...(prompt.system === undefined ? [] : ['--system-prompt-file', `${filesDir}/${SYSTEM_FILE}`]),
     ],
     stdin: prompt.text,
+    // It asks again unstreamed when a stream breaks, and says the whole answer behind its own half.
+    env: { CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK: '1' },
     ...(prompt.system === undefined ? {} : { files: { [SYSTEM_FILE]: prompt.system } }),
   }),
   reader: () => new ClaudeReader(),
@@ -36,6 +38,8 @@ class ClaudeReader implements CliReader {
   #message = ''
   #hasText = false
   #messageHasText = false
+  /** The message that comes piece by piece is not whole yet. */
+  #isHalf = false
   #stopReason = ''
   #limitedUntilMs: number | undefined
 
@@ -60,7 +64,12 @@ class ClaudeReader implements CliReader {
 
   #streamEvent(event: unknown): CliEvent[] {
     const type = textAt(event, 'type')
-    if (type === 'message_start') this.#begin(textAt(event, 'message', 'id') ?? '')
+    if (type === 'message_start') {
+      if (this.#isHalf && this.#messageHasText) return ASKED_ANEW
+      this.#begin(textAt(event, 'message', 'id') ?? '')
+    }
+    if (type === 'message_start') this.#isHalf = true
+    if (type === 'message_stop' || type === 'message_delta') this.#isHalf = false
     if (type === 'message_delta') this.#stopReason = textAt(event, 'delta', 'stop_reason') ?? this.#stopReason
     if (type !== 'content_block_delta') return []
     this.#streamed.add(this.#message)
@@ -87,6 +96,7 @@ class ClaudeReader implements CliReader {
     const id = textAt(said, 'message', 'id') ?? ''
     // An error that the program words as if the model had said it; the result tells it again.
     if (textAt(said, 'error') !== undefined || this.#streamed.has(id)) return []
+    if (this.#isHalf && this.#messageHasText) return ASKED_ANEW
     if (id !== this.#message) this.#begin(id)
     const texts = listAt(said, 'message', 'content').map((part) => textAt(part, 'text') ?? '')
     const text = texts.join('')
@@ -129,6 +139,9 @@ class ClaudeReader implements CliReader {
     return events
   }
 }
+
+/** Two texts are never mixed. */
+const ASKED_ANEW: CliEvent[] = [{ kind: 'failed', trouble: { message: 'its answer broke off, and it began another one' } }]
 
 const STOP_REASONS = new Map<string, 'length' | 'content_filter'>([
   ['max_tokens', 'length'],

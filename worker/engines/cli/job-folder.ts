@@ -66,7 +66,8 @@ export async function clearLeftovers(onProblem: (error: Error) => void): Promise
   const base = tmpdir()
   for (const name of readdirSync(base)) {
     const owner = name.startsWith(PREFIX) ? Number.parseInt(name.slice(PREFIX.length), 10) : undefined
-    if (owner === undefined || isAlive(owner)) continue
+    // In a container every worker has the same number; this one has no jobs yet.
+    if (owner === undefined || (owner !== process.pid && isAlive(owner))) continue
     await clearJob(path.join(base, name)).catch(onProblem)
   }
 }

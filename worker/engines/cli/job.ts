@@ -130,9 +130,12 @@ export class CliJob implements Generation {
     try {
       await once(child, 'spawn')
     } catch (error) {
-      const why = (error as Error).message
-      this.#listener.missing(why)
-      this.#decide({ fail: { layer: 'provider', code: 'cli_not_found', message: this.#words.redact(why), retryable: true } })
+      const { message: why, code = '' } = error as NodeJS.ErrnoException
+      const isMissing = MISSING.has(code)
+      // At a limit of processes or open files nothing is wrong with the program.
+      if (isMissing) this.#listener.missing(why)
+      const fail = { layer: 'provider' as const, message: this.#words.redact(why), retryable: true }
+      this.#decide({ fail: { ...fail, code: isMissing ? 'cli_not_found' : 'cli_failed' } })
       return undefined
     }
     this.#promptBytes = textsOf(this.#request.prompt).reduce((sum, text) => sum + Buffer.byteLength(text), 0)
@@ -277,6 +280,7 @@ export class CliJob implements Generation {
   }
 }
 
+const MISSING = new Set(['ENOENT', 'EACCES', 'ENOTDIR', 'ENOEXEC'])
 // A client that went away gets its slot back within a second, forced ending included.
 const GRACE_MS = 400
 const PUT_AWAY_MS = 3_000

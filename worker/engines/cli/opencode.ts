@@ -56,7 +56,10 @@ class OpenCodeReader implements CliReader {
     this.#cachedTokens += cached
     this.#reasoningTokens += reasoning
     const reason = textAt(part, 'reason')
-    if (reason === 'tool-calls') return []
+    // Of a step that ended without a word it does not know what to think either, and takes another.
+    if (reason === 'tool-calls' || reason === 'unknown') return []
+    const ends = ENDS.get(reason ?? '')
+    if (ends === undefined) return [{ kind: 'failed', trouble: { message: `its answer ended with "${reason ?? ''}"` } }]
     const usage: CliEvent = {
       kind: 'usage',
       promptTokens: this.#promptTokens,
@@ -64,13 +67,16 @@ class OpenCodeReader implements CliReader {
       cachedTokens: this.#cachedTokens,
       reasoningTokens: this.#reasoningTokens,
     }
-    const ended: CliEvent = {
-      kind: 'ended',
-      reason: reason === 'length' ? 'length' : reason === 'content-filter' ? 'content_filter' : 'stop',
-    }
+    const ended: CliEvent = { kind: 'ended', reason: ends }
     return this.#completionTokens > 0 ? [usage, ended] : [ended]
   }
 }
+
+const ENDS = new Map<string, 'stop' | 'length' | 'content_filter'>([
+  ['stop', 'stop'],
+  ['length', 'length'],
+  ['content-filter', 'content_filter'],
+])
 
 function troubleOf(error: unknown, nowMs: number): Trouble {
   const status = numberAt(error, 'data', 'statusCode')
