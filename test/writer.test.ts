@@ -557,6 +557,8 @@ test('who claims a parked job says at once what it becomes: nobody finds it park
     await writer.insertJob(one, '{}')
     const claim = (by: string, version: number): Promise<boolean> =>
       db.transaction((query) => claimParked(query, { ...one, version }, by, as))
+    // Who saw it before it was parked this time knows another job.
+    expect(await claim(rival, one.version - 1)).toBe(false)
     expect(await claim(me, one.version)).toBe(true)
     const after = (await findJob(db, one.id)) as JobRecord
     expect(after).toMatchObject({ status: as, owner: me, version: one.version + 1 })

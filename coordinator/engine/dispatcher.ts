@@ -91,7 +91,8 @@ export class Dispatcher {
       this.#live.delete(record.id)
       throw error
     })
-    this.#apply({ kind: 'job-accepted', job: { ...accepted(record, job, job.terms, !job.restartless, 0), streamed: job.streamed } })
+    const { prefix, promptCost, terms, streamed } = job
+    this.#apply({ kind: 'job-accepted', job: { ...accepted(record, { prefix, promptCost }, terms, !job.restartless, 0), streamed } })
     // A job that found a slot at once is accepted and started by one event: nearly every job does.
     const started = record.attempt === 1 && live.decision !== null ? { attempt: 1, ...decisionDetails(live.decision) } : {}
     this.#event('job.accepted', live, job.actor, { type: record.type, model: record.model, ...started })

@@ -461,8 +461,8 @@ export const DOOR_MUTANTS: Mutant[] = [
     file: 'coordinator/store/jobs.ts',
     find: "where id = $1 and version = $2 and status = 'parked' returning id`",
     replace: "where id = $1 and version >= $2 and status = 'parked' returning id`",
-    tests: ['leases'],
-    only: 'acted on once',
+    tests: ['writer'],
+    only: 'who claims a parked job',
   },
   {
     bug: 'who asks at once for the same parked job is served at once',

@@ -388,8 +388,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'clouds: nobody is told that an answer is asked for at once',
     file: 'coordinator/engine/dispatcher.ts',
-    find: ', streamed: job.streamed }',
-    replace: ' }',
+    find: ', !job.restartless, 0), streamed }',
+    replace: ', !job.restartless, 0) }',
     tests: ['cloud-faults'],
     only: 'asked for at once',
   },
