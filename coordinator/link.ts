@@ -176,11 +176,22 @@ export class WorkerSessions implements WorkerLink {
       )
       return undefined
     }
+    // The same process, by another of its addresses: each would push the other out, and end what that one runs.
+    if (present?.process === hello.session && present.link !== hello.link) {
+      this.#refuse(
+        end,
+        refusals.identityTaken,
+        'This worker is connected already, by another of its addresses: HOLDFAST_COORDINATOR needs one of them. This one is tried again in case the other fails.',
+        hello.name,
+      )
+      return undefined
+    }
     // The same identity again: the old stream is half open, or its process is frozen. The newcomer is the one that speaks.
     present?.end.end()
     const session: Session = {
       worker,
       process: hello.session,
+      link: hello.link,
       displaced: displacedBy(hello.session, present),
       name: hello.name,
       token,
@@ -294,6 +305,8 @@ type Session = {
   token: string | undefined
   /** Hello.session: tells a process that dials again from another one. */
   process: string
+  /** Hello.link: by which of its addresses it dialled. */
+  link: string
   /** Processes whose place it has taken: one that has ended does not come back, so one that does was no predecessor. */
   displaced: ReadonlySet<string>
   end: CoordinatorEnd

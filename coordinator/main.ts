@@ -382,7 +382,6 @@ async function startCoordinator(
   const batchCancels = new BatchCancels({
     ...{ db, dispatcher, coordinator: coordinatorId },
     stored: () => writer.drained(),
-    doubt: () => adoption.doubt(),
   })
   await adoption.adopt()
 

@@ -43,7 +43,7 @@ export function isAgainstRules(said: string): boolean {
 }
 
 const TOO_LONG =
-  /context[ _](length|size|window|limit)|maximum (context|prompt length)|exceeds the maximum number of tokens|too many tokens|prompt is too long|input is too long for/i
+  /context[ _](length|size|window|limit)|maximum (context|prompt length|input length is)|exceeds the maximum number of (input )?tokens|input token count is \d|too many tokens|prompt is too long|input is too long for/i
 const OURS = /^(?:\S+ answers with status \d{3}: )?(?:The upstream failed: )?(?:API Error: )?(?:\d{3} )?/
 // By the names of their errors, with those of the servers behind them: "litellm.BadRequestError: GeminiException BadRequestError - ".
 const GATEWAYS = /^(?:Error code: \d{3} - |[\w.-]+ error: |[\w.]*(?:Error|Exception)(?:: | - | ))*/

@@ -122,7 +122,7 @@ export function joinedTurns(messages: readonly ChatMessage[]): readonly ChatMess
   const joined: ChatMessage[] = []
   for (const message of messages) {
     const last = joined.at(-1)
-    if (last?.role === 'assistant' && message.role === 'assistant' && last.toolCalls === undefined)
+    if (last?.role === 'assistant' && message.role === 'assistant' && last.toolCalls === undefined && thinks(message))
       joined.push(bothOf(joined.pop() as Said, message))
     else joined.push(message)
   }
@@ -130,6 +130,11 @@ export function joinedTurns(messages: readonly ChatMessage[]): readonly ChatMess
 }
 
 type Said = Extract<ChatMessage, { role: 'assistant' }>
+
+/** It goes on with a thought: whoever sends two messages without one means two. */
+function thinks({ reasoning, reasoningSignature }: Said): boolean {
+  return reasoning !== undefined || reasoningSignature !== undefined
+}
 
 function bothOf(first: Said, second: Said): Said {
   const content =

@@ -60,7 +60,6 @@ describe('a worker that is given an attempt', () => {
       onDrain: () => {},
       onConnected: () => {},
       giveUp: () => undefined,
-      otherTo: () => undefined,
     })
     link.open()
     coordinator = await session.promise

@@ -83,6 +83,9 @@ test('what happens by itself is no change, and who may not look cannot say how i
   expect((await world.request('GET', path)).headers.get('etag')).not.toBe(seen)
   expect((await world.request('PATCH', path, { max_parallel: 3 }, { 'if-match': seen })).status).toBe(200)
   expect((await world.request('PATCH', path, { max_parallel: 4 }, { 'if-match': seen })).status).toBe(412)
+  // What is found at a provider whose models nobody set is no change either.
+  await make('/api/providers', { ...provider, name: 'finds', models: undefined })
+  expect(await (await world.request('GET', '/api/providers/finds')).json()).toMatchObject({ models: [], discovered: [] })
   const { key } = (await make('/api/keys', { name: 'blind', kind: 'personal', user: 'ann@example.com', scopes: ['admin'] })) as unknown as {
     key: string
   }

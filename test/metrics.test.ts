@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import type { JobRecord, WorkerId } from '../coordinator/core/job.ts'
 import { FleetFacts } from '../coordinator/fleet-facts.ts'
 import { Metrics } from '../coordinator/metrics.ts'
+import type { ToldModel } from '../proto/link.ts'
 import { offer, SchedulerWorld } from './support/simulation.ts'
 
 /** What Prometheus is told, where an alert depends on it. */
@@ -37,7 +38,7 @@ test('a worker that is gone for good is told of no more, and how long one was si
 })
 
 test('slots are free while they may be given work, and a model is up while it is ready', async () => {
-  const { world, told } = watched()
+  const { world, facts, told } = watched()
   const models = [
     offer('m', 2),
     { ...offer('spent', 2), limitedUntilMs: world.nowMs + 60_000 },
@@ -47,9 +48,18 @@ test('slots are free while they may be given work, and a model is up while it is
   const slots = await told('worker_slots')
   const free = ['m', 'spent', 'dead'].map((model) => slots[`{worker="a",model="${model}",state="free"}`])
   expect(free).toEqual([2, 0, 0])
+  const heard = [
+    { name: 'm', state: 'ready', needsPerson: false },
+    // A login that was refused is tried once more.
+    { name: 'trial', state: 'ready', needsPerson: true },
+    { name: 'dead', state: 'down', needsPerson: false },
+  ]
+  const counts = { tokensPerSecond: 0, restarts: 0, firstTokenMs: 0 }
+  const said = heard.map((model) => ({ ...counts, ...model })) as ToldModel[]
+  facts.restore('a' as WorkerId, { version: '1', joinedMs: 0, heardMs: world.nowMs, models: said })
   expect(await told('model_up')).toEqual({
     '{worker="a",model="m"}': 1,
-    '{worker="a",model="spent"}': 1,
+    '{worker="a",model="trial"}': 0,
     '{worker="a",model="dead"}': 0,
   })
 })

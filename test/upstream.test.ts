@@ -392,6 +392,7 @@ test.each([
   'The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).',
   "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
   'Input is too long for requested model.',
+  'Unable to submit request because the input token count is 1109440 but the model only supports up to 1048576.',
 ])('%s is about the context', (message) => {
   const refused = OpenAI.APIError.generate(400, { error: { message } }, message, new Headers())
   expect(refusalOf(refused, NOW).error).toMatchObject({ code: 'context_length_exceeded', layer: 'ingress' })

@@ -3,7 +3,7 @@ import { parseMessagesRequest } from '../coordinator/api/anthropic-request.ts'
 import { ABILITIES, type Ability, fitting, needsOf } from '../proto/abilities.ts'
 import { ANTHROPIC_ABILITIES, anthropicBody } from '../proto/anthropic-wire-request.ts'
 import { OPEN_SERVER_ABILITIES, OPENAI_ABILITIES, openAiBody } from '../proto/openai-wire-request.ts'
-import type { ChatMessage, GenerationRequest } from '../proto/request.ts'
+import { type ChatMessage, type GenerationRequest, joinedTurns } from '../proto/request.ts'
 
 const chat = (extra: Partial<GenerationRequest> = {}): GenerationRequest => ({
   prompt: { kind: 'chat', messages: [{ role: 'user', content: 'hi' }] },
@@ -414,6 +414,25 @@ describe('the body for an Anthropic upstream', () => {
       },
     ])
   })
+})
+
+test('what was thought between texts of one turn does not make two turns of it where turns alternate', () => {
+  const said = (content: string, reasoning?: string) => ({
+    role: 'assistant' as const,
+    content,
+    ...(reasoning === undefined ? {} : { reasoning }),
+  })
+  const call = { id: 'c', name: 'f', arguments: '{}' }
+  const user = { role: 'user' as const, content: 'x' }
+  expect(joinedTurns([user, said('One.'), { ...said('Two.', 'hm'), toolCalls: [call] }, user])).toEqual([
+    user,
+    { role: 'assistant', content: 'One.Two.', reasoning: 'hm', toolCalls: [call] },
+    user,
+  ])
+  const two = [user, said('One.'), said('Two.'), user]
+  expect(joinedTurns(two)).toBe(two)
+  const called = [{ ...said('One.'), toolCalls: [call] }, said('Two.', 'hm')]
+  expect(joinedTurns(called)).toBe(called)
 })
 
 describe('abilities', () => {

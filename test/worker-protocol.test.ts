@@ -327,30 +327,57 @@ function inJson(deltas: unknown): string {
 type Hello = Partial<NonNullable<FromWorker['hello']>>
 
 test('a cancel leaves behind the start that it is about, of however many a turn starts', () => {
+  const { greet, sent, sessions } = sessionsByHand()
+  const worker = randomUUID() as WorkerId
+  greet({ worker, session: 's', link: 'a' })
+  for (const job of ['one', 'two', 'three'] as JobId[])
+    sessions.start(worker, { job, attempt: 1, model: 'm', request: '{}', continuation: [], stream: true, seedGiven: false })
+  sessions.cancel(worker, 'three' as JobId, 1)
+  expect(sent.map((message) => Object.keys(message)[0])).toEqual(['welcome', 'start', 'starts', 'cancel'])
+})
+
+test('of two addresses of one coordinator a worker has a session by one, and by the other when that has failed', () => {
+  const { greet, refused } = sessionsByHand()
+  const worker = randomUUID() as WorkerId
+  const first = greet({ worker, session: 's', link: 'a' })
+  greet({ worker, session: 's', link: 'b' })
+  expect(refused).toEqual([expect.stringContaining('HOLDFAST_COORDINATOR needs one of them')])
+  // The same address again: its old stream is half open.
+  const again = greet({ worker, session: 's', link: 'a' })
+  first.end()
+  greet({ worker, session: 's', link: 'b' })
+  expect(refused).toHaveLength(2)
+  again.end()
+  greet({ worker, session: 's', link: 'b' })
+  // Another process of this identity, such as after a restart.
+  greet({ worker, session: 't', link: 'c' })
+  expect(refused).toHaveLength(2)
+})
+
+/** The coordinator's end alone, with workers that say what the test says. */
+function sessionsByHand() {
   const sent: FromCoordinator[] = []
-  const listeners = new Map<string, (told: object) => void>()
-  const end = {
-    on: (name: string, listener: (told: object) => void) => listeners.set(name, listener),
-    write: (message: FromCoordinator) => sent.push(message),
-  } as unknown as CoordinatorEnd
+  const refused: string[] = []
   const nothing = (): void => {}
   const sessions = new WorkerSessions({
     ...{ coordinator: 'c', heartbeatIntervalMs: 1_000, deadAfterMs: 4_000, onHello: nothing, onHeartbeat: nothing },
-    onRefused: (_name, why) => expect.fail(why),
+    onRefused: (_name, why) => refused.push(why),
   })
-  sessions.serve({ workerConnected: nothing } as unknown as Dispatcher)
-  sessions.open(end)
-  const worker = randomUUID()
-  const host = null
-  const hello = { protocolMajor: PROTOCOL_MAJOR, protocolMinor: PROTOCOL_MINOR, session: randomUUID(), version: '0', models: [], held: [] }
-  listeners.get('data')?.({ message: 'hello', hello: { ...hello, name: 'w', worker, draining: false, host } })
-  const wishes = { stream: true, seedGiven: false }
-  const start = (job: string): void =>
-    sessions.start(worker as WorkerId, { job: job as JobId, attempt: 1, model: 'm', request: '{}', continuation: [], ...wishes })
-  for (const job of ['one', 'two', 'three']) start(job)
-  sessions.cancel(worker as WorkerId, 'three' as JobId, 1)
-  expect(sent.map((message) => Object.keys(message)[0])).toEqual(['welcome', 'start', 'starts', 'cancel'])
-})
+  sessions.serve({ workerConnected: nothing, workerDisconnected: nothing } as unknown as Dispatcher)
+  const greet = (hello: { worker: WorkerId; session: string; link: string }): { end: () => void } => {
+    const listeners = new Map<string, (told?: object) => void>()
+    sessions.open({
+      on: (name: string, listener: (told?: object) => void) => listeners.set(name, listener),
+      write: (message: FromCoordinator) => sent.push(message),
+      end: nothing,
+      emit: nothing,
+    } as unknown as CoordinatorEnd)
+    const facts = { protocolMajor: PROTOCOL_MAJOR, protocolMinor: PROTOCOL_MINOR, version: '0', models: [], held: [] }
+    listeners.get('data')?.({ message: 'hello', hello: { ...facts, name: 'w', draining: false, host: null, ...hello } })
+    return { end: () => listeners.get('end')?.() }
+  }
+  return { greet, sent, refused, sessions }
+}
 
 function model(name: string): NonNullable<NonNullable<FromWorker['hello']>['models']>[number] {
   return { name, engine: 'test', state: 'ready', slots: 1, sha256: name }

@@ -13,6 +13,7 @@ import {
   type ToldByCoordinator,
   type WorkerEnd,
 } from '../proto/link.ts'
+import { randomUUID } from 'node:crypto'
 import type { GenerationRequest } from '../proto/request.ts'
 import { Attempt, attemptKey } from './attempts.ts'
 import { requestOfAttempt } from './seeds.ts'
@@ -27,6 +28,7 @@ export class CoordinatorLink {
   readonly #slots: Slots
   readonly #facts: WorkerFacts
   readonly #dialler: LinkDialler
+  readonly #id = randomUUID()
   readonly #attempts = new Map<string, Attempt>()
   readonly #dirty = new Set<Attempt>()
   #end: WorkerEnd | undefined
@@ -35,6 +37,9 @@ export class CoordinatorLink {
   #heartbeats = 0
   #redial: NodeJS.Timeout | undefined
   #failures = 0
+  /** Why there was no session, as it was said last, and when. */
+  #saidWhy = ''
+  #saidMs = 0
   #outputsSent = 0
   #outputsReceived = 0
   #flushing = false
@@ -43,8 +48,6 @@ export class CoordinatorLink {
   /** There has been nobody for so long that nobody is waited for. */
   #isAlone = false
   #aloneTimer: NodeJS.Timeout | undefined
-  /** Which coordinator it was that greeted last. */
-  coordinator: string | undefined
 
   constructor(address: string, token: string, slots: Slots, facts: WorkerFacts) {
     this.#address = address
@@ -59,7 +62,9 @@ export class CoordinatorLink {
     this.#end = end
     this.#outputsSent = 0
     this.#outputsReceived = 0
-    end.on('data', (told: ToldByCoordinator) => this.#hear(told))
+    end.on('data', (told: ToldByCoordinator) => {
+      if (this.#end === end) this.#hear(told)
+    })
     end.on('error', (error: Error & { code?: number; details?: string }) => this.#broken(end, error.code, error.details ?? error.message))
     end.on('end', () => this.#broken(end, undefined, 'closed by the coordinator'))
     const { id, name, session, version } = this.#facts
@@ -76,6 +81,7 @@ export class CoordinatorLink {
         models: this.#facts.models(),
         held,
         draining: this.#slots.draining,
+        link: this.#id,
       },
     })
   }
@@ -144,7 +150,7 @@ export class CoordinatorLink {
   }
 
   #hear(told: ToldByCoordinator): void {
-    if (told.welcome) this.#welcome(told.welcome)
+    if (told.welcome) this.#welcome(told.welcome.heartbeatIntervalMs)
     else if (told.starts) for (const start of told.starts.attempts) this.#start(start)
     else if (told.start) this.#start(told.start)
     else if (told.cancel) this.#cancel(told.cancel.job, told.cancel.attempt)
@@ -154,13 +160,7 @@ export class CoordinatorLink {
     else if (told.drain) this.#facts.onDrain()
   }
 
-  #welcome({ coordinator, heartbeatIntervalMs }: NonNullable<ToldByCoordinator['welcome']>): void {
-    const other = this.#facts.otherTo(this, coordinator)
-    this.coordinator = other === undefined ? coordinator : undefined
-    if (other !== undefined) {
-      this.#rest(other)
-      return
-    }
+  #welcome(heartbeatIntervalMs: number): void {
     this.#welcomed = true
     this.#isAlone = false
     clearTimeout(this.#aloneTimer)
@@ -172,23 +172,6 @@ export class CoordinatorLink {
     // Models may have changed between the greeting and now.
     this.#beat()
     this.#facts.onConnected()
-  }
-
-  /** Two sessions of one worker with one coordinator would push each other out for ever. */
-  #rest(other: CoordinatorLink): void {
-    this.#facts.log.warn(
-      `${this.#address} and ${other.#address} are one coordinator: HOLDFAST_COORDINATOR needs one of them. ${this.#address} is tried again when the other is gone.`,
-    )
-    const end = this.#end
-    this.#end = undefined
-    end?.end()
-    let goneMs = 0
-    this.#redial = setInterval(() => {
-      goneMs = other.connected ? 0 : goneMs + REST_LOOK_MS
-      if (goneMs < REST_MS) return
-      clearInterval(this.#redial)
-      this.open()
-    }, REST_LOOK_MS)
   }
 
   #beat(): void {
@@ -372,9 +355,13 @@ export class CoordinatorLink {
     if (this.#closed) return
     const person = needsPerson(code)
     const delayMs = person ? REDIAL_PERSON_MS : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
-    // Said once per outage, not once per try; what a person has to change is said every time.
-    if (was || person || this.#failures === 0)
+    // Said once per outage, not once per try; what a person has to change is said again now and then.
+    const isNews = person ? why !== this.#saidWhy || performance.now() - this.#saidMs > SAY_AGAIN_MS : this.#failures === 0
+    if (was || isNews) {
       this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why.replace(/\.$/, '')}. Trying again.`)
+      this.#saidWhy = why
+      this.#saidMs = performance.now()
+    }
     this.#failures += 1
     // Jitter keeps a fleet from coming back in step.
     this.#redial = setTimeout(() => this.open(), delayMs * (0.5 + Math.random()))
@@ -409,8 +396,6 @@ export type WorkerFacts = {
   host(): HostMessage
   onDrain(): void
   onConnected(): void
-  /** Another session that is, or was until now, with this coordinator. */
-  otherTo(link: CoordinatorLink, coordinator: string): CoordinatorLink | undefined
   /** The attempt from whichever session holds it; that one lets go of it. */
   giveUp(key: string): Attempt | undefined
 }
@@ -426,6 +411,4 @@ const ALONE_MS = 8_000
 const REDIAL_MIN_MS = 50
 const REDIAL_MAX_MS = 2_000
 const REDIAL_PERSON_MS = 10_000
-const REST_LOOK_MS = 1_000
-// Longer than the other takes to be back after it was pushed out.
-const REST_MS = 30_000
+const SAY_AGAIN_MS = 600_000

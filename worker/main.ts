@@ -53,7 +53,6 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     host: () => host.latest(),
     onDrain: stopped.request,
     onConnected: tellWhenReady,
-    otherTo: (link: CoordinatorLink, coordinator: string) => links.find((other) => other !== link && other.coordinator === coordinator),
     giveUp: (key: string) => {
       for (const link of links) {
         const attempt = link.giveUp(key)

@@ -97,8 +97,8 @@ export async function cancelBatch(parts: ApiParts, request: FastifyRequest, batc
   // Of two cancels at once one marks it, and the other finds it marked.
   if (marked === undefined && (await findBatch(parts.db, batch.id))?.cancelledMs === null)
     throw new Fault('batch_is_final', 'The batch is completed already and cannot be cancelled.', { status: 409 })
-  parts.tellOthers()
   await parts.batchCancels.cancel(new Set([batch.id]), request.caller.actor)
+  parts.tellOthers()
   await parts.stored()
 }
 

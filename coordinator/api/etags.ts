@@ -57,7 +57,17 @@ async function tagged(request: FastifyRequest, reply: FastifyReply, payload: unk
 const VOLATILE = new Set('busy state reason until quota_remaining_ratio spent_micros_today discovered last_heartbeat_at host'.split(' '))
 
 function settledOf(payload: string): string {
-  return digest(JSON.stringify(Object.entries(JSON.parse(payload) as object).filter(([name]) => !VOLATILE.has(name))))
+  const view = JSON.parse(payload) as Record<string, unknown>
+  // Models that nobody set are those that were found.
+  const areFound = isSameList(
+    (view.models as { upstream?: string }[] | undefined)?.map(({ upstream }) => upstream),
+    view.discovered,
+  )
+  return digest(JSON.stringify(Object.entries(view).filter(([name]) => !VOLATILE.has(name) && !(areFound && name === 'models'))))
+}
+
+function isSameList(one: unknown, other: unknown): boolean {
+  return one !== undefined && JSON.stringify(one) === JSON.stringify(other)
 }
 
 /** Jobs and batches, which may be large, are not changed but cancelled. */

@@ -25,15 +25,16 @@ export class BatchCancels {
 
   /** Resolves when all that is so in PostgreSQL. */
   async cancel(batches: ReadonlySet<string>, actor: string): Promise<void> {
-    const { db, dispatcher, coordinator, stored, doubt } = this.#parts
-    await cancelRows(dispatcher, batches, actor)
+    await cancelRows(this.#parts.dispatcher, batches, actor)
+    for (const batch of batches) await this.#cancelParked(batch, actor)
+  }
+
+  async #cancelParked(batch: string, actor: string): Promise<void> {
+    const { db, dispatcher, coordinator, stored } = this.#parts
     for (;;) {
       // What was parked a moment ago is on its way to its row.
       await stored()
-      const rows = await claimParkedRows(db, [...batches], coordinator, ROWS_A_CLAIM).catch((error: unknown) => {
-        doubt()
-        throw error
-      })
+      const rows = await claimParkedRows(db, batch, coordinator, ROWS_A_CLAIM)
       if (rows.length === 0) return
       const ids = rows.map(({ id }) => id)
       const progress = await readProgress(db, ids)
@@ -61,8 +62,6 @@ type BatchCancelsParts = {
   coordinator: string
   /** Resolves when all that was changed so far is durable. */
   stored: () => Promise<void>
-  /** A claim was perhaps carried out. */
-  doubt: () => void
 }
 
 const CANCELS_A_TURN = 200

@@ -37,13 +37,13 @@ export async function claimParked(
   return rows.length === 1
 }
 
-/** The same for so many parked rows of these batches at once. Answers them as they are now. */
-export async function claimParkedRows(db: Db, batches: string[], owner: string, limit: number): Promise<JobRecord[]> {
+/** The same for so many parked rows of a batch at once. Answers them as they are now. */
+export async function claimParkedRows(db: Db, batch: string, owner: string, limit: number): Promise<JobRecord[]> {
   const rows = await db.query(
-    `with parked as (select id from jobs where batch = any($1) and status = 'parked' order by id limit $3)
+    `with parked as (select id from jobs where batch = $1 and status = 'parked' order by id limit $3)
      update jobs set version = version + 1, owner = $2, status = 'cancelled', finished_at = now(), strikes = 0, failures = 0
       where id in (select id from parked) and status = 'parked' returning *`,
-    [batches, owner, limit],
+    [batch, owner, limit],
   )
   return rows.map(parseJob)
 }

@@ -117,7 +117,6 @@ export class SimulatedHost {
       onDrain: () => {},
       onConnected: () => {},
       giveUp: () => undefined,
-      otherTo: () => undefined,
     })
     this.#link.open()
   }

@@ -100,7 +100,7 @@ class CliEngine implements Engine {
       abilities: [],
       tier: 'cli',
       startsOver: true,
-      needsPerson: this.#trouble !== undefined,
+      needsPerson: this.#trouble !== undefined || this.#login.isOnTrial,
       ...(quota === undefined ? {} : { quota }),
     }
   }

@@ -15,6 +15,7 @@ export interface Hello {
   'models'?: (_holdfast_worker_v1_Model)[];
   'held'?: (_holdfast_worker_v1_Held)[];
   'draining'?: (boolean);
+  'link'?: (string);
 }
 
 export interface Hello__Output {
@@ -28,4 +29,5 @@ export interface Hello__Output {
   'models': (_holdfast_worker_v1_Model__Output)[];
   'held': (_holdfast_worker_v1_Held__Output)[];
   'draining': (boolean);
+  'link': (string);
 }
