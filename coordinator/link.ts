@@ -25,6 +25,8 @@ import { finishReason, holdOf, keptHello, keptHost, keptModels, layer, offerOf, 
 export class WorkerSessions implements WorkerLink {
   readonly #sessions = new Map<WorkerId, Session>()
   readonly #options: SessionOptions
+  /** What was told of whom was refused last, by name. */
+  readonly #refused = new Map<string, { why: string; atMs: number }>()
   #dispatcher: Dispatcher | undefined
 
   constructor(options: SessionOptions) {
@@ -180,7 +182,7 @@ export class WorkerSessions implements WorkerLink {
     if (present?.process === hello.session && present.link !== hello.link) {
       this.#refuse(
         end,
-        refusals.identityTaken,
+        refusals.secondAddress,
         'This worker is connected already, by another of its addresses: HOLDFAST_COORDINATOR needs one of them. This one is tried again in case the other fails.',
         hello.name,
       )
@@ -219,8 +221,14 @@ export class WorkerSessions implements WorkerLink {
   }
 
   #refuse(end: CoordinatorEnd, code: number, why: string, name: string | null): void {
-    this.#options.onRefused(name, why)
     refuse(end, code, why)
+    // It dials again every few seconds.
+    const nowMs = performance.now()
+    const said = this.#refused.get(name ?? '')
+    if (said?.why === why && nowMs - said.atMs < SAY_AGAIN_MS) return
+    if (this.#refused.size >= REFUSED_MAX) this.#refused.clear()
+    this.#refused.set(name ?? '', { why, atMs: nowMs })
+    this.#options.onRefused(name, why)
   }
 
   #takeOutput(session: Session, dispatcher: Dispatcher, output: NonNullable<ToldByWorker['output']>): void {
@@ -323,6 +331,9 @@ function displacedBy(newcomer: string, present: Session | undefined): ReadonlySe
   if (present.process === newcomer) return present.displaced
   return new Set([...present.displaced, present.process].slice(-DISPLACED_MAX))
 }
+
+const SAY_AGAIN_MS = 600_000
+const REFUSED_MAX = 1_000
 
 // As many hosts as one copied folder is worth telling apart.
 const DISPLACED_MAX = 100

@@ -83,6 +83,7 @@ export const refusals = {
   protocol: status.FAILED_PRECONDITION,
   nameTaken: status.ALREADY_EXISTS,
   identityTaken: status.ALREADY_EXISTS,
+  secondAddress: status.ABORTED,
   garbage: status.INVALID_ARGUMENT,
   unwanted: status.PERMISSION_DENIED,
 }
@@ -96,6 +97,11 @@ export function needsPerson(code: number | undefined): boolean {
     code === status.FAILED_PRECONDITION ||
     code === status.ALREADY_EXISTS
   )
+}
+
+/** The worker has a session with that coordinator already, by another of its addresses. */
+export function isSecondAddress(code: number | undefined): boolean {
+  return code === refusals.secondAddress
 }
 
 export type LinkDialler = { open(): WorkerEnd; close(): void }

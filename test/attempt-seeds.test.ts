@@ -59,6 +59,7 @@ describe('a worker that is given an attempt', () => {
       host: () => ({}),
       onDrain: () => {},
       onConnected: () => {},
+      onWelcomed: () => {},
       giveUp: () => undefined,
     })
     link.open()

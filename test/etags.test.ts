@@ -86,6 +86,10 @@ test('what happens by itself is no change, and who may not look cannot say how i
   // What is found at a provider whose models nobody set is no change either.
   await make('/api/providers', { ...provider, name: 'finds', models: undefined })
   expect(await (await world.request('GET', '/api/providers/finds')).json()).toMatchObject({ models: [], discovered: [] })
+  const found = (await world.request('GET', '/api/providers/finds')).headers.get('etag') ?? ''
+  const priced = { models: [{ name: 'm', input_micros_per_mtok: 3, output_micros_per_mtok: 9 }] }
+  expect((await world.request('PATCH', '/api/providers/finds', priced, { 'if-match': found })).status).toBe(200)
+  expect((await world.request('PATCH', '/api/providers/finds', { models: [{ name: 'm' }] }, { 'if-match': found })).status).toBe(412)
   const { key } = (await make('/api/keys', { name: 'blind', kind: 'personal', user: 'ann@example.com', scopes: ['admin'] })) as unknown as {
     key: string
   }

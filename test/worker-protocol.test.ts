@@ -361,7 +361,7 @@ function sessionsByHand() {
   const nothing = (): void => {}
   const sessions = new WorkerSessions({
     ...{ coordinator: 'c', heartbeatIntervalMs: 1_000, deadAfterMs: 4_000, onHello: nothing, onHeartbeat: nothing },
-    onRefused: (_name, why) => refused.push(why),
+    onRefused: nothing,
   })
   sessions.serve({ workerConnected: nothing, workerDisconnected: nothing } as unknown as Dispatcher)
   const greet = (hello: { worker: WorkerId; session: string; link: string }): { end: () => void } => {
@@ -370,7 +370,7 @@ function sessionsByHand() {
       on: (name: string, listener: (told?: object) => void) => listeners.set(name, listener),
       write: (message: FromCoordinator) => sent.push(message),
       end: nothing,
-      emit: nothing,
+      emit: (_error: string, { details }: { details: string }) => refused.push(details),
     } as unknown as CoordinatorEnd)
     const facts = { protocolMajor: PROTOCOL_MAJOR, protocolMinor: PROTOCOL_MINOR, version: '0', models: [], held: [] }
     listeners.get('data')?.({ message: 'hello', hello: { ...facts, name: 'w', draining: false, host: null, ...hello } })

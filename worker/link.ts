@@ -4,6 +4,7 @@ import {
   type FailedMessage,
   type FinishedMessage,
   type HostMessage,
+  isSecondAddress,
   type LinkDialler,
   type ModelMessage,
   needsPerson,
@@ -40,6 +41,11 @@ export class CoordinatorLink {
   /** Why there was no session, as it was said last, and when. */
   #saidWhy = ''
   #saidMs = 0
+  #wasPersons = false
+  /** Another of this worker's addresses has the session: that one is given time to be back when it breaks. */
+  #isSecond = false
+  /** Who greeted last. */
+  coordinator: string | undefined
   #outputsSent = 0
   #outputsReceived = 0
   #flushing = false
@@ -99,6 +105,11 @@ export class CoordinatorLink {
     if (this.#welcomed) this.#end?.write({ draining: {} })
   }
 
+  /** The coordinator knows this worker by another address, and nothing of what is held here: it runs elsewhere, or will. */
+  abandon(): void {
+    for (const key of [...this.#attempts.keys()]) this.#forget(key)
+  }
+
   /** Nothing is held any more, or there is nobody to hand it to. */
   get isQuiet(): boolean {
     return this.#attempts.size === 0 || this.#isAlone
@@ -150,7 +161,7 @@ export class CoordinatorLink {
   }
 
   #hear(told: ToldByCoordinator): void {
-    if (told.welcome) this.#welcome(told.welcome.heartbeatIntervalMs)
+    if (told.welcome) this.#welcome(told.welcome)
     else if (told.starts) for (const start of told.starts.attempts) this.#start(start)
     else if (told.start) this.#start(told.start)
     else if (told.cancel) this.#cancel(told.cancel.job, told.cancel.attempt)
@@ -160,8 +171,11 @@ export class CoordinatorLink {
     else if (told.drain) this.#facts.onDrain()
   }
 
-  #welcome(heartbeatIntervalMs: number): void {
+  #welcome({ coordinator, heartbeatIntervalMs }: NonNullable<ToldByCoordinator['welcome']>): void {
     this.#welcomed = true
+    this.#isSecond = false
+    this.coordinator = coordinator
+    this.#facts.onWelcomed(this, coordinator)
     this.#isAlone = false
     clearTimeout(this.#aloneTimer)
     this.#aloneTimer = undefined
@@ -353,11 +367,21 @@ export class CoordinatorLink {
     this.#welcomed = false
     if (this.#onQuiet.length > 0) this.#waitAlone()
     if (this.#closed) return
-    const person = needsPerson(code)
-    const delayMs = person ? REDIAL_PERSON_MS : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
+    const person = needsPerson(code) || isSecondAddress(code)
+    if (isSecondAddress(code)) {
+      this.#isSecond = true
+      this.abandon()
+    }
+    const delayMs = this.#isSecond
+      ? REDIAL_SECOND_MS
+      : person
+        ? REDIAL_PERSON_MS
+        : Math.min(REDIAL_MAX_MS, REDIAL_MIN_MS * 2 ** Math.min(this.#failures, 10))
     // Said once per outage, not once per try; what a person has to change is said again now and then.
     const isNews = person ? why !== this.#saidWhy || performance.now() - this.#saidMs > SAY_AGAIN_MS : this.#failures === 0
-    if (was || isNews) {
+    const isOther = person !== this.#wasPersons
+    this.#wasPersons = person
+    if (was || isNews || isOther) {
       this.#facts.log.warn(`No session with the coordinator at ${this.#address}: ${why.replace(/\.$/, '')}. Trying again.`)
       this.#saidWhy = why
       this.#saidMs = performance.now()
@@ -396,6 +420,8 @@ export type WorkerFacts = {
   host(): HostMessage
   onDrain(): void
   onConnected(): void
+  /** This session has greeted that coordinator. */
+  onWelcomed(link: CoordinatorLink, coordinator: string): void
   /** The attempt from whichever session holds it; that one lets go of it. */
   giveUp(key: string): Attempt | undefined
 }
@@ -411,4 +437,6 @@ const ALONE_MS = 8_000
 const REDIAL_MIN_MS = 50
 const REDIAL_MAX_MS = 2_000
 const REDIAL_PERSON_MS = 10_000
+// With the jitter at least half of it, and far longer than the first takes to be back.
+const REDIAL_SECOND_MS = 40_000
 const SAY_AGAIN_MS = 600_000

@@ -53,6 +53,10 @@ export async function runWorker(env: NodeJS.ProcessEnv, version: string): Promis
     host: () => host.latest(),
     onDrain: stopped.request,
     onConnected: tellWhenReady,
+    // Of two addresses of one coordinator the second takes over: what the first holds was not named in the greeting.
+    onWelcomed: (link: CoordinatorLink, coordinator: string) => {
+      for (const other of links) if (other !== link && !other.connected && other.coordinator === coordinator) other.abandon()
+    },
     giveUp: (key: string) => {
       for (const link of links) {
         const attempt = link.giveUp(key)

@@ -58,16 +58,13 @@ const VOLATILE = new Set('busy state reason until quota_remaining_ratio spent_mi
 
 function settledOf(payload: string): string {
   const view = JSON.parse(payload) as Record<string, unknown>
-  // Models that nobody set are those that were found.
-  const areFound = isSameList(
-    (view.models as { upstream?: string }[] | undefined)?.map(({ upstream }) => upstream),
-    view.discovered,
-  )
+  const areFound = view.discovered !== undefined && JSON.stringify(view.models) === JSON.stringify(asFound(view.discovered as string[]))
   return digest(JSON.stringify(Object.entries(view).filter(([name]) => !VOLATILE.has(name) && !(areFound && name === 'models'))))
 }
 
-function isSameList(one: unknown, other: unknown): boolean {
-  return one !== undefined && JSON.stringify(one) === JSON.stringify(other)
+/** Models of a provider for which nobody set any look so. */
+function asFound(discovered: string[]): object[] {
+  return discovered.map((name) => ({ name, upstream: name, input_micros_per_mtok: null, output_micros_per_mtok: null }))
 }
 
 /** Jobs and batches, which may be large, are not changed but cancelled. */

@@ -84,6 +84,8 @@ function takeReasoning(messages: ChatMessage[], item: Body, at: string): void {
   const proof = item.encrypted_content
   if (proof !== undefined && proof !== null && typeof proof !== 'string')
     throw badRequest('invalid_type', `${at}.encrypted_content must be a text.`, `${at}.encrypted_content`)
+  // A thought of which nothing is told begins no turn of its own.
+  if (reasoning === '' && (proof ?? '') === '' && messages.at(-1)?.role === 'assistant') return
   const turn = openTurn(messages, (open) => open.toolCalls !== undefined)
   const before = { reasoning: turn.reasoning ?? '', signature: turn.reasoningSignature ?? '' }
   const signature = proof ?? ''

@@ -116,6 +116,7 @@ export class SimulatedHost {
       host: () => ({ platform: '', cpuModel: '', gpus: [] }),
       onDrain: () => {},
       onConnected: () => {},
+      onWelcomed: () => {},
       giveUp: () => undefined,
     })
     this.#link.open()

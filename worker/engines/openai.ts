@@ -89,7 +89,7 @@ class OpenAiEngine implements Engine {
       restarts: 0,
       abilities: this.#abilities,
       startsOver: true,
-      needsPerson: (this.#phase === 'down' && this.#needsPerson) || this.#login.isOnTrial,
+      needsPerson: this.#phase === 'down' ? this.#needsPerson : this.#login.isOnTrial,
       ...(quota === undefined ? {} : { quota }),
     }
   }
