@@ -85,6 +85,18 @@ describe('a worker that is given an attempt', () => {
     expect(heard).toEqual([42, requestOfAttempt(CHOSEN, 2, 0).seed, 42, 42])
     expect(heard[1]).not.toBe(42)
   })
+
+  test('goes when its last word was heard', async () => {
+    let heardAll = false
+    coordinator.on('end', () => {
+      setTimeout(() => {
+        heardAll = true
+        coordinator.end()
+      }, 100)
+    })
+    await link.close()
+    expect(heardAll).toBe(true)
+  })
 })
 
 /** An engine that notes the seeds it is given and ends at once. */

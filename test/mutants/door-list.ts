@@ -776,7 +776,7 @@ export const DOOR_MUTANTS: Mutant[] = [
     file: 'worker/link.ts',
     find: 'if (end !== undefined && this.#welcomed) await farewell(end)',
     replace: 'end?.end()',
-    tests: ['fleet-doors'],
+    tests: ['attempt-seeds'],
   },
   {
     bug: 'doors: a revoked worker comes back',

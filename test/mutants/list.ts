@@ -904,7 +904,7 @@ export const MUTANTS: Mutant[] = [
     find: '    sendStarts(session)\n    session.end.write(message)',
     replace: '    session.end.write(message)',
     tests: ['worker-protocol'],
-    only: 'behind the start that it is about',
+    only: 'of however many a turn starts',
   },
   {
     bug: 'measuring the load of the host stops the whole worker',
