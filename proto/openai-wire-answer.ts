@@ -99,7 +99,7 @@ export class OpenAiReader {
     this.#turns.speaks(text)
     const reason = textIn(choice, 'finish_reason')
     if (reason !== undefined && reason !== '') {
-      const finishReason = finishReasonOf(reason)
+      const finishReason = finishReasonOf(reason) ?? (this.#turns.passed.text > 0 && !GIVES_UP.test(reason) ? 'stop' : undefined)
       if (finishReason === undefined)
         return { ...upstreamError({ message: `it gave up with finish_reason "${reason.slice(0, 100)}"` }), retryable: true }
       if (this.#calls.some(({ place }) => place === null)) throw new Malformed('a tool call has no name')
@@ -219,6 +219,9 @@ function isWhole(json: string): boolean {
     return false
   }
 }
+
+/** An answer whose end has a name of its own is one all the same, unless the name says that it is none. */
+const GIVES_UP = /err|abort|cancel|fail|fault|other|unk|incomplete|malformed|time_?out|overload|interrupt|limit|filter|block/i
 
 /** Some write their own names for them large, and some say behind the dialect's which filter it was. */
 function finishReasonOf(told: string): FinishReason | undefined {

@@ -166,8 +166,12 @@ describe('roles', () => {
     })
     await send(world, 'POST', '/api/teams', { name: 'short-lived' })
     const { as: team } = await teamKey({ team: 'short-lived' })
+    const member = await person('member', { teams: ['short-lived'] })
+    expect(await status('POST', '/api/jobs', job, member.as)).toBe(202)
     await send(world, 'DELETE', '/api/teams/short-lived')
     expect(await refused(world, 'POST', '/api/jobs', job, team)).toMatchObject({ status: 401, code: 'invalid_key' })
+    // Nor by the key of somebody who was in it.
+    expect(await refused(world, 'POST', '/api/jobs', job, member.as)).toMatchObject({ status: 403, code: 'forbidden' })
   })
 })
 
@@ -464,6 +468,9 @@ const BAD: [door: string, body: unknown, status: number, code: string, param: st
   ['POST /api/users', { email: 'n@example.com', role: 'king' }, 400, 'out_of_range', 'role'],
   ['POST /api/users', { email: 'n@example.com', teams: ['nobody'] }, 400, 'unknown_team', 'teams'],
   ['POST /api/users', { email: 'n@example.com', teams: 'red' }, 400, 'invalid_type', 'teams'],
+  ['POST /api/providers', { ...provider, models: [{ name: 'auto' }] }, 400, 'invalid_name', 'models[0].name'],
+  ['POST /api/keys', { name: 'x', kind: 'team', team: 'red', expires_at: '2087-02-30T00:00:00Z' }, 400, 'out_of_range', 'expires_at'],
+  ['POST /api/keys', { name: 'x', kind: 'team', team: 'red', expires_at: '2087-01-01T00:00:00' }, 400, 'out_of_range', 'expires_at'],
   ['POST /api/keys', { name: 'x' }, 400, 'missing_field', 'kind'],
   ['POST /api/keys', { kind: 'team', team: 'red' }, 400, 'missing_field', 'name'],
   ['POST /api/keys', { name: 'x', kind: 'team' }, 400, 'missing_field', 'team'],

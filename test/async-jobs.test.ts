@@ -193,6 +193,14 @@ test('limits of waiting and running end a job with an error of its own, which it
   expect(waiting.status).toBe(504)
   expect(waiting.headers.get('x-should-retry')).toBe('false')
   expect(await waiting.json()).toMatchObject({ error: { code: 'max_wait_exceeded', layer: 'routing', retryable: true } })
+  // What kept it waiting is told behind its end.
+  const decision = await world.get(`/api/jobs/${waiting.headers.get('x-holdfast-job')}/decision`)
+  expect(decision).toMatchObject({
+    rule: 'waiting',
+    chosen: null,
+    candidates: [{ why_not: 'all_slots_busy' }],
+    history: [],
+  })
   const streamed = await chatStream(world, 'fake', 'y', {}, { 'x-holdfast-max-wait': '0.3' }).done
   expect(streamed).toMatchObject({ status: 200, error: { code: 'max_wait_exceeded' }, finish: null })
   const ended = (await world.get(`/api/jobs/${slow.job.id}?wait_s=30`)) as JobView

@@ -87,6 +87,7 @@ test('a bad row refuses the whole batch, names itself, and leaves nothing', asyn
     expect(batch.error?.code).toBe(code)
     if (code !== 'model_not_found') expect(batch.error?.message).toMatch(/^Row 4: /)
   }
+  expect((await post({ model: 'fake', rows: [null] })).batch.error).toMatchObject({ code: 'invalid_rows', param: 'rows[0]' })
   for (const body of [{ model: 'fake', rows: [] }, { rows: 'x' }, {}]) expect((await post(body)).status).toBe(400)
   expect(((await world.get('/api/batches')) as { data: unknown[] }).data).toHaveLength(before)
 })

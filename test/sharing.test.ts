@@ -240,6 +240,7 @@ test('a job that waited as long as its caller allows ends with an error of its o
   expect(world.effects.at(-1)).toMatchObject({
     kind: 'job-failed',
     error: { code: 'max_wait_exceeded', layer: 'routing', retryable: true },
+    waited: { rule: 'waiting', candidates: [{ provider: 'a', whyNot: 'all_slots_busy' }] },
   })
   expect(world.live.has('runs' as JobId)).toBe(true)
   world.pass(60_000)

@@ -333,6 +333,14 @@ test.each([
   expect(openAi([choice({ content: 'hi' }, told)])).toMatchObject({ end: { finishReason: meant }, failure: null })
 })
 
+test('an answer whose end has a name of its own is one, unless the name says otherwise', () => {
+  expect(openAi([choice({ content: 'hi' }), choice({}, 'banana')])).toMatchObject({ end: { finishReason: 'stop' }, failure: null })
+  for (const reason of ['engine_error', 'aborted', 'unknown', 'LIMIT']) {
+    const read = openAi([choice({ content: 'hi' }), choice({}, reason)])
+    expect([read.end, read.failure?.code], reason).toEqual([null, 'upstream_error'])
+  }
+})
+
 test('thinking that is counted in the total alone is of the answer', () => {
   const usage = { prompt_tokens: 32, completion_tokens: 9, total_tokens: 135, completion_tokens_details: { reasoning_tokens: 94 } }
   const counted = (told: object): unknown => openAi([choice({ content: 'hi' }, 'stop'), { choices: [], usage: told }]).end?.usage

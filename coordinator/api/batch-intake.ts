@@ -249,7 +249,7 @@ export function inRow<T>(index: number, read: () => T): T {
     throw new Fault(error.code, `Row ${index + 1}: ${error.message}`, {
       status: error.status,
       layer: error.layer,
-      param: `rows[${index}].${error.param ?? ''}`,
+      param: error.param === null ? `rows[${index}]` : `rows[${index}].${error.param}`,
     })
   }
 }

@@ -168,7 +168,7 @@ const BATCHES = '/api/batches'
 
 function readRow(value: unknown, index: number, model: string | null): Row {
   return inRow(index, () => {
-    if (!isObject(value)) throw badRequest('invalid_rows', 'must be an object with row_key and messages.', 'rows')
+    if (!isObject(value)) throw badRequest('invalid_rows', 'must be an object with row_key and messages.')
     const { row_key: _, ...body } = value
     const rowKey = required(text(value, 'row_key', 256), 'row_key')
     return { rowKey, ...parseRowBody(model === null ? body : { model, ...body }) }

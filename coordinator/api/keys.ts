@@ -184,9 +184,15 @@ async function getKey(parts: ApiParts, id: string): Promise<KeyRecord> {
 export function expiry(fields: Body, nowMs: number): number | null {
   const value = text(fields, 'expires_at', 64)
   if (value === null) return null
-  const ms = /^\d{4}-\d{2}-\d{2}T/.test(value) ? Date.parse(value) : Number.NaN
+  const ms = isTime(value) ? Date.parse(value) : Number.NaN
   if (!(ms > nowMs)) throw badRequest('out_of_range', 'expires_at must be a time to come, as in 2030-01-31T12:00:00Z.', 'expires_at')
   return ms
+}
+
+/** Of RFC 3339: a day that there is, and with its zone. */
+function isTime(value: string): boolean {
+  const [whole, year, month, day] = /^(\d{4})-(\d{2})-(\d{2})T\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:\d{2})$/.exec(value) ?? []
+  return whole !== undefined && new Date(Date.UTC(Number(year), Number(month) - 1, Number(day))).getUTCDate() === Number(day)
 }
 
 function keyView(key: KeyRecord): Record<string, unknown> {

@@ -240,7 +240,7 @@ function uuidOf(id: string, prefix: string): string {
 
 function readLine(value: unknown, index: number, endpoint: string): Row {
   return inRow(index, () => {
-    if (!isObject(value)) throw badRequest('invalid_rows', 'must be an object with custom_id, method, url and body.', 'input_file_id')
+    if (!isObject(value)) throw badRequest('invalid_rows', 'must be an object with custom_id, method, url and body.')
     const { body } = fieldsOf(value, ['custom_id', 'method', 'url', 'body'])
     if (value.method !== 'POST') throw badRequest('out_of_range', 'method must be "POST".', 'method')
     if (value.url !== endpoint) throw badRequest('out_of_range', `url must be ${endpoint}, the batch's endpoint.`, 'url')

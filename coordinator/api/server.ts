@@ -183,10 +183,11 @@ const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics', '/docs', '/api/ope
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
   const fault = asFault(error, request)
-  if (fault.status >= 500 && fault.status !== 503)
-    parts.log.error(
-      `${request.method} ${request.routeOptions.url ?? ''}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
-    )
+  if (fault.status >= 500 && fault.status !== 503) {
+    // How a job ended is no fault of this process, and says nothing of where in it.
+    const what = fault.job !== null ? `job ${fault.job}: ${fault.code}: ${fault.message}` : stackOf(error)
+    parts.log.error(`${request.method} ${request.routeOptions.url ?? ''}: ${what}`)
+  }
   if (fault.retryAfterS !== null) reply.header('retry-after', String(fault.retryAfterS))
   if (fault.status === 401) reply.header('www-authenticate', 'Bearer')
   // A job that has ended badly has ended: the official clients would submit it again as a new one, twice.
@@ -195,6 +196,10 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
     reply.headers({ ...(live === undefined ? {} : answerHeaders(live, request)), 'x-holdfast-job': fault.job, 'x-should-retry': 'false' })
   }
   return reply.code(fault.status).send(errorBody(fault, request))
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error)
 }
 
 function errorBody(fault: Fault, request: FastifyRequest): Record<string, unknown> {

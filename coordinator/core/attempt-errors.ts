@@ -15,7 +15,7 @@ export const COORDINATOR_RESTARTED = lost(
 )
 
 export function silent(code: string, limitMs: number): JobError {
-  return lost(code, `The worker produced no token for ${Math.round(limitMs / 1000)} s.`)
+  return lost(code, `The provider produced no token for ${Math.round(limitMs / 1000)} s.`)
 }
 
 export const INTERRUPTED = lost(

@@ -10,7 +10,8 @@ export type Effect =
   | { kind: 'attempt-ended'; job: JobId; attempt: number; status: AttemptStatus; error: JobError | null }
   | { kind: 'job-requeued'; job: JobId; why: string; strikes: number; failures: number }
   | { kind: 'job-succeeded'; job: JobId }
-  | { kind: 'job-failed'; job: JobId; error: JobError }
+  /** `waited`: what kept it waiting to the end. */
+  | { kind: 'job-failed'; job: JobId; error: JobError; waited?: Decision }
   | { kind: 'job-cancelled'; job: JobId }
   | { kind: 'job-parked'; job: JobId; error: JobError }
   | { kind: 'worker-state-changed'; worker: WorkerId; from: WorkerState; to: WorkerState }

@@ -257,7 +257,8 @@ export class Scheduler {
 
   #giveUpWaiting(job: ScheduledJob): void {
     const { reason } = this.waiting(this.#board.nowMs, job.id) ?? { reason: 'all_slots_busy' }
+    const waited = decide(this.#board.nowMs, this.#board.questionOf(job), this.#board.fleet)
     this.#board.forget(job)
-    this.#board.emit({ kind: 'job-failed', job: job.id, error: waitedTooLong(job.maxWaitMs ?? 0, reason) })
+    this.#board.emit({ kind: 'job-failed', job: job.id, error: waitedTooLong(job.maxWaitMs ?? 0, reason), waited })
   }
 }

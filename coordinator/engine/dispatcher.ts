@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { CONTEXT_FULL, GIVEN_BACK, SPEND_LIMIT, tooLarge } from '../core/attempt-errors.ts'
 import type { EventType } from '../core/event.ts'
 import { Fault } from '../core/fault.ts'
-import { decisionDetails } from '../core/decision.ts'
+import { type Decision, decisionDetails } from '../core/decision.ts'
 import type { Setback } from '../core/cooldown.ts'
 import type { CloudTerms, Hold, ModelOffer } from '../core/fleet.ts'
 import { isFinal, type JobError, type JobId, type JobRecord, type Waiting, type WorkerId } from '../core/job.ts'
@@ -326,7 +326,7 @@ export class Dispatcher {
       live.record.promptTokens = chunk.promptTokens
       live.record.cachedTokens = chunk.cachedTokens
     }
-    if (live.record.firstTokenMs === null) {
+    if (live.record.firstTokenMs === null && live.tokenIds.length === 0) {
       live.record.firstTokenMs = Math.round(this.#parts.now() - live.record.createdMs)
       this.#parts.onFirstToken(live.record)
     }
@@ -473,7 +473,7 @@ export class Dispatcher {
         this.#end(this.#get(effect.job), 'succeeded', 'job.succeeded', 'coordinator', {})
         break
       case 'job-failed':
-        this.#endBadly(this.#get(effect.job), 'failed', effect.error)
+        this.#endBadly(this.#get(effect.job), 'failed', effect.error, effect.waited)
         break
       case 'job-parked':
         this.#endBadly(this.#get(effect.job), 'parked', effect.error)
@@ -623,9 +623,10 @@ export class Dispatcher {
     live.discard()
   }
 
-  #endBadly(live: LiveJob, status: 'failed' | 'parked', error: JobError): void {
+  #endBadly(live: LiveJob, status: 'failed' | 'parked', error: JobError, waited?: Decision): void {
     live.record.error = error
-    this.#end(live, status, status === 'failed' ? 'job.failed' : 'job.parked', 'coordinator', { code: error.code, message: error.message })
+    const details = { code: error.code, message: error.message, ...(waited === undefined ? {} : decisionDetails(waited)) }
+    this.#end(live, status, status === 'failed' ? 'job.failed' : 'job.parked', 'coordinator', details)
   }
 
   #end(live: LiveJob, status: JobRecord['status'], type: EventType, actor: string, details: Record<string, unknown>): void {
