@@ -81,7 +81,9 @@ export class Metrics {
     const completion = record.completionTokens ?? 0
     this.#tokens.inc({ direction: 'in', model }, record.promptTokens ?? 0)
     this.#tokens.inc({ direction: 'out', model }, completion)
-    const generationMs = (record.finishedMs ?? 0) - record.createdMs - (record.firstTokenMs ?? 0)
+    // Of one whose first token came before a restart the time of it may not be known.
+    if (record.firstTokenMs === null) return
+    const generationMs = (record.finishedMs ?? 0) - record.createdMs - record.firstTokenMs
     if (completion > 1) this.#interToken.observe({ model, tier }, Math.max(0, generationMs) / 1000 / (completion - 1))
   }
 

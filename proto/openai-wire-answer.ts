@@ -99,7 +99,7 @@ export class OpenAiReader {
     this.#turns.speaks(text)
     const reason = textIn(choice, 'finish_reason')
     if (reason !== undefined && reason !== '') {
-      const finishReason = finishReasonOf(reason) ?? (this.#turns.passed.text > 0 && !GIVES_UP.test(reason) ? 'stop' : undefined)
+      const finishReason = finishReasonOf(reason)
       if (finishReason === undefined)
         return { ...upstreamError({ message: `it gave up with finish_reason "${reason.slice(0, 100)}"` }), retryable: true }
       if (this.#calls.some(({ place }) => place === null)) throw new Malformed('a tool call has no name')
@@ -220,9 +220,6 @@ function isWhole(json: string): boolean {
   }
 }
 
-/** An answer whose end has a name of its own is one all the same, unless the name says that it is none. */
-const GIVES_UP = /err|abort|cancel|fail|fault|other|unk|incomplete|malformed|time_?out|overload|interrupt|limit|filter|block/i
-
 /** Some write their own names for them large, and some say behind the dialect's which filter it was. */
 function finishReasonOf(told: string): FinishReason | undefined {
   const reason = told.toLowerCase()
@@ -239,10 +236,22 @@ const FINISH_REASONS = new Map<string, FinishReason>([
   ['length', 'length'],
   ['max_tokens', 'length'],
   ['model_length', 'length'],
+  ['max_length', 'length'],
+  ['max_new_tokens', 'length'],
+  ['max_output_tokens', 'length'],
+  ['max_completion_tokens', 'length'],
+  ['context_length', 'length'],
+  ['model_context_window_exceeded', 'length'],
   ['tool_calls', 'tool_calls'],
+  ['tool_use', 'tool_calls'],
   ['function_call', 'tool_calls'],
   ['safety', 'content_filter'],
   ['recitation', 'content_filter'],
+  ['sensitive', 'content_filter'],
+  ['prohibited_content', 'content_filter'],
+  ['blocklist', 'content_filter'],
+  ['spii', 'content_filter'],
+  ['guardrail_intervened', 'content_filter'],
 ])
 
 function isEmpty(value: object): boolean {

@@ -8,7 +8,7 @@ import { joinedThinking, type ThinkingBlock, thinkingBlocks } from '../proto/thi
 import type { WireEnd, WireFailure, WirePiece } from '../proto/wire.ts'
 
 test('a reason for the end that no dialect has is a failure, whatever objects are made of', () => {
-  for (const reason of ['constructor', 'toString', 'odd']) {
+  for (const reason of ['constructor', 'toString', 'odd', 'insufficient_system_resource']) {
     expect(new OpenAiReader().read({ choices: [{ index: 0, delta: {}, finish_reason: reason }] })).toMatchObject({ kind: 'failure' })
     expect(new AnthropicReader().read({ type: 'message_delta', delta: { stop_reason: reason } })).toMatchObject({ kind: 'failure' })
   }
@@ -327,18 +327,13 @@ test.each([
   ['STOP', 'stop'],
   ['model_length', 'length'],
   ['MAX_TOKENS', 'length'],
+  ['max_output_tokens', 'length'],
+  ['model_context_window_exceeded', 'length'],
+  ['prohibited_content', 'content_filter'],
   ['content_filter: RECITATION', 'content_filter'],
   ['SAFETY', 'content_filter'],
 ])('a server that ends with %s means %s', (told, meant) => {
   expect(openAi([choice({ content: 'hi' }, told)])).toMatchObject({ end: { finishReason: meant }, failure: null })
-})
-
-test('an answer whose end has a name of its own is one, unless the name says otherwise', () => {
-  expect(openAi([choice({ content: 'hi' }), choice({}, 'banana')])).toMatchObject({ end: { finishReason: 'stop' }, failure: null })
-  for (const reason of ['engine_error', 'aborted', 'unknown', 'LIMIT']) {
-    const read = openAi([choice({ content: 'hi' }), choice({}, reason)])
-    expect([read.end, read.failure?.code], reason).toEqual([null, 'upstream_error'])
-  }
 })
 
 test('thinking that is counted in the total alone is of the answer', () => {

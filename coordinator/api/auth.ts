@@ -15,6 +15,8 @@ export type Caller = {
   team: string
   /** Whose work it sees. */
   teams: readonly string[]
+  /** The team whose jobs it would make is none any more: it sees them, and makes none. */
+  isTeamArchived: boolean
   role: Role
   actor: string
   admin: boolean
@@ -177,6 +179,7 @@ function callerOf({ id, name, kind, team, owner, scopes, models, tiers }: KeyRec
     name,
     team: teams[0] ?? 'default',
     teams,
+    isTeamArchived: team === null && owner?.archivedTeams.includes(teams[0] ?? 'default') === true,
     role,
     actor: `key:${name}`,
     admin: role === 'owner' || role === 'admin',
@@ -233,6 +236,14 @@ export function requireScope(caller: Caller, scope: Scope): void {
     })
   if (scope === 'inference' && caller.teams.length === 0 && !handlesAll(caller))
     throw new Fault('forbidden', `The holder of the key "${caller.name}" is in no team, and every job is of one.`, { status: 403 })
+  if (scope === 'inference' && caller.isTeamArchived)
+    throw new Fault(
+      'forbidden',
+      `The team ${caller.team}, whose jobs the key "${caller.name}" would make, is archived: change its holder's teams.`,
+      {
+        status: 403,
+      },
+    )
   if (scope === 'inference' && caller.role === 'viewer')
     throw new Fault('forbidden', `The key "${caller.name}" belongs to a viewer, who sees jobs and makes none.`, { status: 403 })
 }

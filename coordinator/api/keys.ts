@@ -191,7 +191,7 @@ export function expiry(fields: Body, nowMs: number): number | null {
 
 /** Of RFC 3339: a day that there is, and with its zone. */
 function isTime(value: string): boolean {
-  const [whole, year, month, day] = /^(\d{4})-(\d{2})-(\d{2})T\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:\d{2})$/.exec(value) ?? []
+  const [whole, year, month, day] = /^(\d{4})-(\d{2})-(\d{2})T\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:[Zz]|[+-]\d{2}:\d{2})$/.exec(value) ?? []
   return whole !== undefined && new Date(Date.UTC(Number(year), Number(month) - 1, Number(day))).getUTCDate() === Number(day)
 }
 

@@ -1,6 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { AUTO } from '../core/routing.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { FleetWorker } from '../core/fleet.ts'
 import { stateOf } from '../core/provider-state.ts'
@@ -248,8 +247,6 @@ const MODEL_FIELDS = [
 function readModel(value: unknown): ProviderModel {
   const fields = fieldsOf(value, MODEL_FIELDS)
   const name = required(text(fields, 'name', 200), 'name')
-  if (name === AUTO)
-    throw badRequest('invalid_name', `"${AUTO}" means any model and cannot be the name of one: choose another name.`, 'name')
   return {
     name,
     upstream: text(fields, 'upstream', 200) ?? name,

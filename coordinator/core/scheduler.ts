@@ -250,15 +250,19 @@ export class Scheduler {
       board.lineOf(job.model).remove(job)
       board.joinLine(job)
     }
-    for (let job = waits.overdue(nowMs); job !== undefined; job = waits.overdue(nowMs)) this.#giveUpWaiting(job)
+    let given = 0
+    for (let job = waits.overdue(nowMs); job !== undefined; job = waits.overdue(nowMs)) this.#giveUpWaiting(job, given++ < EXPLAINED_A_TICK)
     // Backoffs, open breakers and the pause after a refusal end by time alone.
     for (const model of board.lines.keys()) board.unsettled.add(model)
   }
 
-  #giveUpWaiting(job: ScheduledJob): void {
+  #giveUpWaiting(job: ScheduledJob, isExplained: boolean): void {
     const { reason } = this.waiting(this.#board.nowMs, job.id) ?? { reason: 'all_slots_busy' }
-    const waited = decide(this.#board.nowMs, this.#board.questionOf(job), this.#board.fleet)
+    const waited = isExplained ? { waited: decide(this.#board.nowMs, this.#board.questionOf(job), this.#board.fleet) } : {}
     this.#board.forget(job)
-    this.#board.emit({ kind: 'job-failed', job: job.id, error: waitedTooLong(job.maxWaitMs ?? 0, reason), waited })
+    this.#board.emit({ kind: 'job-failed', job: job.id, error: waitedTooLong(job.maxWaitMs ?? 0, reason), ...waited })
   }
 }
+
+// Of many thousands whose time is up together, each decision would be as large as a row of the fleet.
+const EXPLAINED_A_TICK = 100

@@ -122,11 +122,8 @@ export class Dispatcher {
   /** A person gives a parked job its attempts anew; it goes on from what was delivered. A look for jobs that nobody has may have taken it up by now. */
   release(record: JobRecord, progress: StoredProgress | undefined, actor: string, hasCallback: boolean): void {
     if ((this.#live.get(record.id)?.record.status ?? 'parked') !== 'parked') return
-    record.status = 'queued'
-    record.error = null
-    record.strikes = 0
-    record.failures = 0
-    record.owner = this.#parts.coordinator
+    const anew = { status: 'queued', error: null, strikes: 0, failures: 0 } as const
+    Object.assign(record, anew, { owner: this.#parts.coordinator })
     const live = this.#takeUp(record, progress)
     live.hasCallback = hasCallback
     this.#changed(live)
@@ -689,6 +686,7 @@ export class Dispatcher {
   #storeProgress(live: LiveJob): void {
     const tokenIds = live.tokenIds.slice(live.storedTokens)
     if (tokenIds.length === 0 || live.unstorable) return
+    if (live.storedTokens === 0 && live.record.firstTokenMs !== null) this.#changed(live)
     const extra = live.unstored.length === 0 ? null : JSON.stringify(live.unstored)
     const text = live.text.slice(live.storedChars)
     this.#writer.addProgress({ job: live.record.id, firstToken: live.storedTokens, tokenIds, text, extra })

@@ -13,7 +13,7 @@ export type KeyRecord = {
   /** Null: a personal key of somebody without a team, or a worker's. */
   team: string | null
   /** The user whose personal key it is, with the role and the teams as they are now. */
-  owner: { id: string; email: string; role: Role; teams: string[] } | null
+  owner: { id: string; email: string; role: Role; teams: string[]; archivedTeams: string[] } | null
   /** Null in these: all. */
   scopes: string[] | null
   models: string[] | null
@@ -161,8 +161,9 @@ export async function saveBootstrapKey(
 
 const BOOTSTRAP_LOCK = 4_865_124
 
-const SELECT =
-  'select k.*, u.email as owner_email, u.role as owner_role, u.teams as owner_teams from keys k left join users u on u.id = k.owner'
+const SELECT = `select k.*, u.email as owner_email, u.role as owner_role, u.teams as owner_teams,
+          array(select t.name from teams t where t.name = any(u.teams) and t.archived_at is not null) as owner_archived
+     from keys k left join users u on u.id = k.owner`
 
 function parseKey(row: Record<string, unknown>): KeyRecord {
   return {
@@ -173,7 +174,13 @@ function parseKey(row: Record<string, unknown>): KeyRecord {
     owner:
       row.owner === null
         ? null
-        : { id: text(row.owner), email: text(row.owner_email), role: text(row.owner_role) as Role, teams: row.owner_teams as string[] },
+        : {
+            id: text(row.owner),
+            email: text(row.owner_email),
+            role: text(row.owner_role) as Role,
+            teams: row.owner_teams as string[],
+            archivedTeams: row.owner_archived as string[],
+          },
     scopes: row.scopes as string[] | null,
     models: row.models as string[] | null,
     tiers: row.tiers as string[] | null,

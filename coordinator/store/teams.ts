@@ -73,8 +73,6 @@ export async function giveWebhookSecret(query: Query, name: string, sealed: Buff
 /** Its keys end with it. */
 export async function archiveTeam(query: Query, id: string): Promise<TeamRecord | undefined> {
   const [row] = await query('update teams set archived_at = now() where id = $1 and archived_at is null returning *', [id])
-  // Nobody makes jobs of it any more, by whatever key.
-  if (row !== undefined) await query('update users set teams = array_remove(teams, $1) where $1 = any(teams)', [text(row.name)])
   if (row === undefined) return undefined
   await query('update keys set revoked_at = now() where team = $1 and revoked_at is null', [row.name])
   return parseTeam(row)

@@ -4,27 +4,19 @@ import type { Mutant } from './list.ts'
 export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'who was in an archived team makes jobs of it',
-    file: 'coordinator/store/teams.ts',
-    find: "where $1 = any(teams)'",
-    replace: "where $1 = any(teams) and false'",
+    file: 'coordinator/api/auth.ts',
+    find: "if (scope === 'inference' && caller.isTeamArchived)",
+    replace: "if (scope === 'inference' && caller.isTeamArchived && caller.admin)",
     tests: ['access'],
     only: 'archived die at once',
   },
   {
     bug: 'what kept a job waiting to its end is forgotten',
     file: 'coordinator/core/scheduler.ts',
-    find: 'waitedTooLong(job.maxWaitMs ?? 0, reason), waited })',
+    find: 'waitedTooLong(job.maxWaitMs ?? 0, reason), ...waited })',
     replace: 'waitedTooLong(job.maxWaitMs ?? 0, reason) })',
     tests: ['sharing'],
     only: 'waited as long as',
-  },
-  {
-    bug: 'an end of any name is an answer',
-    file: 'proto/openai-wire-answer.ts',
-    find: '&& !GIVES_UP.test(reason)',
-    replace: '',
-    tests: ['wire-answer'],
-    only: 'a name of its own',
   },
   {
     bug: 'a program that begins another answer says both',

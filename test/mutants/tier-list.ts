@@ -143,8 +143,8 @@ export const TIER_MUTANTS: Mutant[] = [
   {
     bug: 'tiers: a tier never opens by waiting',
     file: 'coordinator/core/scheduler.ts',
-    find: '      board.lineOf(job.model).remove(job)\n      board.joinLine(job)\n    }\n    for (let job = waits.overdue',
-    replace: '      waits.end(nowMs, job)\n    }\n    for (let job = waits.overdue',
+    find: '      board.lineOf(job.model).remove(job)\n      board.joinLine(job)\n    }\n    let given',
+    replace: '      waits.end(nowMs, job)\n    }\n    let given',
     tests: ['tiers'],
   },
   {
