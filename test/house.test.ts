@@ -15,7 +15,7 @@ const sources = ['coordinator', 'worker', 'proto']
 const MAY_IMPORT: [room: RegExp, allowed: RegExp][] = [
   [/^proto\//, /^proto\//],
   [/^worker\//, /^(worker|proto)\//],
-  [/^coordinator\/core\//, /^coordinator\/core\//],
+  [/^coordinator\/core\//, /^(coordinator\/core\/|proto\/fleeting-map\.ts)/],
   [/^coordinator\/store\//, /^coordinator\/(core|store)\//],
   [/^coordinator\/tiers\//, /^(coordinator\/(core|tiers)|proto)\//],
   [/^coordinator\/engine\//, /^(coordinator\/(core|store|engine|tiers)|proto)\//],

@@ -10,6 +10,7 @@ export class Attempt {
   readonly job: string
   readonly number: number
   readonly model: string
+  readonly key: string
   generation: Generation | undefined
   /** Nobody wants the rest: once it ends there is nothing to keep. */
   unwanted = false
@@ -35,11 +36,8 @@ export class Attempt {
     this.job = job
     this.number = number
     this.model = model
+    this.key = attemptKey(job, number)
     this.#forced = forced
-  }
-
-  get key(): string {
-    return attemptKey(this.job, this.number)
   }
 
   get ended(): boolean {

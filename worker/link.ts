@@ -15,6 +15,7 @@ import {
   type WorkerEnd,
 } from '../proto/link.ts'
 import { randomUUID } from 'node:crypto'
+import { FleetingMap } from '../proto/fleeting-map.ts'
 import type { GenerationRequest } from '../proto/request.ts'
 import { Attempt, attemptKey } from './attempts.ts'
 import { requestOfAttempt } from './seeds.ts'
@@ -30,8 +31,9 @@ export class CoordinatorLink {
   readonly #facts: WorkerFacts
   readonly #dialler: LinkDialler
   readonly #id = randomUUID()
-  readonly #attempts = new Map<string, Attempt>()
-  readonly #dirty = new Set<Attempt>()
+  readonly #attempts = new FleetingMap<string, Attempt>()
+  /** Those with something to send. */
+  readonly #dirty = new FleetingMap<string, Attempt>()
   #end: WorkerEnd | undefined
   #welcomed = false
   #heartbeat: NodeJS.Timeout | undefined
@@ -144,7 +146,7 @@ export class CoordinatorLink {
         retryable: true,
       })
       attempt.generation?.cancel()
-      this.#dirty.add(attempt)
+      this.#dirty.set(attempt.key, attempt)
     }
     this.#flush()
   }
@@ -291,7 +293,7 @@ export class CoordinatorLink {
   }
 
   #letGo(attempt: Attempt): void {
-    this.#dirty.delete(attempt)
+    this.#dirty.delete(attempt.key)
     this.#attempts.delete(attempt.key)
     if (this.#attempts.size === 0) this.#nowQuiet()
   }
@@ -302,7 +304,7 @@ export class CoordinatorLink {
   }
 
   #changed(attempt: Attempt): void {
-    this.#dirty.add(attempt)
+    this.#dirty.set(attempt.key, attempt)
     this.#soon()
   }
 
@@ -331,7 +333,7 @@ export class CoordinatorLink {
     const finished: FinishedMessage[] = []
     const failed: FailedMessage[] = []
     let size = 0
-    for (const attempt of this.#dirty) {
+    for (const attempt of this.#dirty.values()) {
       // A message has a largest size; what does not fit leaves in the next.
       if (size > OUTPUT_CHARS_MAX) break
       // Of what nobody wants only the end is news: it says that the slot is free.
@@ -347,7 +349,7 @@ export class CoordinatorLink {
       }
       if (last !== undefined && 'failed' in last) failed.push(last.failed)
       if (attempt.unwanted && last !== undefined) this.#forget(attempt.key)
-      else if (!attempt.hasMore) this.#dirty.delete(attempt)
+      else if (!attempt.hasMore) this.#dirty.delete(attempt.key)
     }
     return { chunks, finished, failed }
   }

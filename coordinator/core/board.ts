@@ -1,3 +1,4 @@
+import { FleetingMap } from '../../proto/fleeting-map.ts'
 import { Contest } from './contest.ts'
 import { outlasts } from './cooldown.ts'
 import { explain, type Question } from './decision.ts'
@@ -20,7 +21,7 @@ import { Waits } from './waits.ts'
  */
 export class Board {
   readonly rules: SchedulerRules
-  readonly jobs = new Map<JobId, ScheduledJob>()
+  readonly jobs = new FleetingMap<JobId, ScheduledJob>()
   /** Workers, and the clouds that the coordinator calls itself. */
   readonly workers = new Map<WorkerId, FleetWorker>()
   readonly lines = new Map<string, Line<ScheduledJob>>()
@@ -29,7 +30,7 @@ export class Board {
   readonly delayed = new Set<ScheduledJob>()
   /** Those that let others go first at a provider, and stand in line for the others. */
   readonly shunning = new Set<ScheduledJob>()
-  readonly running = new Set<ScheduledJob>()
+  readonly running = new FleetingMap<JobId, ScheduledJob>()
   readonly waits = new Waits()
   readonly serviceTimes = new ServiceTimes()
   readonly spentUntilMs = new Map<string, number>()
@@ -120,7 +121,7 @@ export class Board {
     this.shunning.delete(job)
     if (job.phase === 'delayed' || job.flow !== null) this.waits.end(this.nowMs, job)
     this.lines.get(job.model)?.remove(job)
-    this.running.delete(job)
+    this.running.delete(job.id)
     this.jobs.delete(job.id)
   }
 
@@ -136,7 +137,7 @@ export class Board {
     job.progressedMs = this.nowMs
     job.isPatient = false
     job.tokensAtStart = job.tokens
-    this.running.add(job)
+    this.running.set(job.id, job)
     worker.occupy(job.id, job.attempt, model, this.nowMs, job.cost)
     this.remember(worker, job)
     job.team.running += 1
@@ -157,7 +158,7 @@ export class Board {
     if (breaker?.trial === job.id) breaker.trial = null
     job.spent = isUnread(job, status, error) ? 0 : spentBy(job)
     if (status !== 'succeeded') job.worker?.quota?.correct(this.nowMs, job.startedMs, job.spent - job.cost)
-    this.running.delete(job)
+    this.running.delete(job.id)
     job.ranMs += this.nowMs - job.startedMs
     job.worker = null
     job.phase = 'queued'

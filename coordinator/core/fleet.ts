@@ -1,3 +1,4 @@
+import { FleetingMap } from '../../proto/fleeting-map.ts'
 import { type Breaker, newBreaker } from './breaker.ts'
 import { Cooldown, type Setback } from './cooldown.ts'
 import type { JobId, Tier, WorkerId } from './job.ts'
@@ -82,7 +83,7 @@ export type FleetModel = {
 /** A job may hold two slots at once: an attempt that was told to stop keeps its own until the worker confirms. */
 type Occupation = { job: JobId; attempt: number; model: string; startedMs: number; tokens: number }
 
-function occupationKey(job: JobId, attempt: number): string {
+export function occupationKey(job: JobId, attempt: number): string {
   return `${job}/${attempt}`
 }
 
@@ -108,7 +109,7 @@ export class FleetWorker {
   /** What may be spent on it is spent until then. */
   spentUntilMs: number | null = null
   /** Attempts that hold a slot here, those told to stop included until the worker confirms. */
-  readonly occupied = new Map<string, Occupation>()
+  readonly occupied = new FleetingMap<string, Occupation>()
   readonly #busyByModel = new Map<string, number>()
 
   constructor(id: WorkerId, name: string, nowMs: number) {

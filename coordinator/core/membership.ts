@@ -1,7 +1,7 @@
 import { COORDINATOR_RESTARTED, PROVIDER_REMOVED, WORKER_LOST, WORKER_RESTARTED, WORKER_SILENT } from './attempt-errors.ts'
 import type { Attempts } from './attempts.ts'
 import type { Board } from './board.ts'
-import { type FleetWorker, type ModelOffer, SPENT } from './fleet.ts'
+import { type FleetWorker, type ModelOffer, occupationKey, SPENT } from './fleet.ts'
 import type { InputOf } from './inputs.ts'
 import type { JobError, JobId, WorkerId } from './job.ts'
 import { Quota } from './quota.ts'
@@ -42,8 +42,9 @@ export class Membership {
 
   /** The greeting is the truth about what the worker still holds; what it does not name is gone. */
   #reconcile(worker: FleetWorker, held: { job: JobId; attempt: number }[]): void {
-    const unclaimed = new Map(held.map((item) => [`${item.job}/${item.attempt}`, item]))
-    for (const [key, { job: id, attempt }] of [...worker.occupied]) {
+    const unclaimed = new Map(held.map((item) => [occupationKey(item.job, item.attempt), item]))
+    for (const { job: id, attempt } of [...worker.occupied.values()]) {
+      const key = occupationKey(id, attempt)
       const job = this.#board.jobs.get(id)
       const live = job !== undefined && job.worker === worker && job.attempt === attempt
       if (unclaimed.has(key)) {

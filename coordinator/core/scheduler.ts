@@ -102,7 +102,7 @@ export class Scheduler {
         this.#setTeam(input.team)
         break
       case 'paused':
-        forgivePause(nowMs, input.ms, this.#board.workers.values(), this.#board.running)
+        forgivePause(nowMs, input.ms, this.#board.workers.values(), this.#board.running.values())
         break
       case 'time-passed':
         this.#passTime()
@@ -245,7 +245,7 @@ export class Scheduler {
       else board.joinOthers(job)
     }
     for (const job of board.shunning) if (job.notBeforeMs <= nowMs) board.joinAll(job)
-    for (const job of board.running) this.#attempts.judgeRunning(job)
+    for (const job of board.running.values()) this.#attempts.judgeRunning(job)
     for (let job = waits.opening(nowMs); job !== undefined; job = waits.opening(nowMs)) {
       board.lineOf(job.model).remove(job)
       board.joinLine(job)

@@ -12,6 +12,7 @@ import type { QuotaLimits } from '../core/quota.ts'
 import type { Scheduler } from '../core/scheduler.ts'
 import type { StoredProgress } from '../store/jobs.ts'
 import type { Writer } from '../store/writer.ts'
+import { FleetingMap } from '../../proto/fleeting-map.ts'
 import type { DispatcherParts } from './dispatcher-parts.ts'
 import { delivered, LiveJob } from './live-job.ts'
 import { accepted, type NewJob, newRecord, sameTerms, type Terms } from './new-job.ts'
@@ -26,9 +27,10 @@ export class Dispatcher {
   readonly #scheduler: Scheduler
   readonly #writer: Writer
   readonly #parts: DispatcherParts
-  readonly #live = new Map<JobId, LiveJob>()
+  readonly #live = new FleetingMap<JobId, LiveJob>()
   readonly #workerNames = new Map<WorkerId, string>()
-  readonly #progressed = new Set<LiveJob>()
+  /** Those whose answer has grown since the last checkpoint. */
+  readonly #progressed = new FleetingMap<JobId, LiveJob>()
   readonly #queuedAndFollowed = new Set<LiveJob>()
   readonly #timers: NodeJS.Timeout[] = []
   #tickedMs = 0
@@ -208,6 +210,7 @@ export class Dispatcher {
     if (known !== undefined) {
       // Adopted anew, its row is younger than what is known of it here: what is written next has to be younger still.
       known.record.version = Math.max(known.record.version, record.version)
+      known.record.inRow = null
       return
     }
     const live = this.#takeUp(record, progress)
@@ -328,7 +331,7 @@ export class Dispatcher {
       this.#parts.onFirstToken(live.record)
     }
     live.append(chunk.tokenIds, chunk.text, chunk.deltas)
-    this.#progressed.add(live)
+    this.#progressed.set(job, live)
     this.#apply({ kind: 'attempt-progressed', job, attempt, worker, tokens: live.tokenIds.length, isPatient })
   }
 
@@ -580,26 +583,12 @@ export class Dispatcher {
   }
 
   #endAttempt(effect: Extract<Effect, { kind: 'attempt-ended' }>): void {
-    const live = this.#get(effect.job)
-    const { record } = live
-    const ended = {
-      job: record.id,
-      number: effect.attempt,
-      status: effect.status,
-      worker: record.worker,
-      workerName: record.workerName,
-      tier: record.tier,
-      startedMs: record.attemptStartedMs ?? record.createdMs,
-      finishedMs: this.#parts.now(),
-      tokens: live.tokenIds.length - live.record.tokensBefore,
-      error: effect.error,
-      traceId: record.traceId,
-    }
     // An attempt that brought its job to its end is told by the job's own row; only the others need one.
     if (effect.status === 'succeeded' || effect.status === 'cancelled') return
-    live.endedAttempts.push(ended)
+    const live = this.#get(effect.job)
+    const ended = live.endAttempt(effect, this.#parts.now())
     if (!live.unstorable) this.#writer.addAttempt(ended)
-    if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${record.workerName}`, { attempt: effect.attempt })
+    if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${ended.workerName}`, { attempt: effect.attempt })
   }
 
   #requeue({ job, why, strikes, failures }: Extract<Effect, { kind: 'job-requeued' }>): void {
@@ -616,7 +605,7 @@ export class Dispatcher {
   /** Nobody may have read it; what a checkpoint holds of it would be joined to the next answer. */
   #discard(live: LiveJob): void {
     if (live.storedTokens > 0) this.#writer.clearProgress(live.record.id)
-    this.#progressed.delete(live)
+    this.#progressed.delete(live.record.id)
     live.discard()
   }
 
@@ -634,7 +623,7 @@ export class Dispatcher {
     if (status !== 'succeeded' || record.completionTokens === null) record.completionTokens = live.tokenIds.length
     this.#queuedAndFollowed.delete(live)
     if (!isFinal(status)) this.#storeProgress(live)
-    this.#progressed.delete(live)
+    this.#progressed.delete(live.record.id)
     if (isFinal(status) && !live.unstorable) {
       this.#writer.addOutput(record.id, JSON.stringify(live.output()))
       if (live.storedTokens > 0) this.#writer.clearProgress(record.id)
@@ -679,7 +668,7 @@ export class Dispatcher {
 
   /** Bounds what a death of everything that knows the text can cost to about a second of it. */
   checkpoint(): void {
-    for (const live of this.#progressed) this.#storeProgress(live)
+    for (const live of this.#progressed.values()) this.#storeProgress(live)
     this.#progressed.clear()
   }
 

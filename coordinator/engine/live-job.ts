@@ -109,6 +109,16 @@ export class LiveJob {
     return this.#followers.size > 0
   }
 
+  /** Keeps how an attempt ended that did not end the job. */
+  endAttempt({ attempt, status, error }: Pick<AttemptRecord, 'status' | 'error'> & { attempt: number }, nowMs: number): AttemptRecord {
+    const { id, worker, workerName, tier, attemptStartedMs, createdMs, tokensBefore, traceId } = this.record
+    const times = { startedMs: attemptStartedMs ?? createdMs, finishedMs: nowMs }
+    const tokens = this.tokenIds.length - tokensBefore
+    const ended = { job: id, number: attempt, status, worker, workerName, tier, ...times, tokens, error, traceId }
+    this.endedAttempts.push(ended)
+    return ended
+  }
+
   /** The attempt ended here, with whatever result. */
   hasEnded(attempt: number, worker: WorkerId): boolean {
     const { record, endedAttempts } = this

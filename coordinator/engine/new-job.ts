@@ -102,6 +102,7 @@ export function newRecord(job: NewJob, nowMs: number, owner: string): JobRecord 
     costMicros: 0,
     finishReason: null,
     error: null,
+    inRow: null,
   }
 }
 

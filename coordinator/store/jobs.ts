@@ -236,5 +236,6 @@ export function parseJob(row: Record<string, unknown>): JobRecord {
     costMicros: number(row.cost_micros),
     finishReason: textOrNull(row.finish_reason) as JobRecord['finishReason'],
     error: (row.error ?? null) as JobError | null,
+    inRow: null,
   }
 }

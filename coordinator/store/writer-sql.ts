@@ -1,5 +1,5 @@
 import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
-import type { AttemptRecord, JobRecord } from '../core/job.ts'
+import type { AttemptRecord, Beginning, JobRecord } from '../core/job.ts'
 import { binaryArray, binaryValue, type Element, type ElementType } from './binary-array.ts'
 import { statementName } from './db.ts'
 import { dayOf, partitionOf } from './migrate.ts'
@@ -13,11 +13,17 @@ import type { Batch, Progress } from './writer.ts'
 export function statementFor(batch: Batch): Statement {
   const inserted: { record: JobRecord; request: string }[] = []
   const updated: JobRecord[] = []
+  const ended: JobRecord[] = []
   const idempotent: Idempotent[] = []
   const callbacks: { record: JobRecord; id: string; url: string }[] = []
-  for (const { record, request, along } of batch.jobs.values()) {
-    if (request === null) updated.push(record)
-    else inserted.push({ record, request })
+  for (const job of batch.jobs.values()) {
+    const { record, request, along } = job
+    if (request === null && goesOnAsInRow(record)) ended.push(record)
+    else {
+      job.beginning = beginningOf(record)
+      if (request === null) updated.push(record)
+      else inserted.push({ record, request })
+    }
     if (along.idempotency !== undefined) idempotent.push({ record, ...along.idempotency })
     if (along.callback !== undefined) callbacks.push({ record, ...along.callback })
   }
@@ -30,12 +36,16 @@ export function statementFor(batch: Batch): Statement {
     parts.push(insertPart(few, partitionOf('jobs', day), plain ? PLAIN_JOB : JOB, records, plain ? '-plain' : ''))
     parts.push(insertPart(few, partitionOf('job_requests', day), REQUEST, rows))
   }
-  for (const [day, rows] of byDay(updated, (record) => record.id)) parts.push(updatePart(few, partitionOf('jobs', day), rows))
+  for (const [day, rows] of byDay(updated, (record) => record.id))
+    parts.push(updatePart(few, 'changed', partitionOf('jobs', day), CHANGED_JOB, rows))
+  for (const [day, rows] of byDay(ended, (record) => record.id))
+    parts.push(updatePart(few, 'ended', partitionOf('jobs', day), ENDED_JOB, rows))
   if (idempotent.length > 0) parts.push(idempotencyPart(few, idempotent))
   if (callbacks.length > 0) parts.push(insertPart(few, 'callbacks', CALLBACK, callbacks))
   for (const [day, rows] of byDay(batch.attempts, (row) => row.job))
     parts.push(insertPart(few, partitionOf('attempts', day), ATTEMPT, rows))
-  for (const [day, rows] of byDay(batch.events, (row) => row.id)) parts.push(insertPart(few, partitionOf('events', day), EVENT, rows))
+  for (const [type, events] of few ? [['', batch.events] as const] : byType(batch.events))
+    for (const [day, rows] of byDay(events, (row) => row.id)) parts.push(insertPart(few, partitionOf('events', day), EVENT, rows, type))
   if (batch.payments.length > 0) parts.push(insertPart(few, 'payments', PAYMENT, batch.payments))
   for (const [day, rows] of byDay(batch.outputs, (row) => row.job))
     parts.push(insertPart(few, partitionOf('job_outputs', day), OUTPUT, rows))
@@ -86,7 +96,7 @@ function prepare(parts: Part[], onConflict: string): Prepared {
 
 /** Most jobs are new and wish for nothing: what they all leave empty is not sent. */
 function isPlain(record: JobRecord): boolean {
-  if (record.needs.length > 0 || record.costMicros > 0 || record.tokensBefore > 0) return false
+  if (record.needs.length > 0 || record.costMicros > 0 || record.tokensBefore > 0 || record.strikes > 0 || record.failures > 0) return false
   for (const field of MOSTLY_NULL) if (record[field] !== null) return false
   return true
 }
@@ -120,35 +130,87 @@ function idempotencyPart(few: boolean, rows: readonly Idempotent[]): Part {
  * A record only ever replaces an older version of itself, so a batch sent twice, or late, changes nothing; and only its
  * owner writes a job, so a coordinator that slept through its lease does not either. A parked job is anybody's.
  */
-function updatePart(few: boolean, table: string, rows: readonly JobRecord[]): Part {
-  const { form, types, values, select } = given(CHANGED_JOB, rows, few)
+function updatePart(few: boolean, what: string, table: string, columns: Column<JobRecord>[], rows: readonly JobRecord[]): Part {
+  const { form, types, values, select } = given(columns, rows, few)
   return {
-    key: `changed-${table}${form}`,
+    key: `${what}-${table}${form}`,
     types,
     values,
-    sql: (parameters) => `update ${table} j set ${CHANGED_JOB.filter(([name]) => name !== 'id')
+    sql: (parameters) => `update ${table} j set ${columns
+      .filter(([name]) => name !== 'id')
       .map(([name]) => `${name} = x.${name}`)
       .join(', ')}
       from (${select(parameters)}) x where j.id = x.id and j.version < x.version and (j.owner = x.owner or j.status = 'parked')`,
   }
 }
 
+/** Most changes are the end of an attempt of which all else is in the row: that is not said again. */
+function goesOnAsInRow(record: JobRecord): boolean {
+  const { inRow } = record
+  // An error is news, whatever it was before.
+  return inRow !== null && record.error === null && BEGINNING.every((field) => record[field] === inRow[field])
+}
+
+function beginningOf(record: JobRecord): Beginning {
+  const { owner, strikes, failures, detached, startedMs, attempt, attemptStartedMs, tokensBefore, worker } = record
+  const { workerName, tier, servedModel, modelSha256, queueMs, costMicros, error } = record
+  const placed = { worker, workerName, tier, servedModel, modelSha256, queueMs }
+  return { owner, strikes, failures, detached, startedMs, attempt, attemptStartedMs, tokensBefore, ...placed, costMicros, error }
+}
+
+/** The two kinds that nearly every job has, and all others: within each of the two there is less to tell. */
+function byType(events: readonly EventRecord[]): Iterable<[kind: string, events: readonly EventRecord[]]> {
+  const kinds: [string, EventRecord[]][] = [
+    ['-accepted', []],
+    ['-succeeded', []],
+    ['', []],
+  ]
+  for (const event of events) kinds[event.type === 'job.accepted' ? 0 : event.type === 'job.succeeded' ? 1 : 2]?.[1].push(event)
+  return kinds.filter(([, rows]) => rows.length > 0)
+}
+
 /**
  * Rows as parameters, and the select that makes rows of them again: an array per column and a list of `unnest`, where one
  * `unnest` over all of them would copy every array into a table of its own first; with forty columns that was half of what a
- * small statement cost. A single row, which is all that one caller makes at a time, is values by themselves: a sixth less.
+ * small statement cost. A single row, which is all that one caller makes at a time, is values by themselves: a sixth less. And
+ * where the rows are of one kind, such as those of one model that one worker serves, what they have in common is said once.
  */
 function given<T>(columns: Column<T>[], rows: readonly T[], few: boolean): Given {
   const [only] = rows
   const one = few && rows.length === 1 && only !== undefined
+  const alike = !one && areAlike(columns, rows)
+  const isSingle = ([name]: Column<T>): boolean => one || (alike && COMMON.has(name))
   return {
-    form: one ? '-one' : '',
-    types: columns.map(([, type]) => (one ? type : `${type}[]`)),
-    values: columns.map(([, type, value]) => (one ? binaryValue(type, value(only)) : binaryArray(type, rows, value))),
+    form: one ? '-one' : alike ? '-alike' : '',
+    types: columns.map((column) => (isSingle(column) ? column[1] : `${column[1]}[]`)),
+    values: columns.map((column) => {
+      const [, type, value] = column
+      return isSingle(column) ? binaryValue(type, value(rows[0] as T)) : binaryArray(type, rows, value)
+    }),
     select: (parameters) =>
-      `select ${columns.map(([name], index) => `${one ? parameters[index] : `unnest(${parameters[index]})`} as ${name}`).join(', ')}`,
+      `select ${columns.map((column, index) => `${isSingle(column) ? parameters[index] : `unnest(${parameters[index]})`} as ${column[0]}`).join(', ')}`,
   }
 }
+
+function areAlike<T>(columns: Column<T>[], rows: readonly T[]): boolean {
+  const [first, ...others] = rows
+  if (first === undefined) return false
+  let some = false
+  for (const [name, , value] of columns) {
+    if (!COMMON.has(name)) continue
+    some = true
+    const common = value(first)
+    for (const other of others) if (value(other) !== common) return false
+  }
+  return some
+}
+
+// Of these columns.
+const COMMON = new Set(
+  'version status type team model key priority owner detached attempt worker worker_name tier served_model model_sha256 finish_reason severity actor provider'.split(
+    ' ',
+  ),
+)
 
 type Given = { form: string; types: string[]; values: unknown[]; select: (parameters: string[]) => string }
 
@@ -249,7 +311,7 @@ const MOSTLY_NULL = [
 ] as const satisfies readonly (keyof JobRecord)[]
 
 const LEFT_OUT = new Set(
-  'pinned_provider pinned_tier policy max_wait_ms max_run_ms batch row_key finished_at first_token_ms prompt_tokens completion_tokens cached_tokens finish_reason error needs cost_micros tokens_before'.split(
+  'pinned_provider pinned_tier policy max_wait_ms max_run_ms batch row_key finished_at first_token_ms prompt_tokens completion_tokens cached_tokens finish_reason error needs cost_micros tokens_before strikes failures'.split(
     ' ',
   ),
 )
@@ -264,6 +326,29 @@ const CHANGING = new Set(
 type Idempotent = { record: JobRecord; key: string; hash: Buffer }
 
 const CHANGED_JOB = JOB.filter(([name]) => name === 'id' || name === 'owner' || CHANGING.has(name))
+
+const ENDING = new Set(
+  'id owner version status finished_at first_token_ms prompt_tokens completion_tokens cached_tokens finish_reason'.split(' '),
+)
+const ENDED_JOB = JOB.filter(([name]) => ENDING.has(name))
+
+const BEGINNING = [
+  'owner',
+  'strikes',
+  'failures',
+  'detached',
+  'startedMs',
+  'attempt',
+  'attemptStartedMs',
+  'tokensBefore',
+  'worker',
+  'workerName',
+  'tier',
+  'servedModel',
+  'modelSha256',
+  'queueMs',
+  'costMicros',
+] as const satisfies readonly (keyof Beginning)[]
 
 const IDEMPOTENCY: Column<Idempotent>[] = [
   ['team', 'text', (r) => r.record.team],

@@ -1,5 +1,5 @@
 import type { EventRecord } from '../core/event.ts'
-import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
+import type { AttemptRecord, Beginning, JobId, JobRecord } from '../core/job.ts'
 import { Fault } from '../core/fault.ts'
 import { type Db, isMissing, isUnavailable, mayPass, type Session } from './db.ts'
 import { readPartitions } from './migrate.ts'
@@ -289,6 +289,8 @@ class Lane {
         await this.#session.run(name, text, statement.values)
         this.#db.markDown(false)
         this.#db.markRefused(this, null)
+        // What was there already was not written over.
+        for (const { record, beginning = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : (beginning ?? record.inRow)
         return
       } catch (error) {
         // A connection that cannot be opened says nothing about the rows, whatever it says.
@@ -412,8 +414,8 @@ export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; tex
 export type Batch = {
   /** The jobs that anything here is about. */
   about: Set<string>
-  /** `request` is null for a job that exists already. */
-  jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[] }>
+  /** `request` is null for a job that exists already; `beginning` is what the statement that was made last tells of one. */
+  jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[]; beginning?: Beginning }>
   attempts: AttemptRecord[]
   events: EventRecord[]
   payments: Payment[]

@@ -1,10 +1,11 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { ABILITIES, type Ability } from '../../proto/abilities.ts'
 import type { FinishReason } from '../../proto/answer.ts'
+import { FleetingMap } from '../../proto/fleeting-map.ts'
 import { type GenerationRequest, textsOf } from '../../proto/request.ts'
 import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
 import { type Piece, type Script, scriptOf } from './fake/script.ts'
-import { TextAssembler } from './text.ts'
+import { StopMatcher } from './text.ts'
 
 /**
  * An engine without a model, for trying and measuring everything around one. Its answer is a pure function of model name,
@@ -34,7 +35,9 @@ class FakeEngine implements Engine {
   readonly #options: FakeOptions
   readonly #onState: StateListener
   readonly #abilities: readonly Ability[]
-  readonly #running = new Set<FakeGeneration>()
+  readonly #sha256: string
+  readonly #running = new FleetingMap<string, FakeGeneration>()
+  #begun = 0
   #phase: EngineState['phase'] = 'ready'
   #detail = ''
   #restarts = 0
@@ -43,7 +46,8 @@ class FakeEngine implements Engine {
   constructor(options: FakeOptions, onState: StateListener) {
     this.#options = options
     this.#onState = onState
-    const { without = [] } = options
+    const { name, without = [] } = options
+    this.#sha256 = hash('sha256', `fake:${name}`)
     this.#abilities = ABILITIES.filter((ability) => !ability.endsWith('_dialect') && !without.includes(ability))
   }
 
@@ -54,7 +58,7 @@ class FakeEngine implements Engine {
       slots: this.#phase === 'ready' ? this.#options.slots : 0,
       contextTokens: this.#options.contextTokens,
       maxTokenBytes: 0,
-      sha256: createHash('sha256').update(`fake:${this.#options.name}`).digest('hex'),
+      sha256: this.#sha256,
       sizeBytes: 0,
       restarts: this.#restarts,
       abilities: this.#abilities,
@@ -62,8 +66,9 @@ class FakeEngine implements Engine {
   }
 
   generate(_key: string, request: GenerationRequest, continuation: readonly number[], sink: GenerationSink): Generation {
-    const generation = new FakeGeneration(this.#options, request, continuation, sink, () => this.#running.delete(generation))
-    this.#running.add(generation)
+    const name = String(this.#begun++)
+    const generation = new FakeGeneration(this.#options, request, continuation, sink, () => this.#running.delete(name))
+    this.#running.set(name, generation)
     const prompt = promptText(request)
     // A real engine answers later too: the caller has its handle before the first word.
     setImmediate(() => {
@@ -97,7 +102,7 @@ class FakeEngine implements Engine {
   }
 
   #failAll(code: string, message: string): void {
-    for (const generation of [...this.#running]) generation.fail({ layer: 'model', code, message, retryable: true })
+    for (const generation of [...this.#running.values()]) generation.fail({ layer: 'model', code, message, retryable: true })
   }
 }
 
@@ -106,7 +111,7 @@ class FakeGeneration implements Generation {
   readonly #sink: GenerationSink
   readonly #onEnd: () => void
   readonly #minTokens: number
-  readonly #assembler: TextAssembler
+  readonly #stops: StopMatcher
   readonly #promptTokens: number
   readonly #limit: number
   readonly #script: Script
@@ -123,7 +128,7 @@ class FakeGeneration implements Generation {
     this.#onEnd = onEnd
     this.#forced = continuation.length
     this.#minTokens = request.minTokens ?? 0
-    this.#assembler = new TextAssembler(request.stop)
+    this.#stops = new StopMatcher(request.stop)
     this.#promptTokens = countWords(promptText(request))
     this.#script = scriptOf(options.name, request)
     const { length, reasoningTokens } = this.#script
@@ -149,7 +154,7 @@ class FakeGeneration implements Generation {
     }
     this.#sink.accepted(this.#promptTokens, 0)
     if (stalled) return
-    while (this.#position < this.#forced && !this.#assembler.stopped) this.#next()
+    while (this.#position < this.#forced && this.#stops.matched === undefined) this.#next()
     this.#firstDueMs = performance.now() + this.#options.firstTokenMs
     this.#prefill()
   }
@@ -192,7 +197,7 @@ class FakeGeneration implements Generation {
     const due = rate === 0 ? this.#position + BURST : this.#forced + 1 + Math.floor((passedMs * rate) / 1000)
     if (this.#script.plain) this.#releaseWords(due)
     else this.#releasePieces(due)
-    if (this.#assembler.stopped) this.#end('stop')
+    if (this.#stops.matched !== undefined) this.#end('stop')
     else if (this.#position >= this.#script.length) this.#end(this.#script.ending)
     else if (this.#position >= this.#limit) this.#end('length')
     else this.#later(rate === 0 ? 0 : Math.max(1, ((this.#position - this.#forced) * 1000) / rate - passedMs))
@@ -218,13 +223,13 @@ class FakeGeneration implements Generation {
   }
 
   #mayGoOn(due: number): boolean {
-    return this.#position < Math.min(due, this.#limit, this.#script.length) && !this.#assembler.stopped
+    return this.#position < Math.min(due, this.#limit, this.#script.length) && this.#stops.matched === undefined
   }
 
   #next(): Piece {
     const piece = this.#script.piece(this.#position)
     this.#position += 1
-    return piece.text === '' ? piece : { ...piece, text: this.#assembler.feed(Buffer.from(piece.text), this.#position > this.#minTokens) }
+    return piece.text === '' ? piece : { ...piece, text: this.#stops.feed(piece.text, this.#position > this.#minTokens) }
   }
 
   #end(reason: FinishReason): void {
@@ -232,7 +237,7 @@ class FakeGeneration implements Generation {
     this.#close()
     this.#sink.finished({
       reason,
-      text: this.#assembler.end(),
+      text: this.#stops.end(),
       promptTokens: this.#promptTokens,
       completionTokens: Math.max(this.#position, this.#forced),
       cachedTokens: 0,
@@ -243,7 +248,7 @@ class FakeGeneration implements Generation {
 
   /** The stop string that was complete first. */
   #matchedStop(): { stopSequence?: string } {
-    const stopSequence = this.#assembler.stoppedBy
+    const stopSequence = this.#stops.matched
     return stopSequence === undefined ? {} : { stopSequence }
   }
 
@@ -266,7 +271,7 @@ function promptText(request: GenerationRequest): string {
 }
 
 function countWords(text: string): number {
-  return Math.max(1, text.split(/\s+/).filter((word) => word !== '').length)
+  return Math.max(1, text.match(/\S+/g)?.length ?? 0)
 }
 
 function says(prompt: string, word: string | undefined): boolean {

@@ -1,11 +1,11 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /** The fake's only source of variety: words and numbers that depend on nothing but a start and a place. */
 export class Chance {
   readonly #start: number
 
   constructor(seed: string) {
-    this.#start = createHash('sha256').update(seed).digest().readUInt32LE(0)
+    this.#start = hash('sha256', seed, 'buffer').readUInt32LE(0)
   }
 
   /** Unsigned 32 bit. */
