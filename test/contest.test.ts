@@ -80,7 +80,42 @@ test('accounts that pay make no routes of their own: an empty one changes the ro
   // First in, first out across the accounts of a team.
   expect(line.next(line.routes)?.id).toBe('j0')
   for (const job of jobs) line.remove(job)
-  expect([[...line.routes].length, line.waiting]).toEqual([0, 0])
+  // A few flows are kept for who comes next, however many there were.
+  expect([[...line.routes].flatMap(({ flows }) => [...flows]).length, line.waiting]).toEqual([8, 0])
+  expect(line.next(line.routes)).toBeUndefined()
+})
+
+test('what nobody stands in is ready for nobody, whatever becomes of its team and its accounts meanwhile', () => {
+  const line = new Line<ScheduledJob>('m', new Set(['cloud']))
+  const team = { name: 't', weight: 1, maxParallel: null, running: 0, full: false, lines: new Set<Line<ScheduledJob>>() }
+  const key = { model: 'm', provider: null, tiers: 'cco', needs: [], sha256: null, avoid: [], outgrown: 0, broke: false }
+  const [first, second] = [0, 1].map((order) => enlisted(plainJob(`j${order}`, { purses: ['key:k'] }), order, team)) as [
+    ScheduledJob,
+    ScheduledJob,
+  ]
+  line.add(first, key, team)
+  line.remove(first)
+  line.setFull(team, true)
+  line.setFull(team, false)
+  line.judgePurse('key:k', () => true)
+  line.adjust(first, team, 5)
+  expect([...line.routes].map(({ isReady, key: { broke } }) => [isReady, broke])).toEqual([[false, true]])
+  // The account is full again while nobody stands there, and whoever comes stands where the account puts them.
+  line.judgePurse('key:k', () => false)
+  expect(line.add(second, key, team)).toBe(true)
+  expect(line.next(line.routes)?.id).toBe('j1')
+  expect([...line.routes].map(({ isReady, key: { broke }, flows }) => [isReady, broke, flows.size])).toEqual([[true, false, 1]])
+  line.remove(second)
+  expect([line.next(line.routes), line.waiting, line.jobs()]).toEqual([undefined, 0, []])
+})
+
+test('who came and went is counted among those who wait no more', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  for (const job of ['runs', 'waits']) world.enqueue(job)
+  expect(world.scheduler.waitingByReason(world.nowMs)).toEqual([{ model: 'm', reason: 'all_slots_busy', count: 1 }])
+  for (const job of ['runs', 'waits']) world.finish(job)
+  expect(world.scheduler.waitingByReason(world.nowMs)).toEqual([])
 })
 
 test('a limited account that is empty keeps its jobs from what costs money until it is full again, and no longer', () => {

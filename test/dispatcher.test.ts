@@ -32,6 +32,16 @@ test('who hears of an end and cancels what that end was to start has it cancelle
   expect(second.live.record.status).toBe('cancelled')
 })
 
+test('of a job that another coordinator had meanwhile all is written again', () => {
+  const dispatcher = dispatcherOver({})
+  dispatcher.workerConnected(WORKER, 'w', [offer('m', 1)], [], false)
+  const { record } = dispatcher.accept(newJob()).live
+  record.inRow = { ...record }
+  dispatcher.recover({ ...record, version: record.version + 5 }, undefined, false)
+  expect(record).toMatchObject({ inRow: null, status: 'running' })
+  expect(record.version).toBeGreaterThan(5)
+})
+
 test('an answer without an end is stopped before it fills the memory', () => {
   const cancelled: JobId[] = []
   const dispatcher = dispatcherOver({ cancel: (_worker, job) => void cancelled.push(job) })

@@ -55,7 +55,37 @@ test('an empty key is a missing one, whatever keys there are', () => {
   const key = { id: 'k', name: 'k', kind: 'bootstrap', team: null, owner: null, scopes: null, models: null, tiers: null }
   keyring.replace([{ ...key, hash: sha256(''), expiresMs: null, requestsPerMinute: null, singleUse: false, spentBy: null } as never])
   for (const headers of [{ 'x-api-key': '' }, { authorization: 'Bearer ' }, {}])
-    expect(() => keyring.identify(headers, '127.0.0.1')).toThrow(/No key/)
+    expect(() => keyring.identify(headers, '127.0.0.1', {})).toThrow(/No key/)
+})
+
+test('a connection that has shown its key is known by it, and by no other, as long as that key is in force', () => {
+  let nowMs = 0
+  const refused: string[] = []
+  const keyring = new Keyring(
+    () => nowMs,
+    (address) => refused.push(address),
+  )
+  const record = (name: string, expiresMs: number | null = null): never =>
+    ({
+      ...{ id: name, name, kind: 'personal', team: 'default', owner: null, scopes: null, models: null, tiers: null },
+      ...{ hash: sha256(`hf_${name}`), expiresMs, requestsPerMinute: null, singleUse: false, spentBy: null },
+    }) as never
+  const connection = {}
+  const ask = (key: string): string => keyring.identify({ authorization: `Bearer hf_${key}` }, 'here', connection).name
+  keyring.replace([record('one'), record('two'), record('soon', 1_000)])
+  expect([ask('one'), ask('one'), ask('two'), ask('one')]).toEqual(['one', 'one', 'two', 'one'])
+  for (const wrong of ['onf', 'ono', 'ne', 'onee', '']) expect(() => ask(wrong), wrong).toThrow()
+  expect(ask('one')).toBe('one')
+  // Without the header that it came with before, it has shown none.
+  expect(() => keyring.identify({}, 'here', connection)).toThrow(/No key/)
+  expect(keyring.identify({ 'x-api-key': 'hf_two' }, 'here', connection).name).toBe('two')
+  expect([ask('soon'), ask('soon')]).toEqual(['soon', 'soon'])
+  nowMs = 1_000
+  expect(() => ask('soon')).toThrow(/expired/)
+  expect(ask('one')).toBe('one')
+  keyring.replace([record('two')])
+  expect(() => ask('one')).toThrow(/revoked/)
+  expect(refused).toHaveLength(8)
 })
 
 test('a file is written whole or not at all', () => {

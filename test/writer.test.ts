@@ -7,7 +7,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { newRecord } from '../coordinator/engine/new-job.ts'
 import type { JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
-import { Db } from '../coordinator/store/db.ts'
+import { EVENT_SEVERITY } from '../coordinator/core/event.ts'
+import { Db, type Session } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
 import { adoptJobs, claimParked, findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
 import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
@@ -64,7 +65,7 @@ test('who waits for what was asked so far does not wait for what is asked meanwh
   await writer.close()
 }, 10_000)
 
-test('where much gathers it is parted among lanes, and all that is about one job stays in order', async () => {
+test('however much gathers, all that is about one job stays in order', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const records = Array.from({ length: 600 }, () => record())
   // Accepted turn by turn and not waited for: the end of a job is asked for while its beginning is still on its way.
@@ -389,6 +390,89 @@ test('a batch that was stored but whose answer was lost is neither stored twice 
   await writer.close()
 })
 
+test('an end says only what has changed since its row was surely written, and all of it where that is not sure', async () => {
+  const dedicated = db.dedicated.bind(db)
+  let loses = false
+  db.dedicated = async (onLost) => {
+    const session = await dedicated(onLost)
+    const run: Session['run'] = async (name, text, values) => {
+      const rows = await session.run(name, text, values)
+      if (!loses || !text.startsWith('with')) return rows
+      loses = false
+      throw Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' })
+    }
+    return { ...session, run }
+  }
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const started = { status: 'running', attempt: 1, startedMs: 2_000, attemptStartedMs: 2_000, worker: OWNER, workerName: 'w', tier: 'gpu' }
+  const ended = { firstTokenMs: 5, promptTokens: 6, completionTokens: 7, cachedTokens: 8, finishReason: 'length' } as const
+  /** What its row says of the worker once it has ended, where somebody else has written something there meanwhile. */
+  const workerAtTheEnd = async (meanwhile: (one: JobRecord) => void): Promise<unknown> => {
+    const [one, other] = [record(), record()].map((plain) => Object.assign(plain, started)) as [JobRecord, JobRecord]
+    await Promise.all([writer.insertJob(one, '{}'), writer.insertJob(other, '{}')])
+    await db.query(`update jobs set worker_name = 'as it was' where id = $1`, [one.id])
+    meanwhile(one)
+    finish(Object.assign(one, ended))
+    writer.updateJob(one)
+    await writer.drained()
+    const row = await findJob(db, one.id)
+    expect({ ...row, workerName: 'w', inRow: null }).toEqual({ ...one, inRow: null })
+    return row?.workerName
+  }
+  expect(await workerAtTheEnd(() => {})).toBe('as it was')
+  expect(await workerAtTheEnd((one) => (one.failures = 1))).toBe('w')
+  expect(await workerAtTheEnd((one) => (one.tokensBefore = 3))).toBe('w')
+  expect(await workerAtTheEnd((one) => (one.costMicros = 9))).toBe('w')
+  expect(await workerAtTheEnd((one) => (one.error = { code: 'x', message: 'x', layer: 'model', retryable: false }))).toBe('w')
+  // It was stored; but what came back said nothing of that, and another time it might have been somebody else's row.
+  loses = true
+  expect(await workerAtTheEnd(() => {})).toBe('w')
+  expect(loses).toBe(false)
+  db.dedicated = dedicated
+  await writer.close()
+})
+
+test('rows that have much in common are the same rows as if each said all of it', async () => {
+  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
+  const make = (index: number, odd: Partial<JobRecord>): JobRecord => ({ ...record(), cost: index, createdMs: 1_000 + index, ...odd })
+  // Alike but for one of them, in each of the columns that are said once where all are alike.
+  const odds: Partial<JobRecord>[] = [
+    {},
+    { model: 'other' },
+    { priority: 'batch' },
+    { worker: OWNER as WorkerId },
+    { key: OWNER },
+    { attempt: 2 },
+    { version: 3 },
+    { modelSha256: 'y' },
+    { tier: 'cli' },
+    { detached: true },
+  ]
+  for (const odd of odds) {
+    const records = Array.from({ length: 20 }, (_, index) => make(index, index === 13 ? odd : {}))
+    for (const [index, one] of records.entries()) {
+      void writer.insertJob(one, '{}')
+      for (const type of ['job.accepted', 'job.succeeded', 'job.started'] as const) {
+        const actor = index === 13 && odd.model !== undefined ? 'somebody else' : 'test'
+        writer.addEvent({ id: newId(), atMs: index, type, actor, ...NOTHING, job: one.id, details: { index } })
+      }
+    }
+    await writer.drained()
+    for (const one of records) expect({ ...(await findJob(db, one.id)), inRow: null }).toEqual({ ...one, inRow: null })
+    const [last] = records.slice(13) as [JobRecord]
+    const events = await listEvents(db, last.id)
+    expect(events).toEqual(
+      ['job.accepted', 'job.succeeded', 'job.started'].map((type) => ({
+        type,
+        severity: EVENT_SEVERITY[type as 'job.accepted'],
+        actor: odd.model !== undefined ? 'somebody else' : 'test',
+        details: { index: 13 },
+      })),
+    )
+  }
+  await writer.close()
+})
+
 test('a connection that cannot be opened says nothing about the rows: they wait for one that can', async () => {
   const dedicated = db.dedicated.bind(db)
   const reasons = ['ENETUNREACH', '28P01', 'CERT_HAS_EXPIRED']
@@ -610,6 +694,10 @@ test('only its owner writes a job: what a coordinator says after losing its leas
   expect((await findJob(db, one.id))?.status).toBe('queued')
   await writer.close()
 })
+
+async function listEvents(from: Db, job: JobId): Promise<Record<string, unknown>[]> {
+  return await from.query('select type, severity, actor, details from events where job = $1 order by id', [job])
+}
 
 function finish(one: JobRecord): void {
   one.version += 1

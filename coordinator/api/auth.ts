@@ -36,6 +36,8 @@ export type Scope = (typeof SCOPES)[number]
 export class Keyring {
   #byHash = new Map<string, Entry>()
   readonly #byId = new Map<string, Entry>()
+  /** What a connection came with last: whoever keeps one open comes with the same key again, which need not be hashed anew. */
+  readonly #known = new WeakMap<object, { authorization: string; entry: Entry; of: ReadonlyMap<string, Entry> }>()
   /** Those that may ask only so often, by id: every request looks here. */
   readonly #limited = new Map<string, Entry>()
   readonly #now: () => number
@@ -68,7 +70,14 @@ export class Keyring {
   }
 
   /** Throws a Fault with status 401 unless one of the headers holds a key that is in force. */
-  identify(headers: { authorization?: string | undefined; 'x-api-key'?: string | string[] | undefined }, address: string): Caller {
+  identify(headers: KeyHeaders, address: string, connection: object): Caller {
+    const { authorization } = headers
+    const known = this.#known.get(connection)
+    const isKnown = authorization !== undefined && known?.of === this.#byHash && isSame(known.authorization, authorization)
+    return isKnown ? this.#inForce(known.entry, address) : this.#identify(headers, address, connection)
+  }
+
+  #identify(headers: KeyHeaders, address: string, connection: object): Caller {
     const presented = bearer(headers.authorization) ?? (typeof headers['x-api-key'] === 'string' ? headers['x-api-key'] : undefined)
     if (presented === undefined || presented === '') {
       this.#onRefused(address)
@@ -83,6 +92,12 @@ export class Keyring {
       this.#onRefused(address)
       throw new Fault('invalid_key', why ?? '', { status: 401 })
     }
+    const { authorization } = headers
+    if (authorization !== undefined) this.#known.set(connection, { authorization, entry: found, of: this.#byHash })
+    return this.#inForce(found, address)
+  }
+
+  #inForce(found: Entry, address: string): Caller {
     if (found.expiresMs !== null && found.expiresMs <= this.#now()) {
       this.#onRefused(address)
       throw new Fault('expired_key', 'The key has expired.', { status: 401 })
@@ -151,6 +166,8 @@ export class Keyring {
     return found !== undefined && timingSafeEqual(found.hash, hash) ? found : undefined
   }
 }
+
+type KeyHeaders = { authorization?: string | undefined; 'x-api-key'?: string | string[] | undefined }
 
 type Entry = {
   caller: Caller
@@ -246,6 +263,14 @@ export function requireScope(caller: Caller, scope: Scope): void {
     )
   if (scope === 'inference' && caller.role === 'viewer')
     throw new Fault('forbidden', `The key "${caller.name}" belongs to a viewer, who sees jobs and makes none.`, { status: 403 })
+}
+
+/** In a time that tells nothing of where they differ: connections of several callers may be one behind a proxy. */
+function isSame(known: string, presented: string): boolean {
+  if (known.length !== presented.length) return false
+  let difference = 0
+  for (let at = 0; at < known.length; at++) difference |= known.charCodeAt(at) ^ presented.charCodeAt(at)
+  return difference === 0
 }
 
 function bearer(header: string | undefined): string | undefined {

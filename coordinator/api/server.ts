@@ -12,7 +12,7 @@ import { dialectOf } from './dialect.ts'
 import { refuseIdleConditions, tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
-import { manyValues, refuseDeepNesting, refuseOddNames, requestId, VALUES_MAX } from './well-formed.ts'
+import { manyValues, parsePlain, refuseDeepNesting, refuseOddNames, requestId, VALUES_MAX } from './well-formed.ts'
 import { registerKeys } from './keys.ts'
 import { registerJobs } from './jobs.ts'
 import { registerBatches } from './batches.ts'
@@ -78,8 +78,10 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
     const takesRows = (request.routeOptions.bodyLimit ?? BODY_LIMIT_BYTES) > BODY_LIMIT_BYTES
     const refusal = manyValues(body, takesRows ? BATCH_VALUES_MAX : VALUES_MAX)
-    if (refusal === null) void parseJson(request, body, done)
-    else done(refusal)
+    if (refusal !== null) return done(refusal)
+    const value = parsePlain(body)
+    if (value === undefined) void parseJson(request, body, done)
+    else done(null, value)
   })
   app.addContentTypeParser(['application/yaml', 'application/x-yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
     if (body.length > YAML_CHARS_MAX)
@@ -130,7 +132,7 @@ function hasNoBody({ headers }: FastifyRequest): boolean {
 
 /** A key without the scope for what is asked is told so before the body is read. */
 function admit(parts: ApiParts, request: FastifyRequest): void {
-  request.caller = parts.keyring.identify(request.headers, request.ip)
+  request.caller = parts.keyring.identify(request.headers, request.ip, request.raw.socket)
   const { url = '' } = request.routeOptions
   if (request.method === 'GET' || request.method === 'HEAD') {
     if (!url.startsWith('/v1/')) requireScope(request.caller, 'read')

@@ -21,6 +21,8 @@ export class Line<J extends LineJob<J>> {
   readonly #routes = new Map<string, Route<Flow<J>>>()
   /** The flows that a limited account pays for: they change their route when it is empty, and when it is full again. */
   readonly #flowsByPurse = new Map<string, Set<Flow<J>>>()
+  /** Some flows in which nobody stands, the last at the end: the next job mostly wants the one that the last job left. */
+  readonly #idle: Flow<J>[] = []
   readonly #accounts: Map<string, Account<J>>[] = [new Map(), new Map(), new Map()]
   readonly #classTags = [0, 0, 0]
   readonly #classWaiting = [0, 0, 0]
@@ -70,6 +72,16 @@ export class Line<J extends LineJob<J>> {
       flow.route.ready[job.rank]?.moved(flow)
       return
     }
+    flow.route.ready[job.rank]?.remove(flow)
+    if (flow.isListed) return
+    flow.isListed = true
+    this.#idle.push(flow)
+    if (this.#idle.length > IDLE_FLOWS) this.#unlist(this.#idle.shift() as Flow<J>)
+  }
+
+  #unlist(flow: Flow<J>): void {
+    flow.isListed = false
+    if (flow.jobs.size > 0) return
     this.#leaveRoute(flow)
     flow.account.flows.delete(flow)
     for (const purse of flow.purses) {
@@ -98,7 +110,7 @@ export class Line<J extends LineJob<J>> {
       const { key } = flow.route
       this.#leaveRoute(flow)
       this.#joinRoute(flow, this.#route({ ...key, broke }))
-      if (!flow.account.team.full) flow.route.ready[flow.account.rank]?.add(flow)
+      if (!flow.account.team.full && flow.jobs.size > 0) flow.route.ready[flow.account.rank]?.add(flow)
     }
   }
 
@@ -123,7 +135,7 @@ export class Line<J extends LineJob<J>> {
     for (const [rank, accounts] of this.#accounts.entries())
       for (const flow of accounts.get(team.name)?.flows ?? []) {
         if (full) flow.route.ready[rank]?.remove(flow)
-        else flow.route.ready[rank]?.add(flow)
+        else if (flow.jobs.size > 0) flow.route.ready[rank]?.add(flow)
       }
   }
 
@@ -193,7 +205,7 @@ export class Line<J extends LineJob<J>> {
     const route = this.#route(key)
     let flow = route.flows.get(flowName(account, purses))
     if (flow !== undefined) return flow
-    flow = { route, account, purses, jobs: new Ordered<J>(), heapIndex: -1 }
+    flow = { route, account, purses, jobs: new Ordered<J>(), heapIndex: -1, isListed: false }
     this.#joinRoute(flow, route)
     account.flows.add(flow)
     for (const purse of purses) {
@@ -270,7 +282,12 @@ export type Flow<J extends LineJob<J>> = {
   readonly purses: readonly string[]
   readonly jobs: Ordered<J>
   heapIndex: number
+  /** It stands among the idle ones, though somebody may stand in it again. */
+  isListed: boolean
 }
+
+// As many as are looked at in vain by whoever looks at all flows of a model.
+const IDLE_FLOWS = 8
 
 export const PRIORITIES: readonly Priority[] = ['interactive', 'normal', 'batch']
 // Of 21 tokens 16, 4 and 1 are reserved: an interactive flood slows batch to a twentieth, and never to a stop.

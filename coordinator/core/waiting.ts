@@ -39,6 +39,7 @@ export function countWaiting(
     const counts = new Map<WaitingReason, number>()
     for (const route of line.routes)
       for (const flow of route.flows.values()) {
+        if (flow.jobs.size === 0) continue
         const { reason } = whyWaits(nowMs, route.key, flow, flow.account.team, fleet, flow.jobs.first()?.opening?.atMs ?? null)
         counts.set(reason, (counts.get(reason) ?? 0) + flow.jobs.size)
       }

@@ -28,7 +28,7 @@ export function statementFor(batch: Batch): Statement {
     if (along.callback !== undefined) callbacks.push({ record, ...along.callback })
   }
   // Of larger batches there are too many combinations to plan each of them twice.
-  const few = batch.about.size <= FEW_JOBS
+  const few = batch.jobs.size <= FEW_JOBS && batch.events.length <= 2 * FEW_JOBS
   const parts: Part[] = []
   for (const [day, rows] of byDay(inserted, ({ record }) => record.id)) {
     const records = rows.map((row) => row.record)
@@ -44,7 +44,7 @@ export function statementFor(batch: Batch): Statement {
   if (callbacks.length > 0) parts.push(insertPart(few, 'callbacks', CALLBACK, callbacks))
   for (const [day, rows] of byDay(batch.attempts, (row) => row.job))
     parts.push(insertPart(few, partitionOf('attempts', day), ATTEMPT, rows))
-  for (const [type, events] of few ? [['', batch.events] as const] : byType(batch.events))
+  for (const [type, events] of batch.events.length < PARTED_EVENTS ? [['', batch.events] as const] : byType(batch.events))
     for (const [day, rows] of byDay(events, (row) => row.id)) parts.push(insertPart(few, partitionOf('events', day), EVENT, rows, type))
   if (batch.payments.length > 0) parts.push(insertPart(few, 'payments', PAYMENT, batch.payments))
   for (const [day, rows] of byDay(batch.outputs, (row) => row.job))
@@ -216,6 +216,8 @@ type Given = { form: string; types: string[]; values: unknown[]; select: (parame
 
 // One caller after another: the end of a job travels with the beginning of the next.
 const FEW_JOBS = 2
+// Of fewer it costs more to plan for another kind than there is to gain.
+const PARTED_EVENTS = 32
 
 /**
  * The rows of each day, under an id of that day; nearly always it is one. Statements name the partition of the day: to find

@@ -6,94 +6,6 @@ import { readPartitions } from './migrate.ts'
 import type { Payment } from './spending.ts'
 import { type Statement, statementFor } from './writer-sql.ts'
 
-/**
- * The one writer of the hot tables. It has a few lanes, each with a connection of its own. What is about a job goes through
- * the lane in which something about it is on its way, so it becomes durable in the order in which it was asked; whatever else
- * goes through the first lane until enough has gathered there for a statement worth its price. From there on lanes overlap what
- * is built here with what PostgreSQL executes.
- */
-export class Writer {
-  readonly #lanes: Lane[]
-  /** The lanes of jobs of which something is on its way. */
-  readonly #laneByJob = new Map<string, Lane>()
-
-  constructor(db: Db, listeners: WriterListeners) {
-    this.#lanes = Array.from({ length: LANES }, () => new Lane(db, { ...listeners, onArrived: (job) => this.#laneByJob.delete(job) }))
-  }
-
-  /** Resolves when the job is durable, with all that comes with it; rejects when PostgreSQL refuses one of its rows. */
-  insertJob(record: JobRecord, request: string, along: JobCompanions = {}): Promise<void> {
-    return this.#laneOf(record.id).insertJob(record, request, along)
-  }
-
-  /** The record's present state, whatever changed; `settled` hears when it is durable. */
-  updateJob(record: JobRecord, settled?: Settled): void {
-    this.#laneOf(record.id).updateJob(record, settled)
-  }
-
-  addAttempt(attempt: AttemptRecord): void {
-    this.#laneOf(attempt.job).addAttempt(attempt)
-  }
-
-  addEvent(event: EventRecord): void {
-    this.#laneOf(event.job).addEvent(event)
-  }
-
-  addPayment(payment: Payment): void {
-    this.#laneOf(payment.job).addPayment(payment)
-  }
-
-  addOutput(job: JobId, output: string): void {
-    this.#laneOf(job).addOutput(job, output)
-  }
-
-  addProgress(progress: Progress): void {
-    this.#laneOf(progress.job).addProgress(progress)
-  }
-
-  clearProgress(job: JobId): void {
-    this.#laneOf(job).clearProgress(job)
-  }
-
-  /** Rows asked for and not yet on their way. */
-  get backlog(): number {
-    return this.#lanes.reduce((sum, lane) => sum + lane.backlog, 0)
-  }
-
-  /** Resolves when every job asked for so far is stored or refused; what nobody waits for may still be on its way. */
-  async accepted(): Promise<void> {
-    await Promise.all(this.#lanes.map((lane) => lane.accepted()))
-  }
-
-  /** Resolves when everything asked so far is durable. */
-  async drained(): Promise<void> {
-    await Promise.all(this.#lanes.map((lane) => lane.drained()))
-  }
-
-  async close(): Promise<void> {
-    await Promise.all(this.#lanes.map((lane) => lane.close()))
-  }
-
-  #laneOf(job: string | null): Lane {
-    let lane = job === null ? this.#lanes[0] : this.#laneByJob.get(job)
-    if (lane === undefined) {
-      lane = this.#lanes[0] as Lane
-      if (lane.backlog >= SECOND_LANE_ROWS) for (const other of this.#lanes) if (other.backlog < lane.backlog) lane = other
-    }
-    if (job !== null) {
-      this.#laneByJob.set(job, lane)
-      lane.expect(job)
-    }
-    return lane
-  }
-}
-
-const LANES = 2
-// Below this many rows a statement's own price, here and in PostgreSQL, is above that of its rows: parting them would double it.
-const WORTH_ROWS = 32
-// Measured from there on: with 32 callers one lane takes a tenth less, with 128 the two are as good as one.
-const SECOND_LANE_ROWS = 128
-
 type WriterListeners = {
   onFlush: (tookMs: number, rows: number) => void
   onDropped: (error: unknown, what: string) => void
@@ -102,18 +14,19 @@ type WriterListeners = {
 }
 
 /**
- * One statement in flight; whatever is asked meanwhile gathers and goes as the next, so a thousand jobs a second share a few
- * hundred commits. Only acceptance is waited for; what nobody waits for rides along. Rows are read from their records when
+ * The one writer of the hot tables. One statement in flight; whatever is asked meanwhile gathers and goes as the next, so a
+ * thousand jobs a second share a few hundred commits, and what is about a job becomes durable in the order in which it was asked.
+ * (A second connection beside it would overlap what is built here with what PostgreSQL executes; measured, two smaller statements
+ * cost more than that brings.) Only acceptance is waited for; what nobody waits for rides along. Rows are read from their records when
  * the statement is made: a job accepted and finished within one batch is written once, finished.
  *
  * Every row is safe to send twice (ids are ours, versions only grow), so after a broken connection the same batch is
  * simply sent again until PostgreSQL has it. Nothing is dropped and nothing is applied twice.
  */
-class Lane {
+export class Writer {
   readonly #db: Db
   readonly #onFlush: (tookMs: number, rows: number) => void
   readonly #onDropped: (error: unknown, what: string) => void
-  readonly #onArrived: (job: string) => void
   readonly #stillOurs: () => Promise<boolean> | null
   #gathering = emptyBatch()
   #onTheWay = emptyBatch()
@@ -126,26 +39,22 @@ class Lane {
   #urgent = false
   #closed = false
 
-  constructor(db: Db, listeners: WriterListeners & { onArrived: (job: string) => void }) {
+  constructor(db: Db, listeners: WriterListeners) {
     this.#db = db
-    this.#onArrived = listeners.onArrived
     this.#onFlush = listeners.onFlush
     this.#onDropped = listeners.onDropped
     this.#stillOurs = listeners.stillOurs ?? (() => null)
   }
 
-  /** Something about the job is about to be asked of this lane; `onArrived` tells when all such is in PostgreSQL, or was refused. */
-  expect(job: string): void {
-    this.#gathering.about.add(job)
-  }
-
-  insertJob(record: JobRecord, request: string, along: JobCompanions): Promise<void> {
+  /** Resolves when the job is durable, with all that comes with it; rejects when PostgreSQL refuses one of its rows. */
+  insertJob(record: JobRecord, request: string, along: JobCompanions = {}): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#gathering.jobs.set(record.id, { record, request, along, settled: [(error) => (error === null ? resolve() : reject(error))] })
       this.#now()
     })
   }
 
+  /** The record's present state, whatever changed; `settled` hears when it is durable. */
   updateJob(record: JobRecord, settled?: Settled): void {
     const gathered = this.#gathering.jobs.get(record.id)
     if (gathered === undefined)
@@ -186,10 +95,12 @@ class Lane {
     this.#soon()
   }
 
+  /** Rows asked for and not yet on their way. */
   get backlog(): number {
     return rowsIn(this.#gathering)
   }
 
+  /** Resolves when every job asked for so far is stored or refused; what nobody waits for may still be on its way. */
   async accepted(): Promise<void> {
     // The one that gathers leaves behind the one that is on its way.
     for (const batch of [this.#gathering, this.#onTheWay]) {
@@ -200,7 +111,7 @@ class Lane {
     }
   }
 
-  /** Of what is asked meanwhile it does not wait: under load there is no end of that. */
+  /** Resolves when everything asked so far is durable. Of what is asked meanwhile it does not wait: under load there is no end of that. */
   async drained(): Promise<void> {
     const gathers = rowsIn(this.#gathering) > 0
     if (!gathers && !this.#flushing) return
@@ -251,7 +162,6 @@ class Lane {
       if (rowsIn(batch) > 0) await this.#flush(batch)
       for (const resolve of batch.sent) resolve()
       this.#onTheWay = emptyBatch()
-      for (const job of batch.about) if (!this.#gathering.about.has(job)) this.#onArrived(job)
     } while (this.#urgent)
     this.#flushing = false
     if (rowsIn(this.#gathering) > 0) this.#soon()
@@ -394,6 +304,9 @@ class Lane {
   }
 }
 
+// Below this many rows a statement's own price, here and in PostgreSQL, is above that of its rows.
+const WORTH_ROWS = 32
+
 // Long enough for the end of one job to share the commit of the next one's beginning, which halves the commits of a single
 // caller; far below the second that checkpoints are apart.
 const LAZY_MS = 2
@@ -412,8 +325,6 @@ export type Settled = (error: Error | null) => void
 export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string; extra: string | null }
 
 export type Batch = {
-  /** The jobs that anything here is about. */
-  about: Set<string>
   /** `request` is null for a job that exists already; `beginning` is what the statement that was made last tells of one. */
   jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[]; beginning?: Beginning }>
   attempts: AttemptRecord[]
@@ -427,7 +338,7 @@ export type Batch = {
 }
 
 export function emptyBatch(): Batch {
-  return { about: new Set(), jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [], sent: [] }
+  return { jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [], sent: [] }
 }
 
 function rowsIn(batch: Batch): number {
