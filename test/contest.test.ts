@@ -97,6 +97,7 @@ test('what nobody stands in is ready for nobody, whatever becomes of its team an
   line.remove(first)
   line.setFull(team, true)
   line.setFull(team, false)
+  expect([...line.routes].map(({ isReady }) => isReady)).toEqual([false])
   line.judgePurse('key:k', () => true)
   line.adjust(first, team, 5)
   expect([...line.routes].map(({ isReady, key: { broke } }) => [isReady, broke])).toEqual([[false, true]])
