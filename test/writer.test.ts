@@ -38,6 +38,15 @@ test('migrating again changes nothing', async () => {
   expect(await migrate(db)).toEqual([])
 })
 
+test('a day of history is vacuumed where there is something to clean up, and is not sampled all the time', async () => {
+  const rows = await db.query(`select relname, reloptions from pg_class where relkind = 'r' and relname ~ '_20[0-9]{6}$'`)
+  expect(rows.length).toBeGreaterThanOrEqual(20)
+  for (const { relname, reloptions } of rows) {
+    expect(reloptions, String(relname)).toContain('autovacuum_vacuum_insert_threshold=1000000')
+    expect(String(reloptions).includes('autovacuum_vacuum_threshold'), String(relname)).toBe(/^jobs_2/.test(String(relname)))
+  }
+})
+
 test('what gathers while a statement is in flight goes as one', async () => {
   let flushes = 0
   const writer = new Writer(db, { onFlush: () => (flushes += 1), onDropped: () => {} })
