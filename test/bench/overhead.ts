@@ -38,21 +38,28 @@ export async function run(): Promise<void> {
   const rows: Record<string, string | number>[] = []
   const results = new Map<number, { ours: Load; floor: Load }>()
   for (const connections of [1, 32, 128]) {
-    const floorBefore = cpuSeconds([floor.pid ?? 0])
-    const bare = await loadRequests(floorUrl, {}, body, connections, 3)
-    const floorCpu = ((cpuSeconds([floor.pid ?? 0]) - floorBefore) * 1000) / bare.count
-    const postgres = postgresOf(coordinator.pid)
-    const before = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
-    const ours = await loadRequests(url, headers, body, connections, 4)
-    const after = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
-    const per1000 = after.map((seconds, index) => ((seconds - (before[index] ?? 0)) * 1000) / ours.count)
+    const rounds: { ours: Load; floor: Load; per1000: number[]; floorCpu: number }[] = []
+    for (let round = 0; round < ROUNDS; round++) {
+      const floorBefore = cpuSeconds([floor.pid ?? 0])
+      const bare = await loadRequests(floorUrl, {}, body, connections, 1.5)
+      const floorCpu = ((cpuSeconds([floor.pid ?? 0]) - floorBefore) * 1000) / bare.count
+      const postgres = postgresOf(coordinator.pid)
+      const before = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
+      const ours = await loadRequests(url, headers, body, connections, 2)
+      const after = [cpuSeconds([coordinator.pid], false), cpuSeconds([worker.pid]), cpuSeconds(postgres, false)]
+      const per1000 = after.map((seconds, index) => ((seconds - (before[index] ?? 0)) * 1000) / ours.count)
+      rounds.push({ ours, floor: bare, per1000, floorCpu })
+    }
+    const [bare, ours] = [middleOf(rounds.map((round) => round.floor)), middleOf(rounds.map((round) => round.ours))]
+    const per1000 = [0, 1, 2].map((part) => median(rounds.map((round) => round.per1000[part] ?? 0)))
     const cpu = per1000.reduce((sum, seconds) => sum + seconds, 0)
+    const floorCpu = median(rounds.map((round) => round.floorCpu))
     results.set(connections, { ours, floor: bare })
     rows.push({
       connections,
       'floor req/s': bare.requestsPerSecond,
       'holdfast req/s': ours.requestsPerSecond,
-      'of floor': ours.requestsPerSecond / bare.requestsPerSecond,
+      'of floor': median(rounds.map((round) => round.ours.requestsPerSecond / round.floor.requestsPerSecond)),
       'p50 ms': ours.p50Ms,
       'p99 ms': ours.p99Ms,
       'added p50 ms': ours.p50Ms - bare.p50Ms,
@@ -76,4 +83,14 @@ export async function run(): Promise<void> {
   floor.kill()
 }
 
+/** The machine's own speed drifts by half within seconds: each figure is the median of several turns beside one another. */
+const ROUNDS = 7
 const WARM_UP_S = 15
+
+function middleOf(loads: Load[]): Load {
+  return [...loads].sort((a, b) => a.requestsPerSecond - b.requestsPerSecond)[loads.length >> 1] as Load
+}
+
+function median(figures: number[]): number {
+  return [...figures].sort((a, b) => a - b)[figures.length >> 1] ?? Number.NaN
+}

@@ -294,8 +294,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'a body of millions of small things is parsed',
     file: 'coordinator/api/server.ts',
-    find: 'if (refusal === null) void parseJson',
-    replace: 'if (refusal !== undefined) void parseJson',
+    find: 'if (refusal !== null) return done(refusal)',
+    replace: '',
     tests: ['body-limits'],
     only: 'small things in large numbers',
   },

@@ -87,6 +87,21 @@ export const MUTANTS: Mutant[] = [
     only: 'that another coordinator had meanwhile',
   },
   {
+    bug: 'a day of history is vacuumed by PostgreSQL’s own measure',
+    file: 'coordinator/store/migrate.ts',
+    find: " with (${settings.join(', ')})",
+    replace: "${settings.length > 9 ? ' ' : ''}",
+    tests: ['writer'],
+    only: 'a day of history is vacuumed',
+  },
+  {
+    bug: 'what left a map that much goes through stays in its place',
+    file: 'proto/fleeting-map.ts',
+    find: '    place.value = undefined\n    return this.#places.delete(key)',
+    replace: '    return this.#places.delete(key)',
+    tests: ['fleeting-map'],
+  },
+  {
     bug: 'every end says all of it again',
     file: 'coordinator/store/writer-sql.ts',
     find: 'if (request === null && goesOnAsInRow(record))',
