@@ -18,12 +18,11 @@ export function statementFor(batch: Batch): Statement {
   const callbacks: { record: JobRecord; id: string; url: string }[] = []
   for (const job of batch.jobs.values()) {
     const { record, request, along } = job
-    if (request === null && goesOnAsInRow(record)) ended.push(record)
-    else {
-      job.beginning = beginningOf(record)
-      if (request === null) updated.push(record)
-      else inserted.push({ record, request })
-    }
+    const endsOnly = request === null && goesOnAsInRow(record)
+    job.beginning = endsOnly ? record.inRow : beginningOf(record)
+    if (endsOnly) ended.push(record)
+    else if (request === null) updated.push(record)
+    else inserted.push({ record, request })
     if (along.idempotency !== undefined) idempotent.push({ record, ...along.idempotency })
     if (along.callback !== undefined) callbacks.push({ record, ...along.callback })
   }

@@ -200,7 +200,7 @@ export class Writer {
         this.#db.markDown(false)
         this.#db.markRefused(this, null)
         // What was there already was not written over.
-        for (const { record, beginning = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : (beginning ?? record.inRow)
+        for (const { record, beginning = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : beginning
         return
       } catch (error) {
         // A connection that cannot be opened says nothing about the rows, whatever it says.
@@ -326,7 +326,7 @@ export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; tex
 
 export type Batch = {
   /** `request` is null for a job that exists already; `beginning` is what the statement that was made last tells of one. */
-  jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[]; beginning?: Beginning }>
+  jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[]; beginning?: Beginning | null }>
   attempts: AttemptRecord[]
   events: EventRecord[]
   payments: Payment[]

@@ -73,8 +73,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'what may be somebody else’s row is taken for what was written',
     file: 'coordinator/store/writer.ts',
-    find: 'record.inRow = isDoubtful ? null : ',
-    replace: 'record.inRow = ',
+    find: 'record.inRow = isDoubtful ? null : beginning',
+    replace: 'record.inRow = beginning',
     tests: ['writer'],
     only: 'an end says only',
   },
@@ -104,8 +104,8 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'every end says all of it again',
     file: 'coordinator/store/writer-sql.ts',
-    find: 'if (request === null && goesOnAsInRow(record))',
-    replace: 'if (request === null && record.inRow !== null && record.id === record.model)',
+    find: 'request === null && goesOnAsInRow(record)',
+    replace: 'request === null && goesOnAsInRow(record) && record.id === record.model',
     tests: ['writer'],
     only: 'an end says only',
   },
