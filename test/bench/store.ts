@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { setFlagsFromString } from 'node:v8'
 import pg from 'pg'
 import type { ModelOffer } from '../../coordinator/core/fleet.ts'
 import type { JobId, WorkerId } from '../../coordinator/core/job.ts'
@@ -17,6 +18,9 @@ import { EmbeddedPostgres } from '../../coordinator/store/embedded.ts'
 import { ensurePartitions, migrate } from '../../coordinator/store/migrate.ts'
 import { Writer } from '../../coordinator/store/writer.ts'
 import { RULES } from '../support/simulation.ts'
+
+// As coordinator/holdfast starts one.
+setFlagsFromString('--no-parallel-scavenge')
 
 /**
  * The real store, dispatcher and scheduler in this process, over a real PostgreSQL, without HTTP and without workers: the
