@@ -5,7 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { newRecord } from '../coordinator/engine/new-job.ts'
-import type { JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
+import type { Beginning, JobError, JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { EVENT_SEVERITY } from '../coordinator/core/event.ts'
 import { Db, type Session } from '../coordinator/store/db.ts'
@@ -433,6 +433,7 @@ test('an end says only what has changed since its row was surely written, and al
   expect(await workerAtTheEnd((one) => (one.tokensBefore = 3))).toBe('w')
   expect(await workerAtTheEnd((one) => (one.costMicros = 9))).toBe('w')
   expect(await workerAtTheEnd((one) => (one.error = { code: 'x', message: 'x', layer: 'model', retryable: false }))).toBe('w')
+  expect(await workerAtTheEnd((one) => (one.inRow = { ...(one.inRow as Beginning), error: STALLED }))).toBe('w')
   // It was stored; but what came back said nothing of that, and another time it might have been somebody else's row.
   loses = true
   expect(await workerAtTheEnd(() => {})).toBe('w')
@@ -743,5 +744,6 @@ function idOf(days: number): string {
 }
 
 const OWNER = randomUUID()
+const STALLED: JobError = { code: 'stalled', message: 'x', layer: 'provider', retryable: true }
 const DAY_MS = 86_400_000
 const NOTHING = { team: null, job: null, provider: null, worker: null, traceId: null }

@@ -146,8 +146,8 @@ function updatePart(few: boolean, what: string, table: string, columns: Column<J
 /** Most changes are the end of an attempt of which all else is in the row: that is not said again. */
 function goesOnAsInRow(record: JobRecord): boolean {
   const { inRow } = record
-  // An error is news, whatever it was before.
-  return inRow !== null && record.error === null && BEGINNING.every((field) => record[field] === inRow[field])
+  // An error is news, and so is that there is none any more.
+  return inRow !== null && record.error === null && inRow.error === null && BEGINNING.every((field) => record[field] === inRow[field])
 }
 
 function beginningOf(record: JobRecord): Beginning {
