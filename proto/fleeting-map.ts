@@ -2,7 +2,7 @@
  * A Map for what comes and goes by the thousand. The table behind a JavaScript Map is replaced by a new one every few hundred entries,
  * and the old one, dead as it is, points to the new. Once the garbage collector has moved a single one of them to the old generation,
  * every table after it, and all that was ever in them, stays until the next full collection: requests of some milliseconds made
- * garbage that lived for a second, which was a third of the time of a busy process. Here whatever leaves takes its value along, and
+ * garbage that lived for a second, and collecting it was a third of what a busy worker did. Here whatever leaves takes its value along, and
  * only its empty place stays behind.
  */
 export class FleetingMap<Key extends string, Value extends object> {
