@@ -5,7 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { newRecord } from '../coordinator/engine/new-job.ts'
-import type { Beginning, JobError, JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
+import type { JobError, JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { EVENT_SEVERITY } from '../coordinator/core/event.ts'
 import { Db, type Session } from '../coordinator/store/db.ts'
@@ -402,11 +402,15 @@ test('a batch that was stored but whose answer was lost is neither stored twice 
 test('an end says only what has changed since its row was surely written, and all of it where that is not sure', async () => {
   const dedicated = db.dedicated.bind(db)
   let loses = false
+  let whenStored: (() => void) | undefined
   db.dedicated = async (onLost) => {
     const session = await dedicated(onLost)
     const run: Session['run'] = async (name, text, values) => {
       const rows = await session.run(name, text, values)
-      if (!loses || !text.startsWith('with')) return rows
+      if (!text.startsWith('with')) return rows
+      whenStored?.()
+      whenStored = undefined
+      if (!loses) return rows
       loses = false
       throw Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' })
     }
@@ -415,12 +419,14 @@ test('an end says only what has changed since its row was surely written, and al
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const started = { status: 'running', attempt: 1, startedMs: 2_000, attemptStartedMs: 2_000, worker: OWNER, workerName: 'w', tier: 'gpu' }
   const ended = { firstTokenMs: 5, promptTokens: 6, completionTokens: 7, cachedTokens: 8, finishReason: 'length' } as const
+  const writtenByAnother = (one: JobRecord): Promise<unknown> =>
+    db.query(`update jobs set worker_name = 'as it was' where id = $1`, [one.id])
   /** What its row says of the worker once it has ended, where somebody else has written something there meanwhile. */
-  const workerAtTheEnd = async (meanwhile: (one: JobRecord) => void): Promise<unknown> => {
+  const workerAtTheEnd = async (meanwhile: (one: JobRecord) => unknown): Promise<unknown> => {
     const [one, other] = [record(), record()].map((plain) => Object.assign(plain, started)) as [JobRecord, JobRecord]
     await Promise.all([writer.insertJob(one, '{}'), writer.insertJob(other, '{}')])
-    await db.query(`update jobs set worker_name = 'as it was' where id = $1`, [one.id])
-    meanwhile(one)
+    await writtenByAnother(one)
+    await meanwhile(one)
     finish(Object.assign(one, ended))
     writer.updateJob(one)
     await writer.drained()
@@ -433,7 +439,28 @@ test('an end says only what has changed since its row was surely written, and al
   expect(await workerAtTheEnd((one) => (one.tokensBefore = 3))).toBe('w')
   expect(await workerAtTheEnd((one) => (one.costMicros = 9))).toBe('w')
   expect(await workerAtTheEnd((one) => (one.error = { code: 'x', message: 'x', layer: 'model', retryable: false }))).toBe('w')
-  expect(await workerAtTheEnd((one) => (one.inRow = { ...(one.inRow as Beginning), error: STALLED }))).toBe('w')
+  const store = async (one: JobRecord, change: Partial<JobRecord>): Promise<void> => {
+    writer.updateJob(Object.assign(one, change, { version: one.version + 1 }))
+    await writer.drained()
+    await writtenByAnother(one)
+  }
+  expect(await workerAtTheEnd((one) => store(one, { failures: 2 }))).toBe('as it was')
+  // There was an error, and there is none any more.
+  expect(
+    await workerAtTheEnd(async (one) => {
+      await store(one, { error: STALLED })
+      one.error = null
+    }),
+  ).toBe('w')
+  // Another coordinator had the job meanwhile: before a statement was made, or while it was on its way.
+  expect(await workerAtTheEnd((one) => writer.doubt(one))).toBe('w')
+  expect(
+    await workerAtTheEnd(async (one) => {
+      whenStored = () => writer.doubt(one)
+      await store(one, { failures: 3 })
+      expect(whenStored).toBeUndefined()
+    }),
+  ).toBe('w')
   // It was stored; but what came back said nothing of that, and another time it might have been somebody else's row.
   loses = true
   expect(await workerAtTheEnd(() => {})).toBe('w')

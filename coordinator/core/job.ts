@@ -114,30 +114,9 @@ export type JobRecord = {
   costMicros: number
   finishReason: FinishReason | null
   error: JobError | null
-  /** What its row surely holds of how its last attempt began, as the writer has written it; null: not known. */
-  inRow: Beginning | null
+  /** What its row surely holds besides what an end changes, in the writer's own form; null: not known. */
+  inRow: readonly unknown[] | null
 }
-
-/** What changes when an attempt begins, or goes back to the line, and hardly ever when one ends. */
-export type Beginning = Pick<
-  JobRecord,
-  | 'owner'
-  | 'strikes'
-  | 'failures'
-  | 'detached'
-  | 'startedMs'
-  | 'attempt'
-  | 'attemptStartedMs'
-  | 'tokensBefore'
-  | 'worker'
-  | 'workerName'
-  | 'tier'
-  | 'servedModel'
-  | 'modelSha256'
-  | 'queueMs'
-  | 'costMicros'
-  | 'error'
->
 
 /** An attempt that ended. */
 export type AttemptRecord = {

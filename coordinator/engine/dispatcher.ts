@@ -210,7 +210,7 @@ export class Dispatcher {
     if (known !== undefined) {
       // Adopted anew, its row is younger than what is known of it here: what is written next has to be younger still.
       known.record.version = Math.max(known.record.version, record.version)
-      known.record.inRow = null
+      this.#writer.doubt(known.record)
       return
     }
     const live = this.#takeUp(record, progress)

@@ -133,7 +133,7 @@ export function firstUuidOf(ms: number): string {
 const FOLDER = new URL('migrations/', import.meta.url)
 const PARTITIONED = ['jobs', 'job_requests', 'job_outputs', 'attempts', 'events']
 // A day's partition begins empty and grows by the thousand: by PostgreSQL's own measure it would be vacuumed and sampled with every
-// fifth of its rows, which took a twelfth of both cores under load. No plan here hangs on how many rows there are, and rows that are
+// fifth of its rows, which took a sixteenth of both cores under load. No plan here hangs on how many rows there are, and rows that are
 // written once leave nothing to clean up.
 const WRITTEN_ONCE = {
   autovacuum_analyze_threshold: 100_000,

@@ -1,5 +1,5 @@
 import { EVENT_SEVERITY, type EventRecord } from '../core/event.ts'
-import type { AttemptRecord, Beginning, JobRecord } from '../core/job.ts'
+import type { AttemptRecord, JobRecord } from '../core/job.ts'
 import { binaryArray, binaryValue, type Element, type ElementType } from './binary-array.ts'
 import { statementName } from './db.ts'
 import { dayOf, partitionOf } from './migrate.ts'
@@ -18,8 +18,8 @@ export function statementFor(batch: Batch): Statement {
   const callbacks: { record: JobRecord; id: string; url: string }[] = []
   for (const job of batch.jobs.values()) {
     const { record, request, along } = job
-    const endsOnly = request === null && goesOnAsInRow(record)
-    job.beginning = endsOnly ? record.inRow : beginningOf(record)
+    job.told = LASTING.map(([, , value]) => value(record))
+    const endsOnly = request === null && record.inRow !== null && isSame(job.told, record.inRow)
     if (endsOnly) ended.push(record)
     else if (request === null) updated.push(record)
     else inserted.push({ record, request })
@@ -144,17 +144,8 @@ function updatePart(few: boolean, what: string, table: string, columns: Column<J
 }
 
 /** Most changes are the end of an attempt of which all else is in the row: that is not said again. */
-function goesOnAsInRow(record: JobRecord): boolean {
-  const { inRow } = record
-  // An error is news, and so is that there is none any more.
-  return inRow !== null && record.error === null && inRow.error === null && BEGINNING.every((field) => record[field] === inRow[field])
-}
-
-function beginningOf(record: JobRecord): Beginning {
-  const { owner, strikes, failures, detached, startedMs, attempt, attemptStartedMs, tokensBefore, worker } = record
-  const { workerName, tier, servedModel, modelSha256, queueMs, costMicros, error } = record
-  const placed = { worker, workerName, tier, servedModel, modelSha256, queueMs }
-  return { owner, strikes, failures, detached, startedMs, attempt, attemptStartedMs, tokensBefore, ...placed, costMicros, error }
+function isSame(told: readonly unknown[], inRow: readonly unknown[]): boolean {
+  return told.every((value, index) => value === inRow[index])
 }
 
 /** The two kinds that nearly every job has, and all others: within each of the two there is less to tell. */
@@ -333,23 +324,8 @@ const ENDING = new Set(
 )
 const ENDED_JOB = JOB.filter(([name]) => ENDING.has(name))
 
-const BEGINNING = [
-  'owner',
-  'strikes',
-  'failures',
-  'detached',
-  'startedMs',
-  'attempt',
-  'attemptStartedMs',
-  'tokensBefore',
-  'worker',
-  'workerName',
-  'tier',
-  'servedModel',
-  'modelSha256',
-  'queueMs',
-  'costMicros',
-] as const satisfies readonly (keyof Beginning)[]
+/** What may change, and does not with an end. */
+const LASTING = CHANGED_JOB.filter(([name]) => !ENDING.has(name) || name === 'owner')
 
 const IDEMPOTENCY: Column<Idempotent>[] = [
   ['team', 'text', (r) => r.record.team],

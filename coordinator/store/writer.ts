@@ -1,5 +1,5 @@
 import type { EventRecord } from '../core/event.ts'
-import type { AttemptRecord, Beginning, JobId, JobRecord } from '../core/job.ts'
+import type { AttemptRecord, JobId, JobRecord } from '../core/job.ts'
 import { Fault } from '../core/fault.ts'
 import { type Db, isMissing, isUnavailable, mayPass, type Session } from './db.ts'
 import { readPartitions } from './migrate.ts'
@@ -61,6 +61,13 @@ export class Writer {
       this.#gathering.jobs.set(record.id, { record, request: null, along: {}, settled: settled === undefined ? [] : [settled] })
     else if (settled !== undefined) gathered.settled.push(settled)
     this.#soon()
+  }
+
+  /** Somebody else has written its row meanwhile: whatever is said of it next is said in full. */
+  doubt(record: JobRecord): void {
+    record.inRow = null
+    const onTheWay = this.#onTheWay.jobs.get(record.id)
+    if (onTheWay !== undefined) onTheWay.told = null
   }
 
   addAttempt(attempt: AttemptRecord): void {
@@ -200,7 +207,7 @@ export class Writer {
         this.#db.markDown(false)
         this.#db.markRefused(this, null)
         // What was there already was not written over.
-        for (const { record, beginning = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : beginning
+        for (const { record, told = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : told
         return
       } catch (error) {
         // A connection that cannot be opened says nothing about the rows, whatever it says.
@@ -325,8 +332,11 @@ export type Settled = (error: Error | null) => void
 export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string; extra: string | null }
 
 export type Batch = {
-  /** `request` is null for a job that exists already; `beginning` is what the statement that was made last tells of one. */
-  jobs: Map<JobId, { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[]; beginning?: Beginning | null }>
+  /** `request` is null for a job that exists already; `told`: what its row holds once the statement is stored. */
+  jobs: Map<
+    JobId,
+    { record: JobRecord; request: string | null; along: JobCompanions; settled: Settled[]; told?: readonly unknown[] | null }
+  >
   attempts: AttemptRecord[]
   events: EventRecord[]
   payments: Payment[]

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import path from 'node:path'
 import { ADMIN_KEY, freePorts, World } from '../support/world.ts'
-import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, profiled } from './measure.ts'
+import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, profiled, quantile } from './measure.ts'
 
 /**
  * What coordinator, worker and PostgreSQL together add to an answer that costs nothing, with every job durable, beside a
@@ -88,9 +88,12 @@ const ROUNDS = 7
 const WARM_UP_S = 15
 
 function middleOf(loads: Load[]): Load {
-  return [...loads].sort((a, b) => a.requestsPerSecond - b.requestsPerSecond)[loads.length >> 1] as Load
+  return loads.toSorted((a, b) => a.requestsPerSecond - b.requestsPerSecond)[loads.length >> 1] as Load
 }
 
 function median(figures: number[]): number {
-  return [...figures].sort((a, b) => a - b)[figures.length >> 1] ?? Number.NaN
+  return quantile(
+    figures.toSorted((a, b) => a - b),
+    0.5,
+  )
 }

@@ -144,6 +144,9 @@ export class SimulatedWriter {
     this.#soon()
   }
 
+  /** It is told whole records only. */
+  doubt(): void {}
+
   clearProgress(job: JobId): void {
     this.#gathering.progress = this.#gathering.progress.filter((progress) => progress.job !== job)
     this.#gathering.cleared.push(job)
