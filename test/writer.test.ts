@@ -1,20 +1,18 @@
-import { FREE } from './support/free-terms.ts'
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { newRecord } from '../coordinator/engine/new-job.ts'
 import type { JobError, JobId, JobRecord, WorkerId } from '../coordinator/core/job.ts'
 import { newId } from '../coordinator/ids.ts'
 import { EVENT_SEVERITY } from '../coordinator/core/event.ts'
 import { Db, type Session } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
-import { adoptJobs, claimParked, findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
+import { findJob, listJobs, readOutput, readProgress } from '../coordinator/store/jobs.ts'
 import { ensurePartitions, firstUuidOf, migrate } from '../coordinator/store/migrate.ts'
-import { listWorkers, saveWorker, touchWorkers } from '../coordinator/store/workers.ts'
 import { Writer } from '../coordinator/store/writer.ts'
 import { unsoundRows } from './support/sound.ts'
+import { finish, OWNER, record, RECORDS_MODEL } from './support/records.ts'
 
 let dir: string
 let postgres: EmbeddedPostgres
@@ -34,19 +32,6 @@ afterAll(async () => {
   rmSync(dir, { recursive: true })
 })
 
-test('migrating again changes nothing', async () => {
-  expect(await migrate(db)).toEqual([])
-})
-
-test('a day of history is vacuumed where there is something to clean up, and is not sampled all the time', async () => {
-  const rows = await db.query(`select relname, reloptions from pg_class where relkind = 'r' and relname ~ '_20[0-9]{6}$'`)
-  expect(rows.length).toBeGreaterThanOrEqual(20)
-  for (const { relname, reloptions } of rows) {
-    expect(reloptions, String(relname)).toContain('autovacuum_vacuum_insert_threshold=1000000')
-    expect(String(reloptions).includes('autovacuum_vacuum_threshold'), String(relname)).toBe(String(relname).startsWith('jobs_2'))
-  }
-})
-
 test('what gathers while a statement is in flight goes as one', async () => {
   let flushes = 0
   const writer = new Writer(db, { onFlush: () => (flushes += 1), onDropped: () => {} })
@@ -55,6 +40,33 @@ test('what gathers while a statement is in flight goes as one', async () => {
   expect(flushes).toBeLessThan(5)
   expect(await findJob(db, records[499]?.id as JobId)).toMatchObject({ status: 'queued', version: 1 })
   await writer.close()
+})
+
+test('who waited is told while the next statement is on its way; of many, half are told first, because what they ask for is the next', async () => {
+  const rows: number[] = []
+  const writer = new Writer(db, { onFlush: (_tookMs, count) => rows.push(count), onDropped: (error) => expect.fail(String(error)) })
+  const left: number[] = []
+  // Whoever is told asks for the next at once: one statement would follow the other, with PostgreSQL idle between the two.
+  const ask = (again: number): Promise<void> => {
+    const one = record()
+    void writer.insertJob(one, '{}')
+    return new Promise((resolve) =>
+      writer.updateJob(one, () => {
+        left.push(writer.backlog)
+        resolve(again > 0 ? ask(again - 1) : undefined)
+      }),
+    )
+  }
+  const asked = Promise.all(Array.from({ length: 128 }, () => ask(3)))
+  for (let look = 0; look < 10; look++) {
+    await writer.drained()
+    await writer.accepted()
+  }
+  await asked
+  await writer.close()
+  expect(rows).toEqual([128, 64, 64, 64, 64, 64, 64])
+  // Who is told finds nothing that still has to leave, but for what those told in the same breath have asked for.
+  expect(Math.max(...left)).toBeLessThan(64)
 })
 
 test('who waits for what was asked so far does not wait for what is asked meanwhile', async () => {
@@ -234,7 +246,7 @@ test('waiting for what is on its way sends nothing of its own', async () => {
   await writer.drained()
   expect([flushes, dropped]).toEqual([1, []])
   await writer.close()
-})
+}, 10_000)
 
 test('a job that is refused leaves nothing behind: no event, no output, no progress', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: () => {} })
@@ -636,70 +648,6 @@ test('who finds that its jobs are others’ tells no end of them, and what they 
   await writer.close()
 })
 
-test('what nobody owns is adopted some at a time, the oldest first, each once', async () => {
-  await db.query(`update jobs set status = 'cancelled', finished_at = now() where finished_at is null`)
-  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
-  const [me, installation] = [randomUUID(), randomUUID()]
-  await db.query(`insert into coordinators (id, installation, version, lease_until) values ($1, $2, 'test', now())`, [me, installation])
-  const orphans = Array.from({ length: 5 }, () => record())
-  for (const one of orphans) await writer.insertJob({ ...one, owner: randomUUID() }, '{}')
-  await writer.insertJob({ ...record(), owner: me }, '{}')
-  const page = async (lost: JobId[], after: JobId | null): Promise<{ ids: JobId[]; last: JobId | null }> => {
-    const { jobs, last } = await adoptJobs(db, me, lost, { after, limit: 2 })
-    return { ids: jobs.map((one) => one.id), last }
-  }
-  const ids = orphans.map((one) => one.id)
-  // Of those that were found, another coordinator may be a moment earlier with one.
-  const query = db.query.bind(db)
-  db.query = async (text, values) => {
-    if (text.includes('with adopted')) await query('update jobs set owner = $1 where id = $2', [me, ids[1]])
-    return query(text, values)
-  }
-  expect(await page([], null)).toEqual({ ids: ids.slice(0, 1), last: ids[1] })
-  db.query = query
-  expect(await page([], ids[1] as JobId)).toEqual({ ids: ids.slice(2, 4), last: ids[3] })
-  expect(await page([], ids[3] as JobId)).toEqual({ ids: ids.slice(4), last: null })
-  expect(await page([], null)).toEqual({ ids: [], last: null })
-  // What it owns already and has lost is given once more.
-  expect(await page([ids[0] as JobId], null)).toEqual({ ids: ids.slice(0, 1), last: null })
-  await db.query('delete from coordinators where id = $1', [me])
-  await writer.close()
-})
-
-test('who claims a parked job says at once what it becomes: nobody finds it parked before the rest of it is stored', async () => {
-  const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
-  const [me, rival] = [randomUUID(), randomUUID()]
-  for (const as of ['queued', 'cancelled'] as const) {
-    const one = {
-      ...record(),
-      status: 'parked' as const,
-      error: { layer: 'model', code: 'x', message: 'x', retryable: false } as JobRecord['error'],
-    }
-    await writer.insertJob(one, '{}')
-    const claim = (by: string, version: number): Promise<boolean> =>
-      db.transaction((query) => claimParked(query, { ...one, version }, by, as))
-    // Who saw it before it was parked this time knows another job.
-    expect(await claim(rival, one.version - 1)).toBe(false)
-    expect(await claim(me, one.version)).toBe(true)
-    const after = (await findJob(db, one.id)) as JobRecord
-    expect(after).toMatchObject({ status: as, owner: me, version: one.version + 1 })
-    expect(await claim(rival, after.version)).toBe(false)
-    expect(await unsoundRows(db)).toEqual([])
-    await db.query('delete from jobs where id = $1', [one.id])
-  }
-  await writer.close()
-})
-
-test('a worker that is here was seen now, and one that is not was seen when it was', async () => {
-  const [here, gone] = [randomUUID(), randomUUID()] as [WorkerId, WorkerId]
-  for (const id of [here, gone]) await saveWorker(db, { id, name: id, state: 'online', version: '1', models: [], host: {}, drained: false })
-  await db.query(`update workers set seen_at = now() - interval '2 days' where id = any($1)`, [[here, gone]])
-  await touchWorkers(db, [here])
-  const ages = new Map((await listWorkers(db)).map(({ id, seenMs }) => [id, Date.now() - seenMs]))
-  expect(ages.get(here)).toBeLessThan(60_000)
-  expect(ages.get(gone)).toBeGreaterThan(86_400_000)
-})
-
 test('a connection that breaks under the writer costs nothing but time', async () => {
   const writer = new Writer(db, { onFlush: () => {}, onDropped: (error) => expect.fail(String(error)) })
   const records: JobRecord[] = []
@@ -714,7 +662,7 @@ test('a connection that breaks under the writer costs nothing but time', async (
     await stored
   }
   const stored = new Set(
-    (await listJobs(db, { status: null, model: 'writer-test', teams: null, before: null, limit: 1_000 })).map((one) => one.id),
+    (await listJobs(db, { status: null, model: RECORDS_MODEL, teams: null, before: null, limit: 1_000 })).map((one) => one.id),
   )
   expect(records.every((one) => stored.has(one.id))).toBe(true)
   await writer.close()
@@ -736,41 +684,11 @@ async function listEvents(from: Db, job: JobId): Promise<Record<string, unknown>
   return await from.query('select type, severity, actor, details from events where job = $1 order by id', [job])
 }
 
-function finish(one: JobRecord): void {
-  one.version += 1
-  one.status = 'succeeded'
-  one.finishedMs = Date.now()
-}
-
-function record(): JobRecord {
-  const job = {
-    id: newId() as JobId,
-    type: 'chat' as const,
-    team: 'default',
-    actor: 'test',
-    model: 'writer-test',
-    pinnedProvider: null,
-    detached: false,
-    ...FREE,
-    traceId: randomUUID(),
-    priority: 'normal' as const,
-    maxWaitMs: null,
-    maxRunMs: null,
-    cost: 10,
-    promptCost: 0,
-    request: '{}',
-    seed: 1,
-    prefix: [],
-  }
-  return newRecord(job, Date.now(), OWNER)
-}
-
 /** An id made so many days from now. */
 function idOf(days: number): string {
   return firstUuidOf(Date.now() + days * DAY_MS).slice(0, 13) + randomUUID().slice(13)
 }
 
-const OWNER = randomUUID()
 const STALLED: JobError = { code: 'stalled', message: 'x', layer: 'provider', retryable: true }
 const DAY_MS = 86_400_000
 const NOTHING = { team: null, job: null, provider: null, worker: null, traceId: null }

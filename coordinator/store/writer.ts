@@ -29,7 +29,8 @@ export class Writer {
   readonly #onDropped: (error: unknown, what: string) => void
   readonly #stillOurs: () => Promise<boolean> | null
   #gathering = emptyBatch()
-  #onTheWay = emptyBatch()
+  /** Until whoever waited for it is told. */
+  #onTheWay: Batch | null = null
   #session: Session | undefined
   #day = 0
   #flushing = false
@@ -66,7 +67,7 @@ export class Writer {
   /** Somebody else has written its row meanwhile: whatever is said of it next is said in full. */
   doubt(record: JobRecord): void {
     record.inRow = null
-    const onTheWay = this.#onTheWay.jobs.get(record.id)
+    const onTheWay = this.#onTheWay?.jobs.get(record.id)
     if (onTheWay !== undefined) onTheWay.told = null
   }
 
@@ -110,27 +111,23 @@ export class Writer {
   /** Resolves when every job asked for so far is stored or refused; what nobody waits for may still be on its way. */
   async accepted(): Promise<void> {
     // The one that gathers leaves behind the one that is on its way.
-    for (const batch of [this.#gathering, this.#onTheWay]) {
-      const last = [...batch.jobs.values()].findLast(({ request }) => request !== null)
-      if (last === undefined) continue
-      await new Promise<void>((resolve) => last.settled.push(() => resolve()))
-      return
-    }
+    const last = [this.#gathering, this.#onTheWay].find((batch) => batch !== null && hasNew(batch))
+    if (last) await new Promise<void>((resolve) => last.sent.push(resolve))
   }
 
   /** Resolves when everything asked so far is durable. Of what is asked meanwhile it does not wait: under load there is no end of that. */
   async drained(): Promise<void> {
     const gathers = rowsIn(this.#gathering) > 0
-    if (!gathers && !this.#flushing) return
     // The one that gathers leaves behind the one that is on its way.
-    const { sent } = gathers ? this.#gathering : this.#onTheWay
-    const done = new Promise<void>((resolve) => sent.push(resolve))
+    const last = gathers ? this.#gathering : this.#onTheWay
+    if (last === null) return
+    const done = new Promise<void>((resolve) => last.sent.push(resolve))
     if (gathers) this.#now()
     await done
   }
 
   async close(): Promise<void> {
-    while (this.#flushing || rowsIn(this.#gathering) > 0) await this.drained()
+    while (this.#onTheWay !== null || rowsIn(this.#gathering) > 0) await this.drained()
     this.#closed = true
     await this.#session?.end()
   }
@@ -149,47 +146,54 @@ export class Writer {
     this.#lazily = undefined
     if (this.#flushing || this.#scheduled) return
     this.#scheduled = true
-    // The end of this turn of the event loop: what arrives together is written together. And behind all that this turn has still
-    // to do: calls to workers and clouds leave first, because whoever they go to takes longer than PostgreSQL.
-    const atTheEnd = (): void =>
-      void setImmediate(() => {
-        this.#scheduled = false
-        void this.#flushAll()
-      })
-    queueMicrotask(() => process.nextTick(atTheEnd))
+    void endOfTurn().then(() => {
+      this.#scheduled = false
+      return this.#flushAll()
+    })
   }
 
+  /**
+   * PostgreSQL and this process work at the same time: whoever waited for a batch is told while the next one is on its way. And where
+   * nothing has gathered for a next one, half of them are told first, because what these ask for will be it.
+   */
   async #flushAll(): Promise<void> {
     this.#flushing = true
-    do {
-      const batch = this.#gathering
-      this.#gathering = emptyBatch()
-      this.#onTheWay = batch
-      this.#urgent = false
-      if (rowsIn(batch) > 0) await this.#flush(batch)
-      for (const resolve of batch.sent) resolve()
-      this.#onTheWay = emptyBatch()
-    } while (this.#urgent)
+    let untold: Settled[] = []
+    while (this.#urgent || untold.length > 0) {
+      if (!this.#urgent) {
+        for (const settle of untold.splice(0, untold.length < WORTH_HALVING ? untold.length : untold.length >> 1)) settle(null)
+        await endOfTurn()
+      }
+      const flushed = this.#urgent ? this.#flush() : null
+      for (const settle of untold) settle(null)
+      untold = (await flushed) ?? []
+    }
     this.#flushing = false
     if (rowsIn(this.#gathering) > 0) this.#soon()
   }
 
-  async #flush(batch: Batch): Promise<void> {
-    if (!(await this.#isOurs())) leaveToOthers(batch)
-    if (rowsIn(batch) === 0) return this.#stored(batch)
+  /** What has gathered is on its way when this returns; resolves to those who are to be told that it is stored. */
+  async #flush(): Promise<Settled[]> {
+    const batch = this.#gathering
+    this.#gathering = emptyBatch()
+    this.#onTheWay = batch
+    this.#urgent = false
+    const sent = (): void => {
+      if (this.#onTheWay === batch) this.#onTheWay = null
+      for (const resolve of batch.sent) resolve()
+    }
+    const ours = this.#stillOurs()
+    if (ours !== null && !(await ours)) leaveToOthers(batch)
+    if (rowsIn(batch) === 0) return [sent]
     const began = performance.now()
     try {
       await this.#send(batch)
     } catch (error) {
       await this.#flushOneByOne(batch, error)
-      return
+      return [sent]
     }
     this.#onFlush(performance.now() - began, rowsIn(batch))
-    this.#stored(batch)
-  }
-
-  async #isOurs(): Promise<boolean> {
-    return (await this.#stillOurs()) ?? true
+    return [...this.#settlers(batch), sent]
   }
 
   /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
@@ -198,7 +202,7 @@ export class Writer {
     for (let attempt = 0; ; attempt++) {
       let isSent = false
       try {
-        await this.#beginDay()
+        if (this.#day !== today()) await this.#beginDay()
         this.#session ??= await this.#connect()
         isSent = true
         // What was sent when the connection broke may have been stored all the same; what was refused was not.
@@ -224,7 +228,7 @@ export class Writer {
         await new Promise((resolve) => setTimeout(resolve, Math.min(1_000, 20 * 2 ** Math.min(attempt, 6))))
         if (isMissing(error)) statement = await this.#withoutDropped(batch)
         // That may have taken longer than anybody waits for this process.
-        if (await this.#isOurs()) continue
+        if ((await this.#stillOurs()) ?? true) continue
         leaveToOthers(batch)
         if (rowsIn(batch) === 0) return
         statement = statementFor(batch)
@@ -241,9 +245,7 @@ export class Writer {
 
   /** Statements name the partitions of their day, and PostgreSQL keeps the plan of each as long as the connection lives. */
   async #beginDay(): Promise<void> {
-    const day = Math.floor(Date.now() / 86_400_000)
-    if (day === this.#day) return
-    this.#day = day
+    this.#day = today()
     const yesterdays = this.#session
     this.#session = undefined
     await yesterdays?.end()
@@ -278,7 +280,7 @@ export class Writer {
       try {
         // Of what one by one is there already, such as by a coordinator that had the job before, nothing is refused.
         await this.#send(single, true)
-        this.#stored(single)
+        for (const settle of this.#settlers(single)) settle(null)
       } catch (error) {
         for (const [job, { request }] of single.jobs) if (request !== null) this.#forget(job, refused)
         this.#refuse(single, error)
@@ -297,9 +299,10 @@ export class Writer {
     batch.progress = batch.progress.filter((progress) => progress.job !== job)
   }
 
-  #stored(batch: Batch): void {
-    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)
-    if (batch.events.length > 0) this.#db.onEvents(batch.events)
+  #settlers(batch: Batch): Settled[] {
+    const settlers = [...batch.jobs.values()].flatMap(({ settled }) => settled)
+    if (batch.events.length > 0) settlers.push(() => this.#db.onEvents(batch.events))
+    return settlers
   }
 
   /** Told as refused to whoever waits. */
@@ -310,6 +313,21 @@ export class Writer {
     this.#onDropped(cause, describe(batch))
   }
 }
+
+/**
+ * The end of this turn of the event loop: what arrives together is written together. And behind all that this turn has still
+ * to do: calls to workers and clouds leave first, because whoever they go to takes longer than PostgreSQL.
+ */
+function endOfTurn(): Promise<void> {
+  return new Promise((resolve) => queueMicrotask(() => process.nextTick(() => void setImmediate(resolve))))
+}
+
+function today(): number {
+  return Math.floor(Date.now() / 86_400_000)
+}
+
+// Fewer are told together: two statements cost more than waiting for one another.
+const WORTH_HALVING = 64
 
 // Below this many rows a statement's own price, here and in PostgreSQL, is above that of its rows.
 const WORTH_ROWS = 32
@@ -354,6 +372,11 @@ export function emptyBatch(): Batch {
 function rowsIn(batch: Batch): number {
   const { jobs, attempts, events, payments, outputs, progress, cleared } = batch
   return jobs.size + attempts.length + events.length + payments.length + outputs.length + progress.length + cleared.length
+}
+
+function hasNew({ jobs }: Batch): boolean {
+  for (const { request } of jobs.values()) if (request !== null) return true
+  return false
 }
 
 /**

@@ -81,11 +81,8 @@ async function process(store: Store, submitters: number, seconds: number): Promi
       while (performance.now() < endMs) {
         const { live, stored } = store.accept()
         await stored
-        await new Promise<void>((resolve, reject) => {
-          store.writer.updateJob(live.record, (error) =>
-            error === null && live.record.finishedMs !== null ? resolve() : reject(error ?? new Error('not finished')),
-          )
-        })
+        await store.dispatcher.durable(live.record.id)
+        if (live.record.finishedMs === null) throw new Error('not finished')
         const tenth = Math.floor(((performance.now() - began) / (seconds * 1000)) * 10)
         if (tenth < 10) tenths[tenth] = (tenths[tenth] ?? 0) + 1
       }

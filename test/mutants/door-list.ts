@@ -485,7 +485,7 @@ export const DOOR_MUTANTS: Mutant[] = [
     file: 'coordinator/store/jobs.ts',
     find: "where id = $1 and version = $2 and status = 'parked' returning id`",
     replace: "where id = $1 and version >= $2 and status = 'parked' returning id`",
-    tests: ['writer'],
+    tests: ['rows'],
     only: 'who claims a parked job',
   },
   {

@@ -5,9 +5,33 @@ export const STORE_MUTANTS: Mutant[] = [
   {
     bug: 'a list of jobs does not wait for those that are on their way to disk',
     file: 'coordinator/store/writer.ts',
-    find: 'for (const batch of [this.#gathering, this.#onTheWay]) {',
-    replace: 'for (const batch of [emptyBatch()]) {',
+    find: '[this.#gathering, this.#onTheWay].find(',
+    replace: '[emptyBatch()].find(',
     tests: ['writer'],
+  },
+  {
+    bug: 'PostgreSQL stands still while those who waited are told',
+    file: 'coordinator/store/writer.ts',
+    find: 'untold.length >> 1',
+    replace: 'untold.length',
+    tests: ['writer'],
+    only: 'half are told first',
+  },
+  {
+    bug: 'what has gathered leaves after those who waited are told',
+    file: 'coordinator/store/writer.ts',
+    find: '      const flushed = this.#urgent ? this.#flush() : null\n      for (const settle of untold) settle(null)\n',
+    replace: '      for (const settle of untold) settle(null)\n      const flushed = this.#urgent ? this.#flush() : null\n',
+    tests: ['writer'],
+    only: 'half are told first',
+  },
+  {
+    bug: 'who waits for what was told already waits for ever',
+    file: 'coordinator/store/writer.ts',
+    find: '      if (this.#onTheWay === batch) this.#onTheWay = null\n',
+    replace: '',
+    tests: ['writer'],
+    only: 'sends nothing of its own',
   },
   {
     bug: 'rows of two days are written into the day of the first',
@@ -37,7 +61,7 @@ export const STORE_MUTANTS: Mutant[] = [
     file: 'coordinator/store/migrate.ts',
     find: " with (${settings.join(', ')})",
     replace: "${settings.length > 9 ? ' ' : ''}",
-    tests: ['writer'],
+    tests: ['rows'],
     only: 'a day of history is vacuumed',
   },
   {
@@ -122,7 +146,7 @@ export const STORE_MUTANTS: Mutant[] = [
   {
     bug: 'who lost its jobs tells their ends all the same',
     file: 'coordinator/store/writer.ts',
-    find: '    if (!(await this.#isOurs())) leaveToOthers(batch)\n    if (rowsIn(batch) === 0) return this.#stored(batch)\n',
+    find: '    if (ours !== null && !(await ours)) leaveToOthers(batch)\n',
     replace: '',
     tests: ['writer'],
     only: 'others’',
@@ -155,7 +179,7 @@ export const STORE_MUTANTS: Mutant[] = [
     file: 'coordinator/store/jobs.ts',
     find: 'owner = $3, status = $4, finished_at',
     replace: "owner = $3, status = case when $4 = '' then $4 else status end, finished_at",
-    tests: ['writer'],
+    tests: ['rows'],
     only: 'claims a parked job',
   },
   {
@@ -171,7 +195,7 @@ export const STORE_MUTANTS: Mutant[] = [
     file: 'coordinator/store/jobs.ts',
     find: 'ids.length < limit ? null',
     replace: 'rows.length < limit ? null',
-    tests: ['writer'],
+    tests: ['rows'],
     only: 'nobody owns',
   },
   {
