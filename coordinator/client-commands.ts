@@ -70,6 +70,7 @@ export const USAGES: Record<string, Usage[]> = {
     ...defined('providers', 'name', table('name', 'tier', 'state', 'reason', 'until', 'busy', 'max_parallel')),
     act('providers', 'drain', 'name'),
     act('providers', 'activate', 'name'),
+    act('providers', 'revoke', 'name'),
   ],
   policies: defined('policies', 'name', table('name', 'tiers', 'spend_micros_per_day', 'spent_micros_today')),
   users: defined('users', 'email', table('email', 'name', 'role', 'teams')),

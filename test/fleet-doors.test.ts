@@ -78,7 +78,9 @@ test('a revoked worker is cut off, what it ran goes on elsewhere, and its identi
   const other = at === 'bad' ? 'stays' : 'bad'
   // Whoever runs it is cut off; the other one must do.
   await readJobStream(world, job, undefined, 20)
-  expect(await refused(world, 'POST', `/api/workers/${at}/revoke`, {}, await as('approver'))).toMatchObject({ status: 403 })
+  const approver = await as('approver')
+  for (const door of ['workers', 'providers'])
+    expect(await refused(world, 'POST', `/api/${door}/${at}/revoke`, {}, approver)).toMatchObject({ status: 403 })
   const { revoked_at } = await send(world, 'POST', `/api/workers/${at}/revoke`)
   expect(revoked_at).toEqual(expect.any(String))
   const whole = await readJobStream(world, job)
@@ -88,6 +90,9 @@ test('a revoked worker is cut off, what it ran goes on elsewhere, and its identi
   expect(await health()).not.toContain(at)
   await world.until('it was refused when it came back', async () => (await world.events('&type=worker.refused')).length > 0)
   expect((await world.findWorker(at))?.state).toBe('offline')
+  // A worker is a provider of its own name.
+  expect(await send(world, 'POST', `/api/providers/${at}/revoke`)).toMatchObject({ name: at, state: 'offline' })
+  expect((await eventsOf(at)).filter((type) => type === 'worker.revoked')).toHaveLength(2)
   if (at === 'bad') {
     await worker.stop()
     // With another identity it is another worker.
@@ -142,6 +147,7 @@ test('a drained cloud finishes its calls, takes nothing new, and goes on when it
   await send(world, 'POST', `/api/providers/${cloud.name}/activate`)
   expect(await ended(world, waiting)).toMatchObject({ status: 'succeeded' })
   expect(await refused(world, 'POST', '/api/providers/stays/activate')).toMatchObject({ status: 409 })
+  expect(await refused(world, 'POST', `/api/providers/${cloud.name}/revoke`)).toMatchObject({ status: 409, code: 'provider_is_cloud' })
 })
 
 test('every limit says what is used of it and when it is whole again, to whom it concerns', async () => {

@@ -21,7 +21,7 @@ import type { ApiParts } from './health.ts'
 import { type Making, madeOnce } from './made-once.ts'
 import { newestFirst, pageOfAll, readQuery, rfc3339 } from './paging.ts'
 import { spendLimit } from './policies.ts'
-import { drainWorker } from './workers.ts'
+import { cutOff, drainWorker } from './workers.ts'
 import { quotaLeft } from '../quota-left.ts'
 import { ABILITIES, type Ability } from '../../proto/abilities.ts'
 
@@ -97,6 +97,17 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
         status: 409,
       })
     await setDrained(parts, provider, request.caller, false)
+    return providerView(parts, provider)
+  })
+
+  app.post<ById>('/api/providers/:id/revoke', async (request) => {
+    requireAdmin(request.caller)
+    const provider = anyProvider(parts, request.params.id)
+    if (provider.cloud !== null)
+      throw new Fault('provider_is_cloud', `${provider.name} is a cloud: revoke the credential that it is called with, or archive it.`, {
+        status: 409,
+      })
+    await cutOff(parts, provider, request.caller)
     return providerView(parts, provider)
   })
 

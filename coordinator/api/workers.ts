@@ -29,16 +29,7 @@ export function registerWorkers(app: FastifyInstance, parts: ApiParts): void {
   app.post<ById>('/api/workers/:id/revoke', async (request) => {
     requireAdmin(request.caller)
     const worker = getWorker(parts, request.params.id)
-    const { id, name } = worker
-    const { actor } = request.caller
-    await recorded(
-      parts.db,
-      (query) => revokeWorker(query, id),
-      () => ({ ...parts.newEvent('worker.revoked', actor, { worker: id }), worker: name, provider: name }),
-    )
-    parts.fleet.revoke(id)
-    parts.facts.note(id, { revokedMs: parts.now(), reason: `revoked by ${actor}` })
-    await parts.reload()
+    await cutOff(parts, worker, request.caller)
     return workerView(parts, worker)
   })
 
@@ -70,6 +61,18 @@ export function drainWorker(parts: ApiParts, { id, name, state }: FleetWorker, c
   if (parts.fleet.drain(id)) return
   parts.facts.note(id, { reason, by })
   throw new Fault('worker_offline', `Worker "${name}" is ${state} and cannot be told anything.`, { status: 409, retryable: true })
+}
+
+/** What it runs goes on elsewhere, and its identity is refused from now on. */
+export async function cutOff(parts: ApiParts, { id, name }: FleetWorker, { actor }: Caller): Promise<void> {
+  await recorded(
+    parts.db,
+    (query) => revokeWorker(query, id),
+    () => ({ ...parts.newEvent('worker.revoked', actor, { worker: id }), worker: name, provider: name }),
+  )
+  parts.fleet.revoke(id)
+  parts.facts.note(id, { revokedMs: parts.now(), reason: `revoked by ${actor}` })
+  await parts.reload()
 }
 
 function getWorker(parts: ApiParts, id: string): FleetWorker {

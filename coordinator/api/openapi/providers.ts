@@ -79,6 +79,15 @@ export const providers: Noun = {
       answers: { 200: json(ref('Provider'), 'The provider') },
     },
     {
+      method: 'post',
+      path: '/api/providers/{id}/revoke',
+      summary: 'Cut a worker off',
+      about:
+        'Needs an admin. What it runs goes on elsewhere, and its identity is refused from now on. Of a cloud its credential is revoked instead.',
+      params: NAME_OR_ID,
+      answers: { 200: json(ref('Provider'), 'The provider') },
+    },
+    {
       method: 'delete',
       path: '/api/providers/{id}',
       summary: 'Archive a cloud provider',
