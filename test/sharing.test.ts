@@ -330,6 +330,27 @@ test('one prompt that fails again and again opens no breaker', () => {
   expect(world.live.has('good' as JobId)).toBe(true)
 })
 
+test('an estimate looks at what runs: how much was asked for, how long it has run, and how far it is', () => {
+  const world = new SchedulerWorld()
+  world.connect('a', { m: 1 })
+  world.enqueue('short', { cost: 10, promptCost: 0 })
+  world.pass(200)
+  world.finish('short')
+  // Ten times what took 200 ms.
+  world.enqueue('long', { cost: 100, promptCost: 0 })
+  world.enqueue('next', { cost: 10, promptCost: 0 })
+  world.enqueue('last', { cost: 10, promptCost: 0 })
+  const estimates = (): unknown[] => ['next', 'last'].map((job) => world.scheduler.waiting(world.nowMs, job as JobId)?.estimateMs)
+  expect(estimates()).toEqual([2_000, 2_200])
+  world.pass(1_000)
+  expect(estimates()).toEqual([1_000, 1_200])
+  // It is slower than expected: of 100 tokens 80 are told after 4 s.
+  world.pass(3_000)
+  expect(estimates()).toEqual([4_000, 4_200])
+  world.progress('long', 80)
+  expect(estimates()).toEqual([1_000, 1_200])
+})
+
 test('an estimate says what it was made from', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 2 })

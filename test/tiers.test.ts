@@ -722,6 +722,17 @@ test('a worker whose models are all down is offline, with what it says of them, 
   expect(state()).toEqual({ state: 'offline', reason: 'it starts again in 4 s', untilMs: null })
 })
 
+test('what only a person can end has no estimate, whatever was seen before', () => {
+  const world = new SchedulerWorld()
+  cloud(world)
+  world.enqueue('seen', { patience: ANY_TIER })
+  world.pass(400)
+  world.finish('seen')
+  world.apply({ kind: 'provider-held', worker: 'cloud' as WorkerId, hold: { state: 'parked', untilMs: null, why: 'its key is refused' } })
+  world.enqueue('waits', { patience: ANY_TIER })
+  expect(world.scheduler.waiting(world.nowMs, 'waits' as JobId)).toMatchObject({ reason: 'paused', estimateMs: null, basis: null })
+})
+
 test('where only the time is known, the estimate is that time', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 1 })

@@ -48,7 +48,7 @@ export class Attempts {
     const job = this.#board.live(input)
     this.#board.vacate(input)
     if (job !== undefined) {
-      this.#board.serviceTimes.learn(job.model, this.#board.nowMs - job.startedMs)
+      this.#board.serviceTimes.learn(job.model, this.#board.nowMs - job.startedMs, job.cost)
       this.#prove(job, true)
       if (job.worker !== null) this.#tellBreaker(job.worker, job.served, 'succeeded', reset)
       const cost = Math.min(COST_MAX, input.cost)

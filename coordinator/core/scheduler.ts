@@ -142,7 +142,7 @@ export class Scheduler {
       job,
       this.#board.keyOf(job),
       this.#board.lines.get(job.model),
-      this.#board.serviceTimes.get(job.model),
+      { times: this.#board.serviceTimes, jobs: this.#board.jobs },
       this.#board.fleet,
     )
   }

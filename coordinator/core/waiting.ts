@@ -1,7 +1,9 @@
 import type { FleetWorker, Hold, ModelOffer } from './fleet.ts'
-import type { Waiting, WaitingReason } from './job.ts'
+import { estimateStart } from './estimate.ts'
+import type { JobId, Waiting, WaitingReason } from './job.ts'
 import type { Line } from './line.ts'
 import type { ScheduledJob } from './scheduled-job.ts'
+import type { ServiceTimes } from './service-times.ts'
 import { AUTO, candidates, eligiblePlaces, type Fleet, isFit, type Place, type RouteKey } from './routing.ts'
 import { TIERS } from './tiers.ts'
 
@@ -11,7 +13,7 @@ export function waitingOf(
   job: ScheduledJob,
   key: RouteKey,
   line: Line<ScheduledJob> | undefined,
-  meanServiceMs: number | undefined,
+  known: { times: ServiceTimes; jobs: { get(id: JobId): ScheduledJob | undefined } },
   fleet: Fleet,
 ): Waiting {
   if (job.phase === 'delayed') {
@@ -20,11 +22,14 @@ export function waitingOf(
   }
   const position = line?.position(job) ?? 1
   const why = whyWaits(nowMs, key, job, job.team, fleet, job.opening?.atMs ?? null)
-  const basis = estimateBasis(key, meanServiceMs, fleet, why.reason === 'team_limit' ? job.team.running : Number.POSITIVE_INFINITY)
   const restMs = Math.max(0, (why.untilMs ?? nowMs) - nowMs)
+  const isBusy = why.reason === 'all_slots_busy' || why.reason === 'team_limit'
+  // Nobody knows when a person unpauses it, or a model has loaded.
+  if (!isBusy && why.untilMs === null) return { ...why, position, estimateMs: null, basis: null }
+  const start = estimateStart(nowMs, job, position, key, fleet, known, why.reason === 'team_limit')
   // Until when is known, without an answer ever seen: not before that.
-  const estimateMs = basis === null ? (restMs > 0 ? restMs : null) : Math.round((position * basis.meanServiceMs) / basis.slots) + restMs
-  return { ...why, position, estimateMs, basis }
+  if (start === null) return { ...why, position, estimateMs: restMs > 0 ? restMs : null, basis: null }
+  return { ...why, position, estimateMs: start.ms + restMs, basis: start.basis }
 }
 
 /** How many wait, by model and reason: one look per flow, not per job. */
@@ -82,14 +87,6 @@ function opensToSomebody(key: RouteKey, fleet: Fleet): boolean {
 function whyNobody({ provider, sha256 }: RouteKey): string | null {
   if (provider !== null) return `it is pinned to ${provider}, which is not there`
   return sha256 === null ? null : 'what was said of its answer can only be gone on from with the same model file'
-}
-
-/** What an estimate is made of; null while no answer of the model was seen, or nobody serves it. A team at its limit has `atMost` slots. */
-function estimateBasis(key: RouteKey, meanServiceMs: number | undefined, fleet: Fleet, atMost: number): Waiting['basis'] {
-  if (meanServiceMs === undefined) return null
-  let slots = 0
-  for (const { worker, model } of eligiblePlaces(key, fleet)) slots += worker.models.get(model)?.offer.slots ?? 0
-  return slots === 0 ? null : { meanServiceMs: Math.round(meanServiceMs), slots: Math.max(1, Math.min(slots, atMost)) }
 }
 
 type Why = Pick<Waiting, 'reason' | 'untilMs' | 'detail'>
