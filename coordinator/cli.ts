@@ -10,7 +10,11 @@ const COMMANDS: Record<string, Command> = {
   up: {
     help: 'Starts PostgreSQL, a coordinator and one local worker, and says how to talk to them.',
     example: 'npx holdfast up',
-    run: alone(async () => (await import('./up.ts')).runUp(process.env)),
+    run: alone(async () => {
+      // Before anything is made that its worker could not serve.
+      ;(await import('../worker/config.ts')).readWorkerConfig(process.env)
+      await (await import('./up.ts')).runUp(process.env)
+    }),
   },
   coordinator: {
     help: 'Runs a coordinator in the foreground until SIGTERM, with its own PostgreSQL unless DATABASE_URL names one.',

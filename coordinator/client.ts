@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { Settings } from '../proto/settings.ts'
+import { SettingError, Settings } from '../proto/settings.ts'
 import { type Ask, FLAGS, type Flags, type Usage, UsageError, USAGES, usageOf } from './client-commands.ts'
 import { showOne } from './client-output.ts'
 import { Fault } from './core/fault.ts'
@@ -10,7 +10,7 @@ import { Fault } from './core/fault.ts'
 export async function runClient([command = '', ...rest]: string[], env: NodeJS.ProcessEnv): Promise<void> {
   const { request, show, json } = read(command, rest)
   const settings = new Settings(env)
-  const door = { url: settings.text('HOLDFAST_URL', 'http://127.0.0.1:8080').replace(/\/$/, ''), key: keyFrom(settings) }
+  const door = { url: addressOf(settings), key: keyFrom(settings) }
   const answer = await ask(door, request)
   if (json) showOne(answer)
   else show(answer)
@@ -76,6 +76,13 @@ function parsed(text: string, url: string, status: number): unknown {
   } catch (cause) {
     throw new Fault('no_coordinator', `What answers at ${url} with ${status} is no coordinator: set HOLDFAST_URL to one.`, { cause })
   }
+}
+
+function addressOf(settings: Settings): string {
+  const url = settings.text('HOLDFAST_URL', 'http://127.0.0.1:8080')
+  if (!/^https?:$/.test(URL.parse(url)?.protocol ?? ''))
+    throw new SettingError('HOLDFAST_URL', `must be the address of a coordinator, such as http://127.0.0.1:8080, not "${url}".`)
+  return url.replace(/\/$/, '')
 }
 
 function keyFrom(settings: Settings): string {

@@ -27,16 +27,16 @@ export type CoordinatorConfig = {
 /** Parsed once; a malformed setting throws a SettingError that names it. */
 export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig {
   const settings = new Settings(env)
-  const heartbeatIntervalMs = settings.seconds('HOLDFAST_HEARTBEAT_S', 5, 0.1, 3_600)
-  const deadAfterMs = settings.seconds('HOLDFAST_DEAD_AFTER_S', 15, 0.3, 36_000)
+  const heartbeatIntervalMs = settings.ms('HOLDFAST_HEARTBEAT_S')
+  const deadAfterMs = settings.ms('HOLDFAST_DEAD_AFTER_S')
   // Every worker would be dead between two heartbeats.
   if (deadAfterMs <= heartbeatIntervalMs)
     throw new SettingError(
       'HOLDFAST_DEAD_AFTER_S',
       `must be longer than HOLDFAST_HEARTBEAT_S, and is ${deadAfterMs / 1000} against ${heartbeatIntervalMs / 1000} seconds.`,
     )
-  const httpPort = settings.integer('HOLDFAST_HTTP_PORT', 8080, 0, 65_535)
-  const grpcPort = settings.integer('HOLDFAST_GRPC_PORT', 8081, 0, 65_535)
+  const httpPort = settings.integer('HOLDFAST_HTTP_PORT')
+  const grpcPort = settings.integer('HOLDFAST_GRPC_PORT')
   if (httpPort === grpcPort && httpPort !== 0)
     throw new SettingError('HOLDFAST_GRPC_PORT', `is ${grpcPort}, as HOLDFAST_HTTP_PORT is: each door needs a port of its own.`)
   return {
@@ -51,13 +51,13 @@ export function readCoordinatorConfig(env: NodeJS.ProcessEnv): CoordinatorConfig
     redisUrl: redisUrl(settings),
     allowedCidrs: cidrs(settings),
     definitions: settings.optional('HOLDFAST_DEFINITIONS'),
-    queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT', 1_000_000, 1, 10_000_000),
+    queueLimit: settings.integer('HOLDFAST_QUEUE_LIMIT'),
     heartbeatIntervalMs,
     deadAfterMs,
-    firstTokenTimeoutMs: settings.seconds('HOLDFAST_FIRST_TOKEN_TIMEOUT_S', 300, 0.1, 86_400),
-    nextTokenTimeoutMs: settings.seconds('HOLDFAST_NEXT_TOKEN_TIMEOUT_S', 60, 0.1, 86_400),
-    drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
-    logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+    firstTokenTimeoutMs: settings.ms('HOLDFAST_FIRST_TOKEN_TIMEOUT_S'),
+    nextTokenTimeoutMs: settings.ms('HOLDFAST_NEXT_TOKEN_TIMEOUT_S'),
+    drainTimeoutMs: settings.ms('HOLDFAST_DRAIN_TIMEOUT_S'),
+    logLevel: settings.logLevel,
   }
 }
 

@@ -121,8 +121,11 @@ export class WorkerSessions implements WorkerLink {
 
   /** Asks it to finish what it runs and go; false when it is not connected. */
   drain(worker: WorkerId): boolean {
+    if (!this.#sessions.has(worker)) return false
     this.#write(worker, { drain: {} })
-    return this.#sessions.has(worker)
+    // What comes from here on goes elsewhere; it would say so itself in a moment.
+    this.#dispatcher?.workerDraining(worker)
+    return true
   }
 
   /** It is not listened to any more; what it ran goes on elsewhere. */

@@ -1,7 +1,15 @@
 import { validate as isUuid } from 'uuid'
 import { SAMPLING_ABILITIES, withPlain } from '../proto/abilities.ts'
 import type { AnswerDelta, Aside, FinishReason, TokenLogprob, ToolCallDelta } from '../proto/answer.ts'
-import { PROTOCOL_MAJOR, PROTOCOL_MINOR, type ToldHello, type ToldHost, type ToldModel } from '../proto/link.ts'
+import {
+  PROTOCOL_MAJOR,
+  PROTOCOL_MINOR,
+  type ToldHello,
+  type ToldHost,
+  type ToldModel,
+  WORKER_NAME,
+  WORKER_NAME_FORM,
+} from '../proto/link.ts'
 import { isJson, isShallow, type Json, TOOL_CALLS_MAX } from '../proto/wire.ts'
 import type { Layer } from './core/fault.ts'
 import type { Hold, ModelOffer } from './core/fleet.ts'
@@ -15,7 +23,7 @@ export function problemWith(hello: ToldHello): string | undefined {
   if (hello.protocolMajor !== PROTOCOL_MAJOR)
     return `This coordinator speaks protocol ${PROTOCOL_MAJOR}.${PROTOCOL_MINOR}, the worker ${hello.protocolMajor}.${hello.protocolMinor}: upgrade the older one.`
   if (!isUuid(hello.worker)) return 'Hello.worker must be a UUID.'
-  if (!NAME.test(hello.name)) return 'Hello.name must be 1 to 128 letters, digits, spaces or . _ : @ / -, beginning with a letter or digit.'
+  if (!WORKER_NAME.test(hello.name)) return `Hello.name ${WORKER_NAME_FORM}`
   if (hello.models.length > MODELS_MAX) return `A worker may offer at most ${MODELS_MAX} models, not ${hello.models.length}.`
   return hello.models.map(problemWithModel).find((problem) => problem !== undefined)
 }
@@ -68,7 +76,6 @@ function time(ms: number): number {
 const LATEST_MS = Date.UTC(9999, 11, 31)
 
 const MODELS_MAX = 64
-const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._:@/-]{0,127}$/u
 
 export function offerOf(model: ToldModel): ModelOffer {
   const state = model.state === 'ready' || model.state === 'loading' ? model.state : 'down'

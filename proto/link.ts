@@ -34,6 +34,9 @@ export type { Hello__Output as ToldHello } from './generated/holdfast/worker/v1/
 
 export const PROTOCOL_MAJOR = 1
 export const PROTOCOL_MINOR = 4
+/** It stands in headers, metrics and addresses. */
+export const WORKER_NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._:@/-]{0,127}$/u
+export const WORKER_NAME_FORM = 'must be 1 to 128 letters, digits, spaces or . _ : @ / -, beginning with a letter or digit.'
 /** From here on a worker understands Starts. */
 export const STARTS_SINCE_MINOR = 4
 

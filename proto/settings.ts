@@ -12,6 +12,10 @@ export class Settings {
     for (const [name, value = ''] of Object.entries(env))
       if (isOfKubernetes(name, value)) throw new SettingError(name, OF_KUBERNETES)
       else if (name.startsWith('HOLDFAST_') && !KNOWN.has(name)) throw new SettingError(name, `is not a setting.${didYouMean(name)}`)
+    // Also those that only another command reads: what is malformed there is malformed here.
+    for (const name of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) this.integer(name)
+    for (const name of Object.keys(SECONDS) as (keyof typeof SECONDS)[]) this.ms(name)
+    levelOf(this.optional(LOG_LEVEL))
   }
 
   text(name: SettingName, fallback: string): string {
@@ -23,31 +27,18 @@ export class Settings {
     return value === undefined || value === '' ? undefined : value
   }
 
-  integer(name: SettingName, fallback: number, least: number, most: number): number {
-    const value = this.optional(name)
-    if (value === undefined) return fallback
-    const number = decimal(value)
-    if (!Number.isInteger(number) || number < least || number > most)
-      throw new SettingError(name, `must be a whole number from ${least} to ${most}, not "${value}".`)
-    return number
+  /** A whole number within its bounds. */
+  integer(name: keyof typeof NUMBERS): number {
+    return numberOf(name, this.optional(name))
   }
 
   /** Seconds, fractions allowed; answered in milliseconds. */
-  seconds(name: SettingName, fallbackS: number, leastS: number, mostS: number): number {
-    const value = this.optional(name)
-    if (value === undefined) return fallbackS * 1000
-    const number = decimal(value)
-    if (!Number.isFinite(number) || number < leastS || number > mostS)
-      throw new SettingError(name, `must be seconds from ${leastS} to ${mostS}, not "${value}".`)
-    return Math.round(number * 1000)
+  ms(name: keyof typeof SECONDS): number {
+    return Math.round(secondsOf(name, this.optional(name)) * 1000)
   }
 
-  oneOf<T extends string>(name: SettingName, fallback: T, allowed: readonly T[]): T {
-    const value = this.optional(name)
-    if (value === undefined) return fallback
-    const found = allowed.find((item) => item === value)
-    if (found === undefined) throw new SettingError(name, `must be one of ${allowed.join(', ')}, not "${value}".`)
-    return found
+  get logLevel(): string {
+    return levelOf(this.optional(LOG_LEVEL))
   }
 
   /** A key or token: long enough not to be guessed, and fit for a header. */
@@ -57,6 +48,46 @@ export class Settings {
     if (!isSecret(value)) throw new SettingError(name, 'must be at least 16 characters, printable and without spaces.')
     return value
   }
+}
+
+type Bounds = { fallback: number; least: number; most: number }
+
+const NUMBERS = {
+  HOLDFAST_HTTP_PORT: { fallback: 8080, least: 0, most: 65_535 },
+  HOLDFAST_GRPC_PORT: { fallback: 8081, least: 0, most: 65_535 },
+  HOLDFAST_QUEUE_LIMIT: { fallback: 1_000_000, least: 1, most: 10_000_000 },
+} satisfies Partial<Record<SettingName, Bounds>>
+
+const SECONDS = {
+  HOLDFAST_HEARTBEAT_S: { fallback: 5, least: 0.1, most: 3_600 },
+  HOLDFAST_DEAD_AFTER_S: { fallback: 15, least: 0.3, most: 36_000 },
+  HOLDFAST_FIRST_TOKEN_TIMEOUT_S: { fallback: 300, least: 0.1, most: 86_400 },
+  HOLDFAST_NEXT_TOKEN_TIMEOUT_S: { fallback: 60, least: 0.1, most: 86_400 },
+  HOLDFAST_DRAIN_TIMEOUT_S: { fallback: 15, least: 0, most: 86_400 },
+} satisfies Partial<Record<SettingName, Bounds>>
+
+const LOG_LEVEL = 'HOLDFAST_LOG_LEVEL'
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']
+
+function numberOf(name: keyof typeof NUMBERS, value: string | undefined): number {
+  const { fallback, least, most } = NUMBERS[name]
+  if (value === undefined) return fallback
+  const number = decimal(value)
+  if (Number.isInteger(number) && number >= least && number <= most) return number
+  throw new SettingError(name, `must be a whole number from ${least} to ${most}, not "${value}".`)
+}
+
+function secondsOf(name: keyof typeof SECONDS, value: string | undefined): number {
+  const { fallback, least, most } = SECONDS[name]
+  if (value === undefined) return fallback
+  const number = decimal(value)
+  if (number >= least && number <= most) return number
+  throw new SettingError(name, `must be seconds from ${least} to ${most}, not "${value}".`)
+}
+
+function levelOf(value = 'info'): string {
+  if (LOG_LEVELS.includes(value)) return value
+  throw new SettingError(LOG_LEVEL, `must be one of ${LOG_LEVELS.join(', ')}, not "${value}".`)
 }
 
 /** A number as people write it, and nothing that only programs would take for one; NaN for anything else. */

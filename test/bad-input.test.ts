@@ -91,6 +91,21 @@ test('a header that would change what happens is refused, not ignored', async ()
   expect(response.status).toBe(400)
 })
 
+test('a body that is packed, or in other letters than UTF-8, is told as that', async () => {
+  const body = JSON.stringify({ model: 'fake', messages: m })
+  for (const headers of [
+    { 'content-encoding': 'gzip' },
+    { 'content-encoding': 'br' },
+    { 'content-type': 'application/json; charset=iso-8859-1' },
+  ]) {
+    const response = await world.request('POST', '/v1/chat/completions', body, headers)
+    expect(response.status).toBe(415)
+    expect(await response.json()).toMatchObject({ error: { code: 'unsupported_encoding' } })
+  }
+  for (const headers of [{ 'content-encoding': 'identity' }, { 'content-type': 'application/json; charset="UTF-8"' }])
+    expect((await world.request('POST', '/v1/chat/completions', body, headers)).status).toBe(200)
+})
+
 test('a body of 50 MB is refused before it is read whole', async () => {
   const body = JSON.stringify({ model: 'fake', messages: [{ role: 'user', content: 'x'.repeat(50_000_000) }] })
   const refusal = await world.request('POST', '/v1/chat/completions', body).then(

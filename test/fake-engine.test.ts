@@ -142,6 +142,21 @@ test('documents and arguments fulfil their schemas', async () => {
   await engine.close()
 })
 
+test('what does not fit its schema is told as a real model tells it, and a schema that nothing can be judged by is refused', async () => {
+  const engine = openFakeEngine({ ...options, sha256: 'f'.repeat(64) }, () => {})
+  const asked = (schema: Record<string, unknown>): GenerationRequest =>
+    ask('x', { format: { kind: 'schema', name: 's', schema, strict: true } })
+  const failure = async (schema: Record<string, unknown>): Promise<unknown> => (await generate(engine, asked(schema))).failure
+  const text = { type: 'object', properties: { a: { type: 'string', pattern: '^[0-9]+$' } }, required: ['a'] }
+  expect(await failure(text)).toMatchObject({ code: 'schema_mismatch', layer: 'model', retryable: false })
+  expect(await failure({ type: 'array', items: { const: 3 }, minItems: 2, uniqueItems: true })).toMatchObject({ code: 'schema_mismatch' })
+  expect(await failure({ $ref: '#/nowhere' })).toMatchObject({ code: 'unsupported_schema', layer: 'ingress' })
+  // Cut off, it is no document yet, and nothing is said of it.
+  expect((await generate(engine, { ...asked(text), maxTokens: 1 })).end?.reason).toBe('length')
+  expect(engine.state().sha256).toBe('f'.repeat(64))
+  await engine.close()
+})
+
 test('it is able of everything but other dialects and what it is told to lack', async () => {
   const engine = openFakeEngine({ ...options, without: ['images', 'tools'] }, () => {})
   const { abilities } = engine.state()

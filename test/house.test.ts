@@ -20,7 +20,7 @@ const MAY_IMPORT: [room: RegExp, allowed: RegExp][] = [
   [/^coordinator\/tiers\//, /^(coordinator\/(core|tiers)|proto)\//],
   [/^coordinator\/engine\//, /^(coordinator\/(core|store|engine|tiers)|proto)\//],
   [/^coordinator\/api\//, /^(coordinator\/|proto\/)/],
-  [/^coordinator\/cli\.ts$/, /^(coordinator\/|proto\/|worker\/main\.ts$)/],
+  [/^coordinator\/cli\.ts$/, /^(coordinator\/|proto\/|worker\/(main|config)\.ts$)/],
   [/^coordinator\//, /^(coordinator|proto)\//],
 ]
 

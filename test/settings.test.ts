@@ -31,7 +31,11 @@ test('what Kubernetes makes of a Service is told as that, with what to do', () =
 
 test('a misspelt port is a misspelt setting, and a port is a port', () => {
   expect(() => new Settings({ HOLDFAST_HTPP_PORT: '80' })).toThrow(/HOLDFAST_HTPP_PORT is not a setting\..*HOLDFAST_HTTP_PORT/)
-  expect(new Settings({ HOLDFAST_HTTP_PORT: '80', HOLDFAST_COORDINATOR: 'a:1' }).integer('HOLDFAST_HTTP_PORT', 1, 1, 65_535)).toBe(80)
+  expect(new Settings({ HOLDFAST_HTTP_PORT: '80', HOLDFAST_COORDINATOR: 'a:1' }).integer('HOLDFAST_HTTP_PORT')).toBe(80)
+  expect([
+    new Settings({}).integer('HOLDFAST_HTTP_PORT'),
+    new Settings({ HOLDFAST_DRAIN_TIMEOUT_S: '2.5' }).ms('HOLDFAST_DRAIN_TIMEOUT_S'),
+  ]).toEqual([8080, 2_500])
 })
 
 test('whoever has the tests and benches set up in a shell can start Holdfast from it', () => {

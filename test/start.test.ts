@@ -129,13 +129,19 @@ test('a malformed or unknown setting stops the start and names itself', async ()
     ['coordinator', 'HOLDFAST_HOST', '192.0.2.1'],
     ['coordinator', 'HOLDFAST_DATA_DIR', '/proc/nowhere'],
     ['worker', 'HOLDFAST_DATA_DIR', '/etc/passwd/x'],
+    ['worker', 'HOLDFAST_WORKER_NAME', '-rf'],
+    // Of another command.
+    ['worker', 'HOLDFAST_QUEUE_LIMIT', 'zz'],
+    ['jobs', 'HOLDFAST_HTTP_PORT', 'abc'],
+    ['jobs', 'HOLDFAST_URL', 'nonsense'],
+    ['up', 'HOLDFAST_MODELS', 'x=nonsense'],
   ]
   for (const [command, name, value] of tries) {
     const running = world.start(name, [command], { HOLDFAST_DATA_DIR: path.join(world.dir, 'x'), [name]: value })
     await running.exited
     expect(running.ended?.code, name).toBe(1)
     expect(running.output).toContain(name)
-    expect(running.output).not.toMatch(/\bat .*\.ts:\d+/)
+    expect(running.output).not.toMatch(/\bat .*\.ts:\d+|Starting Holdfast/)
   }
 })
 

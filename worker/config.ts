@@ -1,5 +1,6 @@
 import os from 'node:os'
 import path from 'node:path'
+import { WORKER_NAME, WORKER_NAME_FORM } from '../proto/link.ts'
 import { Settings, SettingError } from '../proto/settings.ts'
 import { type ModelSpec, parseModels } from './models.ts'
 
@@ -19,12 +20,18 @@ export function readWorkerConfig(env: NodeJS.ProcessEnv): WorkerConfig {
   return {
     coordinators: coordinators(settings.text('HOLDFAST_COORDINATOR', '127.0.0.1:8081')),
     dataDir: path.resolve(settings.text('HOLDFAST_DATA_DIR', '.holdfast')),
-    name: settings.text('HOLDFAST_WORKER_NAME', os.hostname()),
+    name: nameOf(settings),
     token: settings.secret('HOLDFAST_WORKER_TOKEN'),
     models: parseModels(settings.text('HOLDFAST_MODELS', 'tiny=builtin:tiny')),
-    drainTimeoutMs: settings.seconds('HOLDFAST_DRAIN_TIMEOUT_S', 15, 0, 86_400),
-    logLevel: settings.oneOf('HOLDFAST_LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+    drainTimeoutMs: settings.ms('HOLDFAST_DRAIN_TIMEOUT_S'),
+    logLevel: settings.logLevel,
   }
+}
+
+function nameOf(settings: Settings): string {
+  const name = settings.text('HOLDFAST_WORKER_NAME', os.hostname())
+  if (!WORKER_NAME.test(name)) throw new SettingError('HOLDFAST_WORKER_NAME', `${WORKER_NAME_FORM} "${name.slice(0, 200)}" is not.`)
+  return name
 }
 
 function isPort(text: string): boolean {

@@ -71,10 +71,10 @@ async function openEngine(spec: ModelSpec, dataDir: string, log: ModelLog, onSta
   if (spec.source.kind === 'openai')
     return { name: spec.name, kind: 'openai', engine: openOpenAiEngine({ name: spec.name, log, ...spec.source.openai }, onState) }
   const file = spec.source.kind === 'builtin' ? await builtinModel(dataDir, log) : spec.source.path
-  if (!existsSync(file)) throw wrong(`: the file of model "${spec.name}" does not exist: ${file}`)
+  if (!existsSync(file)) throw wrong(`names a file for "${spec.name}" that does not exist: ${file}`)
   const identify = identifier(file, log, ({ sha256 }) => {
     if (spec.sha256 !== undefined && spec.sha256.toLowerCase() !== sha256)
-      throw wrong(`: ${file} of model "${spec.name}" has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
+      throw wrong(`names ${file} for "${spec.name}", which has SHA-256 ${sha256}, not ${spec.sha256}. It is damaged or another file.`)
   })
   const sha256 = await identify()
   // Only hosts that serve a real model need node-llama-cpp installed.
@@ -137,9 +137,9 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   // llama.cpp has no more sequences in one context.
   if (option === 'slots') spec.slots = whole(spec.name, option, value, 1, fake ? 4_096 : 256)
   else if (option === 'context') spec.contextTokens = whole(spec.name, option, value, 16, 10_000_000)
-  else if (option === 'threads' && !fake) spec.threads = whole(spec.name, option, value, 1, 1_024)
-  else if (option === 'gpu_layers' && !fake) spec.gpuLayers = whole(spec.name, option, value, 0, 10_000)
-  else if (option === 'sha256' && !fake && /^[0-9a-f]{64}$/i.test(value)) spec.sha256 = value
+  else if (option === 'threads') spec.threads = whole(spec.name, option, value, 1, 1_024)
+  else if (option === 'gpu_layers') spec.gpuLayers = whole(spec.name, option, value, 0, 10_000)
+  else if (option === 'sha256' && /^[0-9a-f]{64}$/i.test(value)) spec.sha256 = value
   else if (option === 'embedding' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'embed')
   else if (option === 'rerank' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'rank')
   else if (option === 'matryoshka' && !fake && /^(true|false)$/.test(value)) spec.matryoshka = value === 'true'
@@ -159,7 +159,13 @@ function onePurpose(spec: ModelSpec, purpose: 'embed' | 'rank'): 'embed' | 'rank
 }
 
 function fakeOptions(spec: ModelSpec): Parameters<typeof openFakeEngine>[0] {
-  return { name: spec.name, slots: spec.slots ?? 4, contextTokens: spec.contextTokens ?? 0, ...spec.fake }
+  return {
+    name: spec.name,
+    slots: spec.slots ?? 4,
+    contextTokens: spec.contextTokens ?? 0,
+    ...given({ sha256: spec.sha256?.toLowerCase() }),
+    ...spec.fake,
+  }
 }
 
 function given<T extends Record<string, unknown>>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {

@@ -64,6 +64,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     if (!OPEN.has(request.routeOptions.url ?? '')) admit(parts, request)
     if (request.headers['idempotency-key'] !== undefined && !isRepeatable(request))
       throw badRequest('unsupported_header', 'idempotency-key has no effect here, and ignoring it could mislead you.', 'idempotency-key')
+    refuseEncoding(request)
     refuseIdleConditions(request)
     refuseOddNames(request.params)
     done()
@@ -128,6 +129,22 @@ function notFound(request: FastifyRequest): Fault {
 
 function hasNoBody({ headers }: FastifyRequest): boolean {
   return (headers['content-length'] ?? '0') === '0' && headers['transfer-encoding'] === undefined
+}
+
+/** Read as what it is not, a body would be called no JSON, or hold other letters than were sent. */
+function refuseEncoding({ headers }: FastifyRequest): void {
+  const { 'content-encoding': encoding = 'identity', 'content-type': type = '' } = headers
+  const charset = /;\s*charset="?([^";]*)/i.exec(type)?.[1]?.trim() ?? 'utf-8'
+  const wrong =
+    encoding.toLowerCase() !== 'identity'
+      ? `content-encoding ${encoding}`
+      : /^(utf-?8|us-ascii)$/i.test(charset)
+        ? null
+        : `charset ${charset}`
+  if (wrong !== null)
+    throw new Fault('unsupported_encoding', `A body of ${wrong.slice(0, 100)} is not read here: send it uncompressed, in UTF-8.`, {
+      status: 415,
+    })
 }
 
 /** A key without the scope for what is asked is told so before the body is read. */

@@ -2,9 +2,11 @@ import { hash } from 'node:crypto'
 import { ABILITIES, type Ability } from '../../proto/abilities.ts'
 import type { FinishReason } from '../../proto/answer.ts'
 import { FleetingMap } from '../../proto/fleeting-map.ts'
-import { type GenerationRequest, textsOf } from '../../proto/request.ts'
-import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
+import { type GenerationRequest, type JsonSchema, textsOf } from '../../proto/request.ts'
+import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
 import { type Piece, type Script, scriptOf } from './fake/script.ts'
+import { judgeOf, Reading, schemaMismatch, unsupportedSchema } from './llama/constraint.ts'
+import { UnsupportedSchema } from './llama/schema-grammar.ts'
 import { StopMatcher } from './text.ts'
 
 /**
@@ -21,6 +23,8 @@ export type FakeOptions = {
   slots: number
   /** 0 = no limit. */
   contextTokens: number
+  /** What it says that its file is. */
+  sha256?: string
   /** Tokens a second per slot; 0 = as fast as possible. */
   rate: number
   firstTokenMs: number
@@ -46,8 +50,8 @@ class FakeEngine implements Engine {
   constructor(options: FakeOptions, onState: StateListener) {
     this.#options = options
     this.#onState = onState
-    const { name, without = [] } = options
-    this.#sha256 = hash('sha256', `fake:${name}`)
+    const { name, sha256 = hash('sha256', `fake:${name}`), without = [] } = options
+    this.#sha256 = sha256
     this.#abilities = ABILITIES.filter((ability) => !ability.endsWith('_dialect') && !without.includes(ability))
   }
 
@@ -69,13 +73,16 @@ class FakeEngine implements Engine {
     const name = String(this.#begun++)
     const generation = new FakeGeneration(this.#options, request, continuation, sink, () => this.#running.delete(name))
     this.#running.set(name, generation)
+    const { format } = request
+    const judged = format?.kind === 'schema' ? judgeFor(format.schema) : {}
     const prompt = promptText(request)
     // A real engine answers later too: the caller has its handle before the first word.
     setImmediate(() => {
       if (says(prompt, this.#options.crashOn)) this.#crash()
       else if (says(prompt, this.#options.failOn))
         generation.fail({ layer: 'model', code: 'generation_failed', message: 'The fake engine was told to fail.', retryable: false })
-      else generation.begin(says(prompt, this.#options.stallOn))
+      else if (judged.refusal !== undefined) generation.fail(judged.refusal)
+      else generation.begin(says(prompt, this.#options.stallOn), judged.faultOf)
     })
     return generation
   }
@@ -118,6 +125,7 @@ class FakeGeneration implements Generation {
   #position = 0
   #firstDueMs = 0
   #forced: number
+  #faultOf: ((text: string) => string | undefined) | undefined
   #ended = false
   #timer: NodeJS.Timeout | undefined
   #turn: NodeJS.Immediate | undefined
@@ -140,8 +148,10 @@ class FakeGeneration implements Generation {
     )
   }
 
-  begin(stalled: boolean): void {
+  /** `faultOf`: what is wrong with a text that is to fit a schema. */
+  begin(stalled: boolean, faultOf?: (text: string) => string | undefined): void {
     if (this.#ended) return
+    this.#faultOf = faultOf
     const { contextTokens } = this.#options
     if (contextTokens > 0 && this.#promptTokens >= contextTokens) {
       this.fail({
@@ -234,16 +244,23 @@ class FakeGeneration implements Generation {
 
   #end(reason: FinishReason): void {
     if (this.#ended) return
+    const fault = reason === 'stop' && this.#stops.matched === undefined ? this.#faultOf?.(this.#whole()) : undefined
+    // It would say the same again.
+    if (fault !== undefined) return this.fail(schemaMismatch(fault, false))
     this.#close()
     this.#sink.finished({
       reason,
       text: this.#stops.end(),
       promptTokens: this.#promptTokens,
-      completionTokens: Math.max(this.#position, this.#forced),
+      completionTokens: this.#script.says ? Math.max(this.#position, this.#forced) : 0,
       cachedTokens: 0,
       reasoningTokens: Math.min(this.#position, this.#script.reasoningTokens),
       ...this.#matchedStop(),
     })
+  }
+
+  #whole(): string {
+    return Array.from({ length: this.#position }, (_, position) => this.#script.piece(position).text).join('')
   }
 
   /** The stop string that was complete first. */
@@ -257,6 +274,16 @@ class FakeGeneration implements Generation {
     clearTimeout(this.#timer)
     clearImmediate(this.#turn)
     this.#onEnd()
+  }
+}
+
+/** As of a real model: a schema that cannot be judged by is refused. */
+function judgeFor(schema: JsonSchema): { faultOf?: (text: string) => string | undefined; refusal?: GenerationFailure } {
+  try {
+    return { faultOf: judgeOf(schema, new Reading()) }
+  } catch (error) {
+    if (error instanceof UnsupportedSchema) return { refusal: unsupportedSchema(error) }
+    throw error
   }
 }
 

@@ -20,6 +20,8 @@ export type Script = {
   reasoningTokens: number
   /** Its pieces are nothing but text. */
   plain: boolean
+  /** False of vectors and scores: nothing is said, and nothing is counted. */
+  says: boolean
 }
 
 export function scriptOf(name: string, request: GenerationRequest): Script {
@@ -41,6 +43,7 @@ export function scriptOf(name: string, request: GenerationRequest): Script {
     ending: answer.ending,
     reasoningTokens: thoughts,
     plain: false,
+    says: answer.says,
   }
 }
 
@@ -67,20 +70,28 @@ function answerOf(request: GenerationRequest, chance: Chance): Script {
 
 function words(chance: Chance): Script {
   const piece = (position: number): Piece => ({ text: position === 0 ? chance.word(0) : ` ${chance.word(position)}` })
-  return { piece, length: Number.POSITIVE_INFINITY, ending: 'stop', reasoningTokens: 0, plain: true }
+  return { piece, length: Number.POSITIVE_INFINITY, ending: 'stop', reasoningTokens: 0, plain: true, says: true }
 }
 
 function fixed(pieces: Piece[], ending: Script['ending']): Script {
-  return { piece: (position) => pieces[position] ?? { text: '' }, length: pieces.length, ending, reasoningTokens: 0, plain: false }
+  return {
+    piece: (position) => pieces[position] ?? { text: '' },
+    length: pieces.length,
+    ending,
+    reasoningTokens: 0,
+    plain: false,
+    says: true,
+  }
 }
 
 /** A JSON list, an element a token. */
 function listed(elements: string[]): Script {
   const last = elements.length - 1
-  return fixed(
+  const script = fixed(
     elements.map((element, index) => ({ text: `${index === 0 ? '[' : ','}${element}${index === last ? ']' : ''}` })),
     'stop',
   )
+  return { ...script, says: false }
 }
 
 function thoughtsOf({ reasoning }: GenerationRequest): number {

@@ -90,7 +90,8 @@ export function callJudge(tools: readonly Tool[], reading: Reading): ((name: str
   }
 }
 
-function judgeOf(schema: JsonSchema, reading: Reading): NonNullable<Constraint['faultOf']> {
+/** Throws `UnsupportedSchema` where nothing can be judged by it. */
+export function judgeOf(schema: JsonSchema, reading: Reading): NonNullable<Constraint['faultOf']> {
   const validate = validatorOf(schema, reading)
   return (text) => {
     let value: unknown
