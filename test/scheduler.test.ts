@@ -250,6 +250,55 @@ test('an answer that somebody has read is not made anew', () => {
   expect(world.outcomes.get(id('read'))).toEqual(['job-failed'])
 })
 
+test('what dies with a poison prompt is no poison: those that died together before start apart, and who dies alone is it', () => {
+  for (const order of [
+    ['poison', 'a', 'b', 'c'],
+    ['a', 'b', 'c', 'poison'],
+  ]) {
+    const world = new SchedulerWorld()
+    world.connect('w', { m: 8 })
+    for (const job of order) world.enqueue(job)
+    const crash = (): void => {
+      for (const job of [...world.live.keys()]) world.fail(job)
+    }
+    crash()
+    expect(world.live.size).toBe(4)
+    // From here on all four are under suspicion, and come back a second after one another.
+    crash()
+    const since = new Map<JobId, number>()
+    for (let turn = 0; world.outcomes.size < 4 && turn < 600; turn++) {
+      world.pass(200)
+      world.report('w', { m: 8 })
+      if (world.live.has(id('poison'))) crash()
+      for (const job of since.keys()) if (!world.live.has(job)) since.delete(job)
+      // The others take a second and a half: the next has come meanwhile.
+      for (const job of world.live.keys()) {
+        if (!since.has(job)) since.set(job, world.nowMs)
+        if (world.nowMs - (since.get(job) ?? 0) > 1_500) world.finish(job)
+      }
+    }
+    expect([...world.outcomes].map(([job, [outcome]]) => [job, outcome]).toSorted()).toEqual([
+      ['a', 'job-succeeded'],
+      ['b', 'job-succeeded'],
+      ['c', 'job-succeeded'],
+      ['poison', 'job-parked'],
+    ])
+  }
+})
+
+test('those that die together every time are parked in the end, all of them', () => {
+  const world = new SchedulerWorld({ retryBackoffMs: 0, breakerFailures: 100 })
+  world.connect('w', { m: 8 })
+  for (const job of ['a', 'b']) world.enqueue(job)
+  for (let death = 0; death < 5; death++) {
+    expect(world.live.size).toBe(2)
+    for (const job of [...world.live.keys()]) world.fail(job)
+  }
+  expect(world.outcomes.size).toBe(0)
+  for (const job of [...world.live.keys()]) world.fail(job)
+  expect([...world.outcomes.values()]).toEqual([['job-parked'], ['job-parked']])
+})
+
 test('an answer that gets on between deaths is not poison', () => {
   const world = new SchedulerWorld()
   world.connect('a', { m: 1 })

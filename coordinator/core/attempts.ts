@@ -11,6 +11,7 @@ import {
   turnedAwayMs,
   yieldingMs,
 } from './blame.ts'
+import { placeInDeath } from './shared-death.ts'
 import type { Board } from './board.ts'
 import { type Breaker, reset } from './breaker.ts'
 import type { Setback } from './cooldown.ts'
@@ -155,6 +156,7 @@ export class Attempts {
     const blame = blameOf(job, worker, error, this.#board.rules)
     if (worker !== null && status === 'failed' && error.retryable && error.layer !== 'routing' && blame.breaker !== null)
       this.#tellBreaker(worker, job.served, error.code, (breaker) => tripFor(breaker, this.#board.nowMs, job, worker.id, blame, error))
+    const place = placeInDeath(this.#board.nowMs, job, worker, error, this.#board.jobs)
     this.#board.endAttempt(job, status, error)
     if (!error.retryable || isForbidden({ ...this.#board.keyOf(job), avoid: job.avoid }, worker, error, this.#board.fleet)) {
       this.#board.dismiss(job)
@@ -163,12 +165,13 @@ export class Attempts {
     }
     countAgainst(job, worker, blame)
     if (!this.#startsAnew(job, blame.isVoid || job.startsOver, blame.isVoid ? error : INTERRUPTED)) return
-    if (job.strikes >= this.#board.rules.attemptsMax || job.failures >= ATTEMPTS_EVER) {
+    const { attemptsMax, retryBackoffMs } = this.#board.rules
+    if (job.strikes >= attemptsMax * (place === null ? 1 : IN_COMPANY) || job.failures >= ATTEMPTS_EVER) {
       this.#board.dismiss(job)
       this.#board.emit({ kind: blame.isVoid ? 'job-failed' : 'job-parked', job: job.id, error })
       return
     }
-    const backoffMs = job.strikes < 2 ? 0 : this.#board.rules.retryBackoffMs * 2 ** (job.strikes - 2)
+    const backoffMs = job.strikes < 2 ? 0 : retryBackoffMs * 2 ** (job.strikes - 2) * (1 + (place ?? 0))
     const yieldMs = blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, job.served, worker) : 0
     job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
     job.delayedWhy = yieldMs > 0 ? error.message : null
@@ -219,7 +222,9 @@ export class Attempts {
 
   /** `waitedMs`: in the wait that goes on, because it was turned away. */
   #requeue(job: ScheduledJob, why: string, delayMs: number, waitedMs = 0): void {
-    this.#board.emit({ kind: 'job-requeued', job: job.id, why, strikes: job.strikes, failures: job.failures })
+    const { strikes, failures, backoffUntilMs } = job
+    const backoffMs = Math.max(0, backoffUntilMs - this.#board.nowMs)
+    this.#board.emit({ kind: 'job-requeued', job: job.id, why, strikes, failures, backoffMs })
     this.#board.lineOf(job.model).adjust(job, job.team, -job.cost)
     this.#board.waits.begin(this.#board.nowMs, job, waitedMs)
     if (delayMs > 0) {
@@ -247,3 +252,6 @@ export class Attempts {
     this.#board.emit({ kind: 'breaker-changed', worker: worker.id, model, untilMs, why })
   }
 }
+
+// So many times as often may a job die that never dies alone: what kills it may be any of them.
+const IN_COMPANY = 2

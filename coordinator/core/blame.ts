@@ -87,10 +87,14 @@ export function tripFor(breaker: Breaker, nowMs: number, job: ScheduledJob, work
  * long answer on a fleet whose hosts die often is not poison.
  */
 export function countAgainst(job: ScheduledJob, worker: FleetWorker | null, { strikes, counts, isVoid }: Blame): void {
-  const progressed = !isVoid && !job.startsOver && job.tokens - job.tokensAtStart >= PROGRESS_TOKENS
-  if (strikes) job.strikes = progressed ? 0 : job.strikes + 1
+  if (strikes) job.strikes = isVoid || broughtNothing(job) ? job.strikes + 1 : 0
   if (counts) job.failures += 1
   if (worker !== null && strikes && !job.avoid.includes(worker.id)) job.avoid = [...job.avoid, worker.id]
+}
+
+/** Next to nothing, or what nobody can go on from. */
+export function broughtNothing(job: ScheduledJob): boolean {
+  return job.startsOver || job.tokens - job.tokensAtStart < PROGRESS_TOKENS
 }
 
 // Whatever a job achieves between its deaths, this many of them are a case for a person.

@@ -8,7 +8,7 @@ export type Effect =
   | { kind: 'resume-attempt'; job: JobId; attempt: number; worker: WorkerId }
   | { kind: 'stop-attempt'; job: JobId; attempt: number; worker: WorkerId }
   | { kind: 'attempt-ended'; job: JobId; attempt: number; status: AttemptStatus; error: JobError | null }
-  | { kind: 'job-requeued'; job: JobId; why: string; strikes: number; failures: number }
+  | { kind: 'job-requeued'; job: JobId; why: string; strikes: number; failures: number; backoffMs: number }
   | { kind: 'job-succeeded'; job: JobId }
   /** `waited`: what kept it waiting to the end. */
   | { kind: 'job-failed'; job: JobId; error: JobError; waited?: Decision }

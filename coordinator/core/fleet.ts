@@ -3,6 +3,7 @@ import { type Breaker, newBreaker } from './breaker.ts'
 import { Cooldown, type Setback } from './cooldown.ts'
 import type { JobId, Tier, WorkerId } from './job.ts'
 import type { Quota } from './quota.ts'
+import type { Death } from './shared-death.ts'
 
 /**
  *               heard from                 silent for suspectAfterMs
@@ -106,6 +107,8 @@ export class FleetWorker {
   quota: Quota | null = null
   hold: Hold | null = null
   readonly cooldown = new Cooldown()
+  /** The last time that what it ran died. */
+  death: Death | null = null
   /** What may be spent on it is spent until then. */
   spentUntilMs: number | null = null
   /** Attempts that hold a slot here, those told to stop included until the worker confirms. */

@@ -591,13 +591,18 @@ export class Dispatcher {
     if (effect.status === 'refused') this.#event('attempt.refused', live, `worker:${ended.workerName}`, { attempt: effect.attempt })
   }
 
-  #requeue({ job, why, strikes, failures }: Extract<Effect, { kind: 'job-requeued' }>): void {
+  #requeue({ job, why, strikes, failures, backoffMs }: Extract<Effect, { kind: 'job-requeued' }>): void {
     const live = this.#get(job)
     live.record.status = 'queued'
     live.record.strikes = strikes
     live.record.failures = failures
     this.#changed(live)
-    this.#event('job.requeued', live, 'coordinator', { why, attempt: live.record.attempt, delivered_tokens: live.tokenIds.length })
+    this.#event('job.requeued', live, 'coordinator', {
+      why,
+      attempt: live.record.attempt,
+      delivered_tokens: live.tokenIds.length,
+      ...(backoffMs > 0 ? { backoff_ms: backoffMs } : {}),
+    })
     live.changed()
     if (live.followed) this.announceWaiting(live)
   }

@@ -168,7 +168,7 @@ export class SimulatedJudge {
         this.#ended(nowMs, input, effect)
         break
       case 'job-requeued':
-        this.#requeued(nowMs, this.#get(effect.job), effect.strikes, effect.why)
+        this.#requeued(nowMs, this.#get(effect.job), effect)
         break
       case 'job-succeeded':
       case 'job-failed':
@@ -230,11 +230,15 @@ export class SimulatedJudge {
     this.waiting.add(job)
   }
 
-  #requeued(nowMs: number, job: WatchedJob, strikes: number, why: string): void {
+  #requeued(nowMs: number, job: WatchedJob, { strikes, why, backoffMs }: Extract<Effect, { kind: 'job-requeued' }>): void {
     const refused = why.startsWith('worker refused')
     if (refused || strikes < 2) return
     job.phase = 'delayed'
-    job.notBeforeMs = nowMs + this.#rules.retryBackoffMs * 2 ** (strikes - 2)
+    job.notBeforeMs = nowMs + backoffMs
+    // Those that died together come back one after another.
+    const places = backoffMs / (this.#rules.retryBackoffMs * 2 ** (strikes - 2))
+    if (!Number.isInteger(places) || places < 1 || places > 64)
+      throw new Violation(`${job.id} comes back after ${backoffMs} ms, having died ${strikes} times`)
   }
 
   #gone(nowMs: number, effect: Extract<Effect, { kind: 'job-succeeded' | 'job-failed' | 'job-cancelled' | 'job-parked' }>): void {
