@@ -521,7 +521,10 @@ async function startCoordinator(
     drain: async (timeoutMs) => {
       draining = true
       const endMs = Date.now() + timeoutMs
-      while (scheduler.runningCount > 0 && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
+      // Whoever waits to hear that it was accepted hears it: it would ask again, and its job would run twice.
+      let areAccepted = false
+      void writer.accepted().then(() => (areAccepted = true))
+      while ((scheduler.runningCount > 0 || !areAccepted) && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
       addEvent('coordinator.stopped', 'coordinator', { running: scheduler.runningCount, waiting: scheduler.waitingCount })
       cloud.breakOff()
       dispatcher.stop()

@@ -30,6 +30,23 @@ test('one key is one job: at once, later, after a restart, and never with anothe
   expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(2)
 })
 
+test('while somebody else’s mistake is looked up, the right request is no mistake', async () => {
+  await using world = await World.open()
+  await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=4')
+  const post = (content: string, key: string): Promise<Response> =>
+    world.request('POST', '/api/jobs', chat(content), { 'idempotency-key': key })
+  const right = ((await (await post('right', 'k')).json()) as JobView).id
+  // The second of each pair comes while the first is asked about.
+  const answers = await Promise.all(Array.from({ length: 60 }, (_, index) => post(index % 2 === 0 ? 'wrong' : 'right', 'k')))
+  expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 60 }, (_, index) => (index % 2 === 0 ? 422 : 202)))
+  for (const answer of answers.filter(({ status }) => status === 202)) expect(((await answer.json()) as JobView).id).toBe(right)
+  // Of two that are new it is the first one's key.
+  const twins = await Promise.all(Array.from({ length: 20 }, (_, index) => post(index < 10 ? 'one' : 'other', 'new')))
+  expect(new Set(twins.map(({ status }) => status))).toEqual(new Set([202, 422]))
+  expect(((await world.get('/api/jobs')) as { data: unknown[] }).data).toHaveLength(2)
+})
+
 test('a completion repeated with its key gets the same answer, streamed or not', async () => {
   await using world = await World.open()
   await world.coordinator()

@@ -102,6 +102,45 @@ class Between implements AsyncDisposable {
   }
 }
 
+test('who waits to be accepted hears it, also from a coordinator that is told to stop', async () => {
+  await using world = await World.open()
+  const coordinator = await world.coordinator()
+  await world.worker('a', 'fake=fake:?slots=8')
+  const db = world.database()
+  const ask = (extra: Record<string, unknown> = {}): Record<string, unknown> => ({
+    model: 'fake',
+    messages: [{ role: 'user', content: 'x' }],
+    max_tokens: 3,
+    ...extra,
+  })
+  // A commit that takes long.
+  let unlock: () => void = () => {}
+  const locked = new Promise<void>((resolve) => (unlock = resolve))
+  const held = db.transaction(async (query) => {
+    await query('lock table jobs in share mode')
+    await locked
+  })
+  const asked = [
+    world.request('POST', '/api/jobs', ask()),
+    world.request('POST', '/v1/chat/completions', ask()),
+    world.request('POST', '/v1/chat/completions', ask({ stream: true })),
+  ]
+  await world.until('all three wait for PostgreSQL', async () => {
+    const [row] = await db.query(`select count(*)::int as waiting from pg_locks where not granted`)
+    return Number(row?.waiting) > 0
+  })
+  coordinator.kill('SIGTERM')
+  await setTimeout(1_000)
+  unlock()
+  const answers = await Promise.all(asked.map(async (answer) => [(await answer).status, await (await answer).text()] as const))
+  expect(answers.map(([status]) => status)).toEqual([202, 200, 200])
+  expect(answers[2]?.[1]).toContain('[DONE]')
+  await held
+  await coordinator.exited
+  expect(coordinator.ended?.code).toBe(0)
+  await db.close()
+})
+
 const rows = Array.from({ length: 5 }, (_, index) => ({
   row_key: `r${index}`,
   messages: [{ role: 'user', content: 'x' }],

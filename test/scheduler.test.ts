@@ -290,7 +290,7 @@ test('those that die together every time are parked in the end, all of them', ()
   const world = new SchedulerWorld({ retryBackoffMs: 0, breakerFailures: 100 })
   world.connect('w', { m: 8 })
   for (const job of ['a', 'b']) world.enqueue(job)
-  for (let death = 0; death < 5; death++) {
+  for (let death = 0; death < 8; death++) {
     expect(world.live.size).toBe(2)
     for (const job of [...world.live.keys()]) world.fail(job)
   }

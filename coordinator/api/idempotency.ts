@@ -23,7 +23,17 @@ export async function once(parts: ApiParts, request: FastifyRequest, key: string
   const others = parts.pendingKeys
   const pending = others.get(name)
   if (pending !== undefined) {
-    refuseOther(pending.hash, claim.hash)
+    if (!pending.hash.equals(claim.hash)) {
+      // Whose key it is shows when that one is stored: it may be refused, such as for a key that is ours.
+      const isTheirs = await pending.accepted
+        .then(({ stored }) => stored)
+        .then(
+          () => true,
+          () => false,
+        )
+      if (isTheirs) throw otherBody()
+      return once(parts, request, key, accept)
+    }
     const { live, stored } = await pending.accepted
     live.callers += 1
     return { live, stored }

@@ -481,6 +481,22 @@ export const DOOR_MUTANTS: Mutant[] = [
     only: 'while the master key is changed',
   },
   {
+    bug: 'a right request is a mistake while a mistaken one is looked up',
+    file: 'coordinator/api/idempotency.ts',
+    find: '      if (isTheirs) throw otherBody()\n',
+    replace: '      if (isTheirs || !isTheirs) throw otherBody()\n',
+    tests: ['idempotency'],
+    only: 'is no mistake',
+  },
+  {
+    bug: 'a coordinator that is told to stop hangs up on whoever waits to be accepted',
+    file: 'coordinator/main.ts',
+    find: '(scheduler.runningCount > 0 || !areAccepted)',
+    replace: '(scheduler.runningCount > 0 || (areAccepted && !areAccepted))',
+    tests: ['outages'],
+    only: 'waits to be accepted',
+  },
+  {
     bug: 'who has read the end of a job is told it again and again',
     file: 'coordinator/api/jobs.ts',
     find: 'if (place?.ended === live.record.version && isSettled',

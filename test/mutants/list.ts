@@ -151,7 +151,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'those that die together do so for ever',
     file: 'coordinator/core/attempts.ts',
-    find: 'const IN_COMPANY = 2',
+    find: 'const IN_COMPANY = 3',
     replace: 'const IN_COMPANY = 9',
     tests: ['scheduler'],
     only: 'all of them',

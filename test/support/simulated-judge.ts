@@ -236,7 +236,7 @@ export class SimulatedJudge {
     job.phase = 'delayed'
     job.notBeforeMs = nowMs + backoffMs
     // Those that died together come back one after another.
-    const places = backoffMs / (this.#rules.retryBackoffMs * 2 ** (strikes - 2))
+    const places = backoffMs / (this.#rules.retryBackoffMs * 2 ** Math.min(strikes - 2, 4))
     if (!Number.isInteger(places) || places < 1 || places > 64)
       throw new Violation(`${job.id} comes back after ${backoffMs} ms, having died ${strikes} times`)
   }
