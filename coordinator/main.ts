@@ -522,9 +522,9 @@ async function startCoordinator(
       draining = true
       const endMs = Date.now() + timeoutMs
       // Whoever waits to hear that it was accepted hears it: it would ask again, and its job would run twice.
-      let areAccepted = false
-      void writer.accepted().then(() => (areAccepted = true))
-      while ((scheduler.runningCount > 0 || !areAccepted) && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
+      const waiting = new Set([writer.accepted()])
+      for (const accepted of waiting) void accepted.then(() => waiting.delete(accepted))
+      while ((scheduler.runningCount > 0 || waiting.size > 0) && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 20))
       addEvent('coordinator.stopped', 'coordinator', { running: scheduler.runningCount, waiting: scheduler.waitingCount })
       cloud.breakOff()
       dispatcher.stop()

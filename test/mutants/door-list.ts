@@ -491,8 +491,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'a coordinator that is told to stop hangs up on whoever waits to be accepted',
     file: 'coordinator/main.ts',
-    find: '(scheduler.runningCount > 0 || !areAccepted)',
-    replace: '(scheduler.runningCount > 0 || (areAccepted && !areAccepted))',
+    find: '(scheduler.runningCount > 0 || waiting.size > 0)',
+    replace: '(scheduler.runningCount > 0 || waiting.size > 9)',
     tests: ['outages'],
     only: 'waits to be accepted',
   },
