@@ -255,7 +255,7 @@ test('what dies with a poison prompt is no poison: those that died together befo
     ['poison', 'a', 'b', 'c'],
     ['a', 'b', 'c', 'poison'],
   ]) {
-    const world = new SchedulerWorld()
+    const world = new SchedulerWorld({ breakerFailures: 1_000 })
     world.connect('w', { m: 8 })
     for (const job of order) world.enqueue(job)
     const crash = (): void => {

@@ -91,11 +91,7 @@ export class JobStream implements Follower {
     // Whoever came back late has missed nothing of what is no text.
     const { reasoning, refusal, tool_calls } = this.#live.answer.toJSON()
     const beside = { reasoning, refusal, tool_calls }
-    this.#event(
-      'finished',
-      { status: record.status, finish_reason: record.finishReason, usage: usageView(record), error, ...beside },
-      `-${record.version}`,
-    )
+    this.#event('finished', { status: record.status, finish_reason: record.finishReason, usage: usageView(record), error, ...beside })
     this.#sink.end('')
   }
 
@@ -133,20 +129,20 @@ export class JobStream implements Follower {
     this.#event('state', { status: record.status, attempt: record.attempt, worker, provider: record.workerName, waiting: view })
   }
 
-  #event(name: string, data: Record<string, unknown>, version = ''): void {
+  #event(name: string, data: Record<string, unknown>): void {
     // Before the reader is joined its own place is still the right one to come back to.
     const place = this.#joined || this.#after === null ? { characters: this.#sent, mark: this.#mark.value } : this.#after
-    this.#sink.write(`id: ${place.characters}-${place.mark}${version}\nevent: ${name}\ndata: ${JSON.stringify(data)}\n\n`)
+    this.#sink.write(`id: ${place.characters}-${place.mark}\nevent: ${name}\ndata: ${JSON.stringify(data)}\n\n`)
   }
 }
 
-/** How far a reader has read, and a mark of what; of one that has read the end, which version of the job that was. */
-export type Place = { characters: number; mark: string; ended: number | null }
+/** How far a reader has read, and a mark of what. */
+export type Place = { characters: number; mark: string }
 
 export function readPlace(lastEventId: string | undefined): Place | null {
   if (lastEventId === undefined || lastEventId === '') return null
-  const [, characters, mark, ended] = /^(\d{1,9})-([0-9a-z]{1,7})(?:-(\d{1,9}))?$/.exec(lastEventId) ?? []
+  const [, characters, mark] = /^(\d{1,9})-([0-9a-z]{1,7})$/.exec(lastEventId) ?? []
   if (characters === undefined || mark === undefined)
     throw badRequest('invalid_last_event_id', 'Last-Event-ID must be the id of an event of this stream.', 'last-event-id')
-  return { characters: Number(characters), mark, ended: ended === undefined ? null : Number(ended) }
+  return { characters: Number(characters), mark }
 }

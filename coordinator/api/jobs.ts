@@ -72,8 +72,6 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const place = readPlace(typeof lastEventId === 'string' ? lastEventId : undefined)
     await getRecord(parts, request.caller, id)
     const live = parts.dispatcher.find(id) ?? (await readEnded(parts, id))
-    // Nothing follows its end: by 204 an EventSource knows that it need not come back.
-    if (place?.ended === live.record.version && isSettled(live.record.status)) return reply.code(204).header('x-holdfast-job', id).send()
     reply.hijack()
     new JobStream(parts.dispatcher, live, reply.raw, place).open({ 'x-holdfast-job': id, 'x-request-id': request.id })
     return reply

@@ -171,7 +171,8 @@ export class Attempts {
       this.#board.emit({ kind: blame.isVoid ? 'job-failed' : 'job-parked', job: job.id, error })
       return
     }
-    const backoffMs = job.strikes < 2 ? 0 : retryBackoffMs * 2 ** Math.min(job.strikes - 2, DOUBLINGS_MAX) * (1 + (place ?? 0))
+    const backoffMs =
+      job.strikes < 2 ? 0 : retryBackoffMs * 2 ** Math.min(job.strikes - 2, DOUBLINGS_MAX) * (1 + ((place ?? 0) % PLACES) / 2)
     const yieldMs = blame.yields && worker !== null ? yieldingMs(this.#board.nowMs, job.served, worker) : 0
     job.delayedBy = yieldMs > 0 ? 'cooling_down' : 'retry_backoff'
     job.delayedWhy = yieldMs > 0 ? error.message : null
@@ -256,3 +257,5 @@ export class Attempts {
 // So many times as often may a job die that never dies alone: what kills it may be any of them.
 const IN_COMPANY = 3
 const DOUBLINGS_MAX = 4
+// Of more than these some come together again, and fewer the next time.
+const PLACES = 8

@@ -497,22 +497,6 @@ export const DOOR_MUTANTS: Mutant[] = [
     only: 'waits to be accepted',
   },
   {
-    bug: 'who has read the end of a job is told it again and again',
-    file: 'coordinator/api/jobs.ts',
-    find: 'if (place?.ended === live.record.version && isSettled',
-    replace: 'if (place?.ended === -1 && isSettled',
-    tests: ['async-jobs'],
-    only: 'taken up at any event',
-  },
-  {
-    bug: 'who has read that a job was parked is never told how it went on',
-    file: 'coordinator/api/jobs.ts',
-    find: 'place?.ended === live.record.version &&',
-    replace: "typeof place?.ended === 'number' &&",
-    tests: ['async-jobs'],
-    only: 'taken up at any event',
-  },
-  {
     bug: 'a worker that was told to drain is sent work until it says so',
     file: 'coordinator/link.ts',
     find: '    this.#dispatcher?.workerDraining(worker)\n    return true\n',

@@ -143,7 +143,7 @@ export const MUTANTS: Mutant[] = [
   {
     bug: 'what died together starts together again',
     file: 'coordinator/core/attempts.ts',
-    find: ' * (1 + (place ?? 0))',
+    find: ' * (1 + ((place ?? 0) % PLACES) / 2)',
     replace: '',
     tests: ['scheduler'],
     only: 'no poison',

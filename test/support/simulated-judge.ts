@@ -237,7 +237,7 @@ export class SimulatedJudge {
     job.notBeforeMs = nowMs + backoffMs
     // Those that died together come back one after another.
     const places = backoffMs / (this.#rules.retryBackoffMs * 2 ** Math.min(strikes - 2, 4))
-    if (!Number.isInteger(places) || places < 1 || places > 64)
+    if (!Number.isInteger(places * 2) || places < 1 || places > 4.5)
       throw new Violation(`${job.id} comes back after ${backoffMs} ms, having died ${strikes} times`)
   }
 

@@ -63,10 +63,7 @@ export const jobs: Noun = {
         'Events `token` (`text`, `position`), `state`, `finished` (with `reasoning`, `refusal` and `tool_calls`, if any) and `error`. Comments say why it waits and how far its prompt is. With Last-Event-ID it goes on after that event, also after a restart.',
       params: JOB,
       headers: { 'last-event-id': text('The id of the last event that was read') },
-      answers: {
-        200: { about: 'The events, until the job has ended', type: 'text/event-stream', schema: text() },
-        204: { about: 'The last event that was read was its end: nothing follows' },
-      },
+      answers: { 200: { about: 'The events, until the job has ended', type: 'text/event-stream', schema: text() } },
     },
     {
       method: 'get',
