@@ -8,9 +8,10 @@ import type { Batch, Progress } from './writer.ts'
 
 /**
  * One statement for a whole batch: a common table expression per kind of row that the batch holds. Batches hold few
- * combinations of kinds, so each combination is one prepared statement, planned once.
+ * combinations of kinds, so each combination is one prepared statement, planned once. `before` is a batch that is surely stored
+ * by the time this one is sent.
  */
-export function statementFor(batch: Batch): Statement {
+export function statementFor(batch: Batch, before: Batch | null = null): Statement {
   const inserted: { record: JobRecord; request: string }[] = []
   const updated: JobRecord[] = []
   const ended: JobRecord[] = []
@@ -19,7 +20,8 @@ export function statementFor(batch: Batch): Statement {
   for (const job of batch.jobs.values()) {
     const { record, request, along } = job
     job.told = LASTING.map(([, , value]) => value(record))
-    const endsOnly = request === null && record.inRow !== null && isSame(job.told, record.inRow)
+    const inRow = before?.jobs.get(record.id)?.told ?? record.inRow
+    const endsOnly = request === null && inRow !== null && isSame(job.told, inRow)
     if (endsOnly) ended.push(record)
     else if (request === null) updated.push(record)
     else inserted.push({ record, request })

@@ -31,6 +31,10 @@ export class Writer {
   #gathering = emptyBatch()
   /** Until whoever waited for it is told. */
   #onTheWay: Batch | null = null
+  /** PostgreSQL is at it, and nothing speaks against its being stored as it was sent. */
+  #isUnderWay = false
+  /** The next statement was made, or is about to be, while that one is under way. */
+  #looksAhead = false
   #session: Session | undefined
   #day = 0
   #flushing = false
@@ -69,6 +73,7 @@ export class Writer {
     record.inRow = null
     const onTheWay = this.#onTheWay?.jobs.get(record.id)
     if (onTheWay !== undefined) onTheWay.told = null
+    this.#gathering.statement = null
   }
 
   addAttempt(attempt: AttemptRecord): void {
@@ -134,6 +139,7 @@ export class Writer {
 
   /** Nobody waits for these rows: they go with the next that somebody waits for, by themselves in a moment, or when they are many. */
   #soon(): void {
+    this.#changed()
     if (this.#flushing || this.#scheduled) return
     if (rowsIn(this.#gathering) >= WORTH_ROWS) return this.#now()
     if (this.#lazily !== undefined) return
@@ -141,6 +147,7 @@ export class Writer {
   }
 
   #now(): void {
+    this.#changed()
     this.#urgent = true
     clearTimeout(this.#lazily)
     this.#lazily = undefined
@@ -152,53 +159,87 @@ export class Writer {
     })
   }
 
+  #changed(): void {
+    this.#gathering.statement = null
+    if (this.#isUnderWay && !this.#looksAhead) void this.#lookAhead()
+  }
+
+  /**
+   * The statement of what gathers, made while PostgreSQL is at the one before and would wait for it else. Not while something comes
+   * turn by turn, and once: what comes then all the same makes it worthless.
+   */
+  async #lookAhead(): Promise<void> {
+    this.#looksAhead = true
+    const onTheWay = this.#onTheWay
+    for (let before = 0, calm = 0; this.#isUnderWay && calm < CALM_TURNS; ) {
+      calm = before === rowsIn(this.#gathering) ? calm + 1 : 0
+      before = rowsIn(this.#gathering)
+      await endOfTurn()
+    }
+    const batch = this.#gathering
+    if (!this.#isUnderWay || this.#onTheWay !== onTheWay || !this.#urgent || batch.jobs.size < WORTH_LOOKING_AHEAD) return
+    try {
+      batch.statement = statementFor(batch, onTheWay)
+    } catch {
+      // It will be said when its turn has come.
+    }
+  }
+
   /**
    * PostgreSQL and this process work at the same time: whoever waited for a batch is told while the next one is on its way. And where
-   * nothing has gathered for a next one, half of them are told first, because what these ask for will be it.
+   * little or nothing has gathered for a next one, some of them are told first, because what these ask for will be in it: batches are
+   * best of one size.
    */
   async #flushAll(): Promise<void> {
     this.#flushing = true
-    let untold: Settled[] = []
-    while (this.#urgent || untold.length > 0) {
-      if (!this.#urgent) {
-        for (const settle of untold.splice(0, untold.length < WORTH_HALVING ? untold.length : untold.length >> 1)) settle(null)
+    let untold: Untold = { jobs: 0, settlers: [] }
+    while (this.#urgent || untold.settlers.length > 0) {
+      const { jobs, settlers } = untold
+      const gathered = this.#gathering.jobs.size
+      const isLopsided = jobs >= WORTH_HALVING && jobs > LOPSIDED * gathered
+      if (!this.#urgent || isLopsided) {
+        const share = isLopsided ? (jobs - gathered) / 2 / jobs : 1
+        for (const settle of settlers.splice(0, Math.ceil(settlers.length * share))) settle(null)
         await endOfTurn()
       }
       const flushed = this.#urgent ? this.#flush() : null
-      for (const settle of untold) settle(null)
-      untold = (await flushed) ?? []
+      for (const settle of settlers) settle(null)
+      untold = (await flushed) ?? { jobs: 0, settlers: [] }
     }
     this.#flushing = false
     if (rowsIn(this.#gathering) > 0) this.#soon()
   }
 
   /** What has gathered is on its way when this returns; resolves to those who are to be told that it is stored. */
-  async #flush(): Promise<Settled[]> {
+  async #flush(): Promise<Untold> {
     const batch = this.#gathering
     this.#gathering = emptyBatch()
     this.#onTheWay = batch
     this.#urgent = false
+    this.#looksAhead = false
     const sent = (): void => {
       if (this.#onTheWay === batch) this.#onTheWay = null
       for (const resolve of batch.sent) resolve()
     }
     const ours = this.#stillOurs()
     if (ours !== null && !(await ours)) leaveToOthers(batch)
-    if (rowsIn(batch) === 0) return [sent]
+    if (rowsIn(batch) === 0) return { jobs: 0, settlers: [sent] }
     const began = performance.now()
     try {
+      this.#isUnderWay = true
       await this.#send(batch)
+      this.#isUnderWay = false
     } catch (error) {
       await this.#flushOneByOne(batch, error)
-      return [sent]
+      return { jobs: 0, settlers: [sent] }
     }
     this.#onFlush(performance.now() - began, rowsIn(batch))
-    return [...this.#settlers(batch), sent]
+    return { jobs: batch.jobs.size, settlers: [...this.#settlers(batch), sent] }
   }
 
   /** Sends until PostgreSQL takes it, through its restarts and full disks; throws only what it has against these rows. */
   async #send(batch: Batch, isDoubtful = false): Promise<void> {
-    let statement = statementFor(batch)
+    let statement = batch.statement ?? statementFor(batch)
     for (let attempt = 0; ; attempt++) {
       let isSent = false
       try {
@@ -214,6 +255,9 @@ export class Writer {
         for (const { record, told = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : told
         return
       } catch (error) {
+        // What was made ahead counted on it.
+        this.#isUnderWay = false
+        this.#gathering.statement = null
         // A connection that cannot be opened says nothing about the rows, whatever it says.
         if ((isSent && !mayPass(error)) || this.#closed) {
           this.#db.markRefused(this, null)
@@ -327,7 +371,15 @@ function today(): number {
 }
 
 // Fewer are told together: two statements cost more than waiting for one another.
-const WORTH_HALVING = 64
+const WORTH_HALVING = 32
+// So many times as many have been stored as are to be.
+const LOPSIDED = 3
+
+// Of fewer a statement is made in less time than it takes to look for a turn without news.
+const WORTH_LOOKING_AHEAD = 8
+
+// What one turn has begun, such as a job that a worker answers at once, is often asked for in the one after the next.
+const CALM_TURNS = 2
 
 // Below this many rows a statement's own price, here and in PostgreSQL, is above that of its rows.
 const WORTH_ROWS = 32
@@ -346,6 +398,8 @@ export type JobCompanions = {
 }
 
 export type Settled = (error: Error | null) => void
+/** Those who wait for a batch that is stored, job by job. */
+type Untold = { jobs: number; settlers: Settled[] }
 /** `extra` is the JSON of what the tokens released besides text; null: nothing. */
 export type Progress = { job: JobId; firstToken: number; tokenIds: number[]; text: string; extra: string | null }
 
@@ -361,12 +415,14 @@ export type Batch = {
   outputs: { job: JobId; output: string }[]
   progress: Progress[]
   cleared: JobId[]
+  /** Made ahead, of all that is in it; null: not made, or something has changed since. */
+  statement: Statement | null
   /** Hear when all of it is in PostgreSQL, or was refused. */
   sent: (() => void)[]
 }
 
 export function emptyBatch(): Batch {
-  return { jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [], sent: [] }
+  return { jobs: new Map(), attempts: [], events: [], payments: [], outputs: [], progress: [], cleared: [], statement: null, sent: [] }
 }
 
 function rowsIn(batch: Batch): number {
@@ -384,6 +440,7 @@ function hasNew({ jobs }: Batch): boolean {
  * have cost. What was never stored is nobody's yet: all of it is, and goes on elsewhere.
  */
 function leaveToOthers(batch: Batch): void {
+  batch.statement = null
   const isNew = ({ job }: { job: string | null }): boolean => job === null || batch.jobs.has(job as JobId)
   for (const [id, { request, settled }] of batch.jobs) {
     if (request !== null) continue
