@@ -131,8 +131,8 @@ export const STORE_MUTANTS: Mutant[] = [
   {
     bug: 'every end says all of it again',
     file: 'coordinator/store/writer-sql.ts',
-    find: 'isSame(job.told, record.inRow)',
-    replace: 'isSame(job.told, record.inRow) && record.id === record.model',
+    find: 'isSame(job.told, inRow)',
+    replace: 'isSame(job.told, inRow) && record.id === record.model',
     tests: ['writer'],
     only: 'an end says only',
   },
@@ -154,9 +154,8 @@ export const STORE_MUTANTS: Mutant[] = [
   {
     bug: 'acceptance is told before it is durable',
     file: 'coordinator/store/writer.ts',
-    find: '    try {\n      await this.#send(batch)',
-    replace:
-      '    for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n    try {\n      await this.#send(batch)',
+    find: '      this.#isUnderWay = true\n      await this.#send(batch)',
+    replace: '      for (const job of batch.jobs.values()) for (const settle of job.settled) settle(null)\n      await this.#send(batch)',
     tests: ['writer'],
   },
   {
