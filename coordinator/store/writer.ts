@@ -171,18 +171,25 @@ export class Writer {
   async #lookAhead(): Promise<void> {
     this.#looksAhead = true
     const onTheWay = this.#onTheWay
-    for (let before = 0, calm = 0; this.#isUnderWay && calm < CALM_TURNS; ) {
+    const isStill = (): boolean => this.#isUnderWay && this.#onTheWay === onTheWay
+    for (let before = 0, calm = 0; isStill() && calm < CALM_TURNS; ) {
       calm = before === rowsIn(this.#gathering) ? calm + 1 : 0
       before = rowsIn(this.#gathering)
       await endOfTurn()
     }
     const batch = this.#gathering
-    if (!this.#isUnderWay || this.#onTheWay !== onTheWay || !this.#urgent || batch.jobs.size < WORTH_LOOKING_AHEAD) return
+    if (!isStill() || !this.#urgent || batch.jobs.size < WORTH_LOOKING_AHEAD) return
     try {
       batch.statement = statementFor(batch, onTheWay)
     } catch {
       // It will be said when its turn has come.
     }
+  }
+
+  /** What is on its way is not stored as it was sent, or nobody knows: so is what was made ahead not right. */
+  #cannotCountOnIt(): void {
+    this.#isUnderWay = false
+    this.#gathering.statement = null
   }
 
   /**
@@ -230,6 +237,7 @@ export class Writer {
       await this.#send(batch)
       this.#isUnderWay = false
     } catch (error) {
+      this.#cannotCountOnIt()
       await this.#flushOneByOne(batch, error)
       return { jobs: 0, settlers: [sent] }
     }
@@ -255,9 +263,7 @@ export class Writer {
         for (const { record, told = null } of batch.jobs.values()) record.inRow = isDoubtful ? null : told
         return
       } catch (error) {
-        // What was made ahead counted on it.
-        this.#isUnderWay = false
-        this.#gathering.statement = null
+        this.#cannotCountOnIt()
         // A connection that cannot be opened says nothing about the rows, whatever it says.
         if ((isSent && !mayPass(error)) || this.#closed) {
           this.#db.markRefused(this, null)
@@ -375,7 +381,7 @@ const WORTH_HALVING = 32
 // So many times as many have been stored as are to be.
 const LOPSIDED = 3
 
-// Of fewer a statement is made in less time than it takes to look for a turn without news.
+// Of fewer there was nothing to gain.
 const WORTH_LOOKING_AHEAD = 8
 
 // What one turn has begun, such as a job that a worker answers at once, is often asked for in the one after the next.

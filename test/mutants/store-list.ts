@@ -56,8 +56,15 @@ export const STORE_MUTANTS: Mutant[] = [
   {
     bug: 'an end counts on a row of which nobody knows whether it was stored as it was sent',
     file: 'coordinator/store/writer.ts',
-    find: '        this.#isUnderWay = false\n        this.#gathering.statement = null\n',
-    replace: '',
+    find: '        this.#cannotCountOnIt()\n        // A conn',
+    replace: '        // A conn',
+    tests: ['writer-ahead'],
+  },
+  {
+    bug: 'an event of a job of which no statement could be made is told, because it was made a statement of before',
+    file: 'coordinator/store/writer.ts',
+    find: '      this.#cannotCountOnIt()\n      await this.#flushOne',
+    replace: '      await this.#flushOne',
     tests: ['writer-ahead'],
   },
   {
