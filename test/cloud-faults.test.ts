@@ -21,7 +21,8 @@ import { readJobStream } from './support/job-stream.ts'
 import { chatStream } from './support/stream.ts'
 import { Upstream } from './support/upstream.ts'
 import type { Play } from './support/upstream-play.ts'
-import { ADMIN_KEY, freePorts, type Running, World } from './support/world.ts'
+import { freePorts } from './support/ports.ts'
+import { ADMIN_KEY, type Running, World } from './support/world.ts'
 
 /** What clouds do when they are not well, and what becomes of the jobs that are with them. */
 

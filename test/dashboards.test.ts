@@ -4,7 +4,8 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { addCloud, type Cloud } from './support/cloud.ts'
-import { freePorts, World } from './support/world.ts'
+import { freePorts } from './support/ports.ts'
+import { World } from './support/world.ts'
 
 /** Board and alerts against a real Prometheus that scrapes a real coordinator, with the configuration that is shipped. */
 

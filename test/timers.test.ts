@@ -9,7 +9,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { Timers, type TimersBackend } from '../coordinator/engine/timers.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
-import { descendants, freePorts } from './support/world.ts'
+import { freePorts } from './support/ports.ts'
+import { descendants } from './support/world.ts'
 
 /** One suite over both servers: what holds on one has to hold on the other. */
 

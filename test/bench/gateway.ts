@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import path from 'node:path'
-import { ADMIN_KEY, freePorts, type Running, World } from '../support/world.ts'
+import { freePorts } from '../support/ports.ts'
+import { ADMIN_KEY, type Running, World } from '../support/world.ts'
 import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, profiled, quantile } from './measure.ts'
 import { burst, firstTokens, pacedStreams, type Target } from './streams.ts'
 

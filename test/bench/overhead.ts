@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import path from 'node:path'
-import { ADMIN_KEY, freePorts, World } from '../support/world.ts'
+import { freePorts } from '../support/ports.ts'
+import { ADMIN_KEY, World } from '../support/world.ts'
 import { commitsPerSecond, cpuSeconds, type Load, loadRequests, peakRssMiB, postgresOf, printTable, profiled, quantile } from './measure.ts'
 
 /**

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { ADMIN_KEY, freePorts, World } from '../support/world.ts'
+import { freePorts } from '../support/ports.ts'
+import { ADMIN_KEY, World } from '../support/world.ts'
 import { cpuSeconds, printTable, quantile } from './measure.ts'
 import { burst, firstTokens, pacedStreams } from './streams.ts'
 

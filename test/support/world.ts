@@ -1,10 +1,10 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
-import { createServer, type Server } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Db, type DbOptions } from '../../coordinator/store/db.ts'
+import { freePorts } from './ports.ts'
 import { unsoundRows } from './sound.ts'
 
 /** Real coordinators and workers as processes on private ports and folders, for tests, benches and chaos. */
@@ -161,7 +161,12 @@ export class World implements AsyncDisposable {
       }
       await new Promise((resolve) => setTimeout(resolve, 15))
     }
-    throw new Error(`never came: ${what} (last: ${JSON.stringify(last)})`)
+    throw new Error(`never came: ${what} (last: ${JSON.stringify(last)})${this.#whoEnded()}`)
+  }
+
+  #whoEnded(): string {
+    const ended = this.#running.filter((running) => running.ended !== null)
+    return ended.map(({ name, ended, output }) => `\n${name} ended (${JSON.stringify(ended)}): ${output.slice(-2_000)}`).join('')
   }
 
   /** Also holds what the databases were left with against what must be true of every row. */
@@ -275,24 +280,6 @@ export class Running {
     await this.exited
     clearTimeout(late)
   }
-}
-
-export async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from(
-      { length: count },
-      () =>
-        new Promise<Server>((resolve) => {
-          const server = createServer().listen(0, '127.0.0.1', () => resolve(server))
-        }),
-    ),
-  )
-  const ports = servers.map((server) => {
-    const address = server.address()
-    return address !== null && typeof address === 'object' ? address.port : 0
-  })
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))))
-  return ports
 }
 
 /** All processes below this one, by /proc. */
