@@ -177,6 +177,30 @@ test('a body that is nested too deep is refused at every door, with and without 
   expect([lines.status, await lines.text()]).toEqual([400, expect.stringContaining('Line 1 is nested')])
 })
 
+test.each(['/v1/chat/completions', '/v1/messages', '/api/jobs'])(
+  '%s: bytes that are no UTF-8 are not read as other letters',
+  async (path) => {
+    const bytes = Buffer.from(JSON.stringify({ model: 'fake', messages: [{ role: 'user', content: 'caf?' }], max_tokens: 4 }))
+    bytes[bytes.indexOf('?')] = 0xe9
+    for (const type of ['application/json', 'application/yaml']) {
+      const response = await fetch(world.url + path, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': type },
+        body: bytes,
+      })
+      expect([response.status, await response.text()]).toEqual([400, expect.stringContaining('The body is not UTF-8.')])
+    }
+  },
+)
+
+test('a path that cannot be read, and a head that is too large, are refused under a name too', async () => {
+  const odd = await raw('GET /v1/models/%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-request-id: web-43\r\n\r\n')
+  expect(odd).toMatch(/^HTTP\/1\.1 400 [^]*x-request-id: web-43\r\n/)
+  const bomb = await raw(`POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-bomb: ${'y'.repeat(20_000)}\r\n\r\n`)
+  const [, id = ''] = /x-request-id: (\S+)/.exec(bomb) ?? []
+  expect(bomb).toContain(`"request_id":"${id}"`)
+})
+
 test('a request is named by its caller, or by an id that no other request has', async () => {
   const idOf = async (given?: string): Promise<string | null> =>
     (await world.request('GET', '/api/health', undefined, given === undefined ? {} : { 'x-request-id': given })).headers.get('x-request-id')

@@ -12,7 +12,7 @@ import { dialectOf } from './dialect.ts'
 import { refuseIdleConditions, tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
-import { manyValues, parsePlain, refuseDeepNesting, refuseOddNames, requestId, VALUES_MAX } from './well-formed.ts'
+import { manyValues, parsePlain, refuseDeepNesting, refuseOddNames, requestId, utf8Of, VALUES_MAX } from './well-formed.ts'
 import { registerKeys } from './keys.ts'
 import { registerJobs } from './jobs.ts'
 import { registerBatches } from './batches.ts'
@@ -57,8 +57,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     request.beganMs = performance.now()
     // Some clients name the type of a body that they do not send.
     if (hasNoBody(request)) delete request.headers['content-type']
-    reply.header('x-request-id', request.id)
-    if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
+    nameRequest(request, reply)
     // Before the body is read: nobody has been asked for a key.
     if (request.is404) throw notFound(request)
     if (!OPEN.has(request.routeOptions.url ?? '')) admit(parts, request)
@@ -76,7 +75,9 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
   app.setNotFoundHandler((request, reply) => answerError(notFound(request), request, reply, parts))
   const parseJson = app.getDefaultJsonParser('error', 'error')
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, bytes: Buffer, done) => {
+    const body = utf8Of(bytes)
+    if (body === null) return done(notUtf8())
     const takesRows = (request.routeOptions.bodyLimit ?? BODY_LIMIT_BYTES) > BODY_LIMIT_BYTES
     const refusal = manyValues(body, takesRows ? BATCH_VALUES_MAX : VALUES_MAX)
     if (refusal !== null) return done(refusal)
@@ -84,20 +85,11 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     if (value === undefined) void parseJson(request, body, done)
     else done(null, value)
   })
-  app.addContentTypeParser(['application/yaml', 'application/x-yaml', 'text/yaml'], { parseAs: 'string' }, (_request, body, done) => {
-    if (body.length > YAML_CHARS_MAX)
-      return done(
-        new Fault('body_too_large', `A body in YAML may hold ${YAML_CHARS_MAX / 1024} KiB. Send a larger one as JSON.`, {
-          status: 413,
-          retryAfterS: TOO_LARGE_RETRY_S,
-        }),
-      )
+  app.addContentTypeParser(YAML_TYPES, { parseAs: 'buffer' }, (_request, bytes: Buffer, done) => {
     try {
-      done(null, parseYaml(String(body), { maxAliasCount: YAML_ALIASES_MAX }))
-    } catch (cause) {
-      done(
-        badRequest('invalid_yaml', `The body is not valid YAML: ${cause instanceof Error ? cause.message.split('\n')[0] : String(cause)}`),
-      )
+      done(null, readYaml(bytes))
+    } catch (error) {
+      done(error as Fault)
     }
   })
   tagSingleThings(app)
@@ -120,6 +112,12 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerUsers(app, parts)
   registerQuotas(app, parts)
   return app
+}
+
+/** So that its answer, whatever it is, can be found again in a log. */
+function nameRequest(request: FastifyRequest, reply: FastifyReply): void {
+  reply.header('x-request-id', request.id)
+  if (dialectOf(request) === 'anthropic') reply.header('request-id', request.id)
 }
 
 function notFound(request: FastifyRequest): Fault {
@@ -147,6 +145,26 @@ function refuseEncoding({ headers }: FastifyRequest): void {
     })
 }
 
+function readYaml(bytes: Buffer): unknown {
+  const text = utf8Of(bytes)
+  if (text === null) throw notUtf8()
+  if (text.length > YAML_CHARS_MAX)
+    throw new Fault('body_too_large', `A body in YAML may hold ${YAML_CHARS_MAX / 1024} KiB. Send a larger one as JSON.`, {
+      status: 413,
+      retryAfterS: TOO_LARGE_RETRY_S,
+    })
+  try {
+    return parseYaml(text, { maxAliasCount: YAML_ALIASES_MAX })
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message.split('\n')[0] : String(cause)
+    throw badRequest('invalid_yaml', `The body is not valid YAML: ${why}`)
+  }
+}
+
+function notUtf8(): Fault {
+  return badRequest('invalid_text', 'The body is not UTF-8.')
+}
+
 /** A key without the scope for what is asked is told so before the body is read. */
 function admit(parts: ApiParts, request: FastifyRequest): void {
   request.caller = parts.keyring.identify(request.headers, request.ip, request.raw.socket)
@@ -160,6 +178,7 @@ function admit(parts: ApiParts, request: FastifyRequest): void {
 /** What makes jobs and handles one's own; every other change is an admin's. */
 const INFERENCE = /^\/(v1|api\/(jobs|batches))(\/|$)/
 
+const YAML_TYPES = ['application/yaml', 'application/x-yaml', 'text/yaml']
 // A few lines of YAML can stand for gigabytes otherwise.
 const YAML_ALIASES_MAX = 100
 // It is read in one turn of the event loop, up to 4 ms a KiB.
@@ -202,6 +221,8 @@ const OPEN = new Set(['/', '/healthz', '/readyz', '/metrics', '/docs', '/api/ope
 
 function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, parts: ApiParts): FastifyReply {
   const fault = asFault(error, request)
+  // A path that cannot be read is refused before any hook.
+  if (!reply.hasHeader('x-request-id')) nameRequest(request, reply)
   if (fault.status >= 500 && fault.status !== 503) {
     // How a job ended is no fault of this process, and says nothing of where in it.
     const what = fault.job !== null ? `job ${fault.job}: ${fault.code}: ${fault.message}` : stackOf(error)
@@ -304,11 +325,12 @@ function refuseConnection(error: Error & { code?: string }, socket: import('node
   const head = packet instanceof Buffer ? packet.subarray(0, 2_000).toString('latin1') : ''
   const [, path = '/v1/'] = /^[A-Z]+ (\/\S*)/.exec(head) ?? []
   const dialect = dialectOf({ url: path, headers: {} })
+  const id = newId()
   const body = JSON.stringify(
-    dialect === 'anthropic' ? anthropicError(fault, newId()) : dialect === 'openai' ? openAiError(fault) : nativeError(fault),
+    dialect === 'anthropic' ? anthropicError(fault, id) : dialect === 'openai' ? openAiError(fault) : nativeError(fault),
   )
   socket.end(
-    `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    `HTTP/1.1 ${status}\r\nx-request-id: ${id}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
   )
   // Node counts it as closed from here on; one that never closes its side would stay for ever.
   setTimeout(() => socket.destroy(), LINGER_MS).unref()

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage } from 'node:http'
 import { badRequest, notFound } from '../core/fault.ts'
 import { newId } from '../ids.ts'
@@ -19,6 +20,11 @@ export function refuseOddNames(params: unknown): void {
 /** What is nested deeper could be read, but not written down again: JSON.stringify goes as deep as the stack does. */
 export function refuseDeepNesting(body: unknown): void {
   if (isDeeper(body, NESTING_MAX)) throw badRequest('nested_too_deep', `The body is nested more than ${NESTING_MAX} levels deep.`)
+}
+
+/** Null where the bytes are no UTF-8: read all the same, they would be other letters than were sent. */
+export function utf8Of(bytes: Buffer): string | null {
+  return isUtf8(bytes) ? bytes.toString() : null
 }
 
 /**

@@ -895,4 +895,20 @@ export const DOOR_MUTANTS: Mutant[] = [
     replace: 'if (index',
     tests: ['openai-responses'],
   },
+  {
+    bug: 'doors: bytes that are no UTF-8 are read as other letters',
+    file: 'coordinator/api/well-formed.ts',
+    find: 'isUtf8(bytes) ? bytes.toString() : null',
+    replace: 'bytes.toString()',
+    tests: ['bad-input'],
+    only: 'no UTF-8',
+  },
+  {
+    bug: 'doors: what no hook has seen is refused without a name',
+    file: 'coordinator/api/server.ts',
+    find: "  if (!reply.hasHeader('x-request-id')) nameRequest(request, reply)\n",
+    replace: '',
+    tests: ['bad-input'],
+    only: 'under a name',
+  },
 ]
