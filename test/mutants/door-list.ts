@@ -372,8 +372,8 @@ export const DOOR_MUTANTS: Mutant[] = [
   {
     bug: 'YAML of any size is read in one turn',
     file: 'coordinator/api/server.ts',
-    find: 'if (body.length > YAML_CHARS_MAX)',
-    replace: 'if (body.length > YAML_CHARS_MAX * 100)',
+    find: 'if (text.length > YAML_CHARS_MAX)',
+    replace: 'if (text.length > YAML_CHARS_MAX * 100)',
     tests: ['bad-input'],
     only: 'sent to no door',
   },
