@@ -1,4 +1,7 @@
-import { Worker } from 'node:worker_threads'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { execPath } from 'node:process'
 import type { JobId } from '../../coordinator/core/job.ts'
 import { printTable } from './measure.ts'
 import { Store } from './store.ts'
@@ -92,11 +95,25 @@ async function process(store: Store, submitters: number, seconds: number): Promi
   return { perSecond: tenths.reduce((sum, count) => sum + count, 0) / seconds, tenths }
 }
 
+/**
+ * One process that never rests on each core, bound to it: two that the kernel puts on one core leave the other free, and there
+ * single commits are ten times as fast (four of five tries; bound, 317 to 417 a second, in all of five).
+ */
 async function withBusyCores<T>(work: () => Promise<T>): Promise<T> {
-  const busy = Array.from({ length: 2 }, () => new Worker('for (;;) {}', { eval: true }))
+  const busy = cores().map((core) => spawn('taskset', ['--cpu-list', core, execPath, '-e', 'for (;;) {}'], { stdio: 'inherit' }))
   try {
+    await Promise.all(busy.map((child) => once(child, 'spawn')))
     return await work()
   } finally {
-    await Promise.all(busy.map((worker) => worker.terminate()))
+    for (const child of busy) child.kill('SIGKILL')
   }
+}
+
+/** Numbers of those that this process may run on. */
+function cores(): string[] {
+  const [, list = '0'] = /^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? []
+  return list.split(',').flatMap((range) => {
+    const [first = 0, last = first] = range.split('-').map(Number)
+    return Array.from({ length: last - first + 1 }, (_, index) => String(first + index))
+  })
 }
