@@ -24,11 +24,17 @@ function read(command: string, args: string[]): { request: Ask; show: (answer: u
     const { usage, named } = find(command, words)
     const odd = Object.keys(flags).find((flag) => !Object.hasOwn(usage.flags ?? {}, flag))
     if (odd !== undefined) throw new UsageError(`${[command, usage.words].join(' ').trim()} takes no --${odd}.`)
-    return { request: usage.ask(named.map(encodeURIComponent), flags), show: usage.show ?? showOne, json }
+    return { request: usage.ask(named.map(inPath), flags), show: usage.show ?? showOne, json }
   } catch (error) {
     if (error instanceof UsageError) error.message += `\n\n${usageOf(command)}`
     throw error
   }
+}
+
+/** Of a path, which these two would leave. */
+function inPath(name: string): string {
+  if (name === '.' || name === '..') throw new UsageError(`Nothing is named "${name}".`)
+  return encodeURIComponent(name)
 }
 
 function parse(args: string[]): { json: boolean; flags: Flags; words: string[] } {

@@ -29,7 +29,8 @@ export class FleetLog {
 
   stateChanged(id: WorkerId, from: string, to: string): void {
     // A cloud has no comings and goings of its own: it was set, or taken away, by a person.
-    if (this.#parts.scheduler.findWorker(id)?.cloud != null) return
+    const known = this.#parts.scheduler.findWorker(id)
+    if (known === undefined ? this.#find(id) === undefined : known.cloud !== null) return
     const type = this.#typeOf(id, from as WorkerState, to as WorkerState)
     const name = this.#nameOf(id)
     if (type === 'worker.drained') this.#markDrained(id)

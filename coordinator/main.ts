@@ -35,7 +35,7 @@ import { Metrics } from './metrics.ts'
 import { quotaLeft } from './quota-left.ts'
 import { secretFrom, sha256 } from './secrets.ts'
 import { DatabaseClock } from './store/clock.ts'
-import { Db, type DbOptions, isUnavailable, type Query } from './store/db.ts'
+import { Db, type DbOptions, isUnavailable, type Query, reach } from './store/db.ts'
 import { EmbeddedPostgres } from './store/embedded.ts'
 import { forgetOldKeys } from './store/idempotency.ts'
 import { readRequest, recentServiceTimes } from './store/jobs.ts'
@@ -584,13 +584,7 @@ async function openDatabase(
     const connection = { url: config.databaseUrl }
     const db = new Db(connection)
     closing.push(() => db.close())
-    await db.query('select 1').catch((cause: unknown) => {
-      throw new Fault(
-        'database_unavailable',
-        `DATABASE_URL: PostgreSQL cannot be reached: ${cause instanceof Fault && cause.cause instanceof Error ? cause.cause.message : String(cause)}`,
-        { cause },
-      )
-    })
+    await reach(db)
     return { db, connection }
   }
   log.info(`Starting the embedded PostgreSQL in ${config.dataDir}.`)

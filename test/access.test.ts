@@ -186,12 +186,10 @@ describe('what a key is narrowed to', () => {
     expect(await refused(world, 'GET', '/api/jobs', undefined, inference.as)).toMatchObject(missing)
     const owner = await newKey({ kind: 'personal', user: (await person('owner')).email, scopes: ['inference', 'read'] })
     expect(await refused(world, 'POST', '/api/teams', { name: 'x' }, owner.as)).toMatchObject(missing)
-    for (const scopes of [[], ['admin']]) {
-      const { as } = await teamKey({ scopes })
-      for (const door of ['/v1/files', '/v1/batches', '/v1/responses/resp_01900000-0000-7000-8000-000000000000'])
-        expect(await refused(world, 'GET', door, undefined, as), door).toMatchObject(missing)
-      expect(await status('GET', '/v1/models', undefined, as)).toBe(200)
-    }
+    const { as } = await teamKey({ scopes: ['admin'] })
+    for (const door of ['/v1/files', '/v1/batches', '/v1/responses/resp_01900000-0000-7000-8000-000000000000'])
+      expect(await refused(world, 'GET', door, undefined, as), door).toMatchObject(missing)
+    expect(await status('GET', '/v1/models', undefined, as)).toBe(200)
     // A scope adds nothing to a role.
     const member = await newKey({ kind: 'personal', user: (await person('member')).email, scopes: ['admin'] })
     expect(await refused(world, 'POST', '/api/teams', { name: 'x' }, member.as)).toMatchObject({ status: 403, code: 'forbidden' })

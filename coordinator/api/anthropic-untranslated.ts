@@ -41,11 +41,19 @@ export class Untranslated {
     for (const name in fields) {
       if (fields[name] === null || sorts.read.has(name)) continue
       const param = at === '' ? name : `${at}.${name}`
+      if (name === 'cache_control') refuseOddCache(fields[name], param)
       if (sorts.kept?.has(name) === true) this.keep()
       else if (sorts.changing?.has(name) === true) this.changes(param)
       else throw badRequest('unknown_parameter', `Unknown parameter: ${param.slice(0, 200)}.`, param.slice(0, 200))
     }
   }
+}
+
+/** The one kind there is, for one of two times. */
+function refuseOddCache(value: unknown, param: string): void {
+  const { type, ttl = '5m' } = isObject(value) ? value : {}
+  if (type !== 'ephemeral' || (ttl !== '5m' && ttl !== '1h'))
+    throw badRequest('out_of_range', `${param} must be {"type": "ephemeral"}, with a ttl of "5m" or "1h" if any.`, param)
 }
 
 const BYTES_PER_TOKEN = 4

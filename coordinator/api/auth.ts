@@ -208,13 +208,17 @@ function callerOf({ id, name, kind, team, owner, scopes, models, tiers }: KeyRec
 
 /** Throws a Fault with status 403 unless the caller may change what belongs to everybody. */
 export function requireAdmin(caller: Caller): void {
-  if (!caller.admin)
-    throw new Fault('forbidden', `The key "${caller.name}" belongs to team ${caller.team}; this needs an admin's key.`, { status: 403 })
+  if (!caller.admin) throw lacksRole(caller, "an admin's")
+}
+
+function lacksRole({ name, role, teams }: Caller, needed: string): Fault {
+  const whose = teams.length === 0 ? `a ${role} without a team` : `team ${teams[0]}`
+  return new Fault('forbidden', `The key "${name}" belongs to ${whose}; this needs ${needed} key.`, { status: 403 })
 }
 
 /** The same for handling jobs and workers, which operators may too. */
 export function requireOperator(caller: Caller): void {
-  if (caller.role !== 'operator') requireAdmin(caller)
+  if (!handlesAll(caller)) throw lacksRole(caller, "an operator's or admin's")
 }
 
 /** Whose jobs, batches and events of every team are to be seen: an operator cannot handle what is hidden. */

@@ -1,3 +1,4 @@
+import { validate as isUuid } from 'uuid'
 import { badRequest, Fault } from '../core/fault.ts'
 import { isStorable } from './well-formed.ts'
 
@@ -58,6 +59,12 @@ export function required<T>(value: T | null, name: string): T {
   return value
 }
 
+/** What a change says of something that cannot be without a value; `was` where it says nothing. Undefined `was`: it is new, and null is as good as absent. */
+export function changedTo<T, Was extends T | undefined>(fields: Body, name: string, was: Was, read: () => T | null): T | Was {
+  if (was === undefined) return read() ?? was
+  return fields[name] === undefined ? was : required(read(), name)
+}
+
 /** Reads an object within a body: what does not fit is named by where it stands. */
 export function inside<T>(at: string, read: () => T): T {
   try {
@@ -79,6 +86,8 @@ export function fieldsOf(body: unknown, allowed: readonly string[]): Body {
 
 /** A name that people type into headers and commands. */
 export function named(name: string): string {
+  if (isUuid(name))
+    throw badRequest('invalid_name', 'name has the form of an id, by which another thing may be meant: choose another.', 'name')
   if (!/^[a-z0-9][a-z0-9._-]*$/i.test(name))
     throw badRequest(
       'invalid_name',

@@ -149,8 +149,10 @@ function problemsOf(parts: ApiParts): string[] {
       else if (worker.state === 'online') problems.push(`model ${offer.name} on worker ${worker.name} is ${offer.state}: ${offer.detail}`)
     }
   }
+  // What somebody serves, and a job may not use, is that job's own matter.
   for (const { model, reason, count } of parts.scheduler.waitingByReason(parts.now()))
-    if (reason === 'no_provider_for_model') problems.push(`${count} job(s) wait for ${model}, which nobody serves now`)
+    if (reason === 'no_provider_for_model' && !served.has(model))
+      problems.push(`${count} job(s) wait for ${model}, which nobody serves now`)
   if (served.size === 0) problems.push('nobody serves any model')
   return problems
 }

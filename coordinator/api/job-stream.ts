@@ -19,16 +19,19 @@ export class JobStream implements Follower {
   readonly #live: LiveJob
   readonly #sink: SseSink
   readonly #after: Place | null
+  /** Whether its reader's key is in force still, and opens this job. */
+  readonly #mayRead: () => boolean
   readonly #mark = new TextMark()
   #sent = 0
   /** False until the text has grown to the place where the reader left. */
   #joined = false
   #over = false
 
-  constructor(dispatcher: Dispatcher, live: LiveJob, response: ServerResponse, after: Place | null) {
+  constructor(dispatcher: Dispatcher, live: LiveJob, response: ServerResponse, after: Place | null, mayRead: () => boolean) {
     this.#dispatcher = dispatcher
     this.#live = live
     this.#after = after
+    this.#mayRead = mayRead
     this.#sink = new SseSink(response, { onRoom: () => this.grown(), onClosed: () => live.unfollow(this) })
   }
 
@@ -42,7 +45,7 @@ export class JobStream implements Follower {
   }
 
   grown(): void {
-    if (this.#over) return
+    if (this.#over || !this.#mayGoOn()) return
     const { text } = this.#live
     if (this.#sink.blocked) {
       this.#sink.cutIfFarBehind(text.length - this.#sent)
@@ -58,11 +61,12 @@ export class JobStream implements Follower {
   }
 
   changed(): void {
+    if (this.#over || !this.#mayGoOn()) return
     this.#state()
   }
 
   waits(waiting: Waiting): void {
-    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting))
+    if (!this.#over && this.#mayGoOn() && !this.#sink.blocked) this.#sink.write(waitingComment(waiting))
   }
 
   prefilled(prefill: Prefill): void {
@@ -109,14 +113,24 @@ export class JobStream implements Follower {
     return false
   }
 
+  #mayGoOn(): boolean {
+    if (this.#mayRead()) return true
+    this.#break(new Fault('invalid_key', 'The key was revoked or has expired, or may not see this job any more.', { status: 401 }))
+    return false
+  }
+
   #diverged(): void {
-    this.#over = true
-    this.#live.unfollow(this)
     const fault = new Fault(
       'stream_diverged',
       'What you have read of this answer was lost with the processes that knew it, and the answer was made anew from an earlier place. Read it again from the beginning.',
       { status: 409, layer: 'provider', retryable: true, job: this.#live.record.id },
     )
+    this.#break(fault)
+  }
+
+  #break(fault: Fault): void {
+    this.#over = true
+    this.#live.unfollow(this)
     this.#sink.end(`event: error\ndata: ${JSON.stringify(nativeError(fault))}\n\n`)
   }
 

@@ -8,6 +8,7 @@ import type { LiveJob } from '../engine/live-job.ts'
 import { checkCallbackUrl } from '../engine/outbound.ts'
 import { type CallbackRecord, listOf } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput } from '../store/jobs.ts'
+import { findTeam } from '../store/teams.ts'
 import { type Caller, requireOperator, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -30,8 +31,9 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const limit = readLimit(query.limit)
     const status = readOneOf('status', query.status, STATUSES)
     // Of another team there is nothing to be seen, and the scope says so.
-    if (query.team !== undefined && !seesTeam(request.caller, query.team)) return page([], limit, String, scopeOf(request.caller))
-    const teams = query.team === undefined ? teamsSeen(request.caller) : [query.team]
+    const team = query.team === undefined ? undefined : ((await findTeam(parts.db, query.team))?.name ?? query.team)
+    if (team !== undefined && !seesTeam(request.caller, team)) return page([], limit, String, scopeOf(request.caller))
+    const teams = team === undefined ? teamsSeen(request.caller) : [team]
     const filter = { status, model: query.model ?? null, teams }
     // What was accepted in the same moment belongs to the list, although it is not on disk yet.
     await parts.dispatcher.settled()
@@ -70,10 +72,14 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const id = jobId(request.params.id)
     const { 'last-event-id': lastEventId } = request.headers
     const place = readPlace(typeof lastEventId === 'string' ? lastEventId : undefined)
-    await getRecord(parts, request.caller, id)
+    const { team } = await getRecord(parts, request.caller, id)
     const live = parts.dispatcher.find(id) ?? (await readEnded(parts, id))
     reply.hijack()
-    new JobStream(parts.dispatcher, live, reply.raw, place).open({ 'x-holdfast-job': id, 'x-request-id': request.id })
+    const mayRead = (): boolean => {
+      const now = parts.keyring.present(request.caller)
+      return now !== undefined && seesTeam(now, team)
+    }
+    new JobStream(parts.dispatcher, live, reply.raw, place, mayRead).open({ 'x-holdfast-job': id, 'x-request-id': request.id })
     return reply
   })
 

@@ -8,6 +8,7 @@ import { TIERS } from '../core/tiers.ts'
 import { findTeam } from '../store/teams.ts'
 import { findUser } from '../store/users.ts'
 import { requireAdmin, SCOPES } from './auth.ts'
+import { boundsView, type KeyBounds, refuseWider } from './key-bounds.ts'
 import { type Body, fieldsOf, inside, integer, listOf, oneOf, required, text } from './body.ts'
 import { spendLimit } from './policies.ts'
 import type { ApiParts } from './health.ts'
@@ -41,12 +42,13 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
       kind,
       ...holder,
       expiresMs: expiry(fields, parts.now()),
-      scopes: listOf(fields, 'scopes', SCOPES, SCOPES.length),
+      scopes: allowed(listOf(fields, 'scopes', SCOPES, SCOPES.length), 'scopes'),
       models: allowed(listOf(fields, 'models', null, 1_000), 'models'),
       tiers: allowed(listOf(fields, 'tiers', TIERS, TIERS.length), 'tiers'),
       requestsPerMinute: inside('limits', () => integer(limits, 'requests_per_minute', 1, 10_000_000)),
       spendMicrosPerDay: inside('limits', () => spendLimit(limits, 'spend_micros_per_day')),
     }
+    if (kind === 'personal' || kind === 'team') refuseWider(await ownKey(parts, request), wanted)
     const { team, owner } = holder
     const { id, key } = await madeOnce(
       parts,
@@ -57,7 +59,11 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
         const stored = await recorded(
           parts.db,
           (query) => saveKey(query, made),
-          (id) => parts.newEvent('key.created', request.caller.actor, { key: id, name: made.name, kind, team, user: owner }),
+          (id) =>
+            parts.newEvent('key.created', request.caller.actor, {
+              ...{ key: id, name: made.name, kind, team, user: owner },
+              ...(kind === 'worker' ? {} : boundsView(made)),
+            }),
           making.claim,
         )
         if (stored === undefined)
@@ -72,11 +78,13 @@ export function registerKeys(app: FastifyInstance, parts: ApiParts): void {
 
   app.patch<ById>('/api/keys/:id', async (request) => {
     const known = await changeable(parts, request)
-    const change = readChange(parts, known, fieldsOf(request.body, CHANGEABLE))
+    const fields = fieldsOf(request.body, CHANGEABLE)
+    const change = readChange(parts, known, fields)
+    refuseWider(await ownKey(parts, request), namedBounds(fields, change))
     const changed = await recorded(
       parts.db,
       (query) => changeKey(query, known.id, change),
-      (id) => parts.newEvent('key.changed', request.caller.actor, { key: id, name: change.name, team: known.team }),
+      (id) => parts.newEvent('key.changed', request.caller.actor, { key: id, name: change.name, team: known.team, ...boundsView(change) }),
     )
     if (changed === undefined) throw new Fault('key_revoked', 'The key was revoked; make a new one.', { status: 409 })
     await parts.reloadKeys()
@@ -111,12 +119,29 @@ function readChange(parts: ApiParts, known: KeyRecord, fields: Body): KeyChange 
   return {
     name: given('name', known.name, () => required(text(fields, 'name', 128), 'name')),
     expiresMs: given('expires_at', known.expiresMs, () => expiry(fields, parts.now())),
-    scopes: given('scopes', known.scopes, () => listOf(fields, 'scopes', SCOPES, SCOPES.length)),
+    scopes: given('scopes', known.scopes, () => allowed(listOf(fields, 'scopes', SCOPES, SCOPES.length), 'scopes')),
     models: given('models', known.models, () => allowed(listOf(fields, 'models', null, 1_000), 'models')),
     tiers: given('tiers', known.tiers, () => allowed(listOf(fields, 'tiers', TIERS, TIERS.length), 'tiers')),
     requestsPerMinute: limit('requests_per_minute', known.requestsPerMinute, () => integer(limits, 'requests_per_minute', 1, 10_000_000)),
     spendMicrosPerDay: limit('spend_micros_per_day', known.spendMicrosPerDay, () => spendLimit(limits, 'spend_micros_per_day')),
   }
+}
+
+/** What a change says of them. */
+function namedBounds(fields: Body, change: KeyChange): Partial<KeyBounds> {
+  const { scopes, models, tiers, expiresMs, requestsPerMinute, spendMicrosPerDay } = change
+  return {
+    ...(fields.scopes === undefined ? {} : { scopes }),
+    ...(fields.models === undefined ? {} : { models }),
+    ...(fields.tiers === undefined ? {} : { tiers }),
+    ...(fields.expires_at === undefined ? {} : { expiresMs }),
+    ...(fields.limits === undefined ? {} : { requestsPerMinute, spendMicrosPerDay }),
+  }
+}
+
+/** That of the caller, as it is now. */
+function ownKey(parts: ApiParts, request: FastifyRequest): Promise<KeyRecord> {
+  return getKey(parts, request.caller.key)
 }
 
 function limitsOf(fields: Body): Body {
@@ -202,13 +227,9 @@ function keyView(key: KeyRecord): Record<string, unknown> {
     kind: key.kind,
     team: key.team,
     user: key.owner?.id ?? null,
-    scopes: key.scopes,
-    models: key.models,
-    tiers: key.tiers,
-    limits: { requests_per_minute: key.requestsPerMinute, spend_micros_per_day: key.spendMicrosPerDay },
+    ...boundsView(key),
     ends_with: key.lastFour,
     created_at: rfc3339(key.createdMs),
-    expires_at: rfc3339(key.expiresMs),
     revoked_at: rfc3339(key.revokedMs),
     single_use: key.singleUse,
     spent_by: key.spentBy,

@@ -106,7 +106,7 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     const query = readQuery(request.query, ['limit', 'after', 'purpose', 'order'])
     const order = readOneOf('order', query.order, ['asc', 'desc']) ?? 'desc'
     if (query.purpose !== undefined && query.purpose !== 'batch') return list([], false)
-    const limit = readLimit(query.limit)
+    const limit = readLimit(query.limit, FILES_LISTED_MAX)
     const after = query.after === undefined ? null : uuidOf(query.after, 'file-')
     const files = await listFiles(parts.db, { teams: teamsSeen(request.caller), after, order, limit: limit + 1 })
     return list(files.slice(0, limit).map(fileView), files.length > limit)
@@ -142,6 +142,9 @@ function registerFiles(app: FastifyInstance, parts: ApiParts): void {
     return { id: request.params.id, object: 'file', deleted: true }
   })
 }
+
+/** As the dialect has it. */
+const FILES_LISTED_MAX = 10_000
 
 type Form = { fields: Record<string, string>; file: { name: string; content: Buffer } | undefined }
 

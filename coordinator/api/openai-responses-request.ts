@@ -20,7 +20,7 @@ export function parseResponseRequest(body: unknown): ParsedResponse {
   const format = isObject(fields.text) ? readFormat(fields.text.format, 'text.format', 'flat') : undefined
   const reasoning = readReasoningOf(fields.reasoning)
   const include = readInclude(fields.include)
-  const logprobs = readLogprobs(include.includes(LOGPROBS), integer(fields, 'top_logprobs', 0, 20))
+  const logprobs = readLogprobs(include.includes(LOGPROBS), integer(fields, 'top_logprobs', 0, 20), `"${LOGPROBS}" in include`)
   const beyond: string[] = []
   const calling = readCalling(fields, 'flat', beyond)
   const [first] = beyond

@@ -44,6 +44,7 @@ export class ResponseStream implements Follower {
   readonly #cuts: RecentCuts
   readonly #after: number
   #number = 0
+  #isBegun = false
   #open: OpenItem | undefined
   /** Which turn of the answer is being told. */
   #turn = 0
@@ -72,12 +73,32 @@ export class ResponseStream implements Follower {
   open(headers: Record<string, string>): void {
     this.#sink.open(headers)
     this.#live.follow(this)
-    const response = { ...responseView(this.#live, this.#request), status: 'in_progress', output: [], usage: null }
+    // What nobody waits for is queued, and says when it begins; to who waits it has begun.
+    const { background } = this.#request.response
+    const response = this.#begun(background ? 'queued' : 'in_progress')
     this.#event('response.created', { response })
-    this.#event('response.in_progress', { response })
+    if (background) this.#event('response.queued', { response })
+    else this.#begin()
+    this.changed()
     this.grown()
     if (isSettled(this.#live.record.status)) this.ended()
     else this.#dispatcher.announceWaiting(this.#live)
+  }
+
+  /** Whatever it has come to by now: a second reader is told the same as the first. */
+  #begun(status: 'queued' | 'in_progress'): Body {
+    const before = { output: [], usage: null, error: null, incomplete_details: null, completed_at: null }
+    return { ...responseView(this.#live, this.#request), ...before, status }
+  }
+
+  changed(): void {
+    if (this.#live.record.startedMs !== null) this.#begin()
+  }
+
+  #begin(): void {
+    if (this.#isBegun) return
+    this.#isBegun = true
+    this.#event('response.in_progress', { response: this.#begun('in_progress') })
   }
 
   grown(): void {

@@ -53,9 +53,9 @@ export function readReasoning(effort: unknown, name: string, maxTokens: number |
 }
 
 /** Undefined: none are asked for. */
-export function readLogprobs(wanted: boolean, top: number | null): number | undefined {
+export function readLogprobs(wanted: boolean, top: number | null, switchedOnBy = 'logprobs: true'): number | undefined {
   if (!wanted && top !== null && top > 0)
-    throw badRequest('invalid_top_logprobs', 'top_logprobs needs logprobs: true beside it.', 'top_logprobs')
+    throw badRequest('invalid_top_logprobs', `top_logprobs needs ${switchedOnBy} beside it.`, 'top_logprobs')
   return wanted ? (top ?? 0) : undefined
 }
 

@@ -118,7 +118,8 @@ class ChoiceStream implements Follower {
     // Another choice may have failed already.
     if (this.#over) return
     this.live.follow(this)
-    if (this.#parts.options.chat) this.#event({ role: 'assistant', content: '', refusal: null })
+    // Whose answer it is has no probability, whatever was said by now.
+    if (this.#parts.options.chat) this.#parts.sink.write(this.#render({ role: 'assistant', content: '', refusal: null }, null, 0))
     this.grown()
     if (isSettled(this.live.record.status)) this.ended()
     else dispatcher.announceWaiting(this.live)
@@ -188,11 +189,13 @@ class ChoiceStream implements Follower {
   }
 
   #sendReasoning(): void {
-    const { reasoning } = this.live.answer
+    const { reasoning, text, logprobs } = this.live.answer
     const part = reasoning.slice(this.#reasoningSent)
     this.#reasoningSent = reasoning.length
+    // Where something was said since, they are of that.
+    const fresh = text.length > this.#sent ? 0 : logprobs.length - this.#logprobsSent
     // The older endpoint has no place for it.
-    if (this.#parts.options.chat) this.#event({ reasoning_content: part })
+    if (this.#parts.options.chat) this.#parts.sink.write(this.#render({ reasoning_content: part }, null, fresh))
   }
 
   #sendRefusal(): void {
@@ -229,12 +232,11 @@ class ChoiceStream implements Follower {
     this.#parts.sink.write(this.#render(delta, null))
   }
 
-  /** Log probabilities go with whatever comes next after them. */
-  #render(delta: Record<string, unknown>, finishReason: string | null): string {
+  /** Log probabilities go with whatever comes next after them: all that were not sent, or so many. */
+  #render(delta: Record<string, unknown>, finishReason: string | null, most = Number.POSITIVE_INFINITY): string {
     const { frame, options } = this.#parts
-    const { logprobs } = this.live.answer
-    const fresh = logprobs.slice(this.#logprobsSent)
-    this.#logprobsSent = logprobs.length
+    const fresh = this.live.answer.logprobs.slice(this.#logprobsSent, this.#logprobsSent + most)
+    this.#logprobsSent += fresh.length
     const said = options.chat
       ? { delta, logprobs: logprobsView(fresh) }
       : { text: delta.content ?? '', logprobs: completionLogprobsView(fresh, this.#logprobsChars) }

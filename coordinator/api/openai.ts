@@ -12,6 +12,7 @@ import { type ParsedRequest, parseChatRequest, parseCompletionRequest } from './
 import { answerHeaders, sendAnswer } from './answer-headers.ts'
 import { OpenAiStream } from './openai-stream.ts'
 import { namesFor } from './models.ts'
+import { readQuery } from './paging.ts'
 import { unknownModel } from './submit.ts'
 
 /** The OpenAI dialect: chat completions, completions, responses, embeddings, rerank and models. */
@@ -25,6 +26,7 @@ export function registerOpenAi(app: FastifyInstance, parts: ApiParts): void {
 
   app.get('/v1/models', async (request) => {
     if (dialectOf(request) === 'anthropic') return anthropicModels(request.query, namesFor(parts, request.caller))
+    readQuery(request.query, [])
     const data = namesFor(parts, request.caller).map((id) => modelView(id))
     return { object: 'list', data }
   })

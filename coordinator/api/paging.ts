@@ -17,11 +17,12 @@ export function readQuery<K extends string>(query: unknown, allowed: readonly K[
   return found
 }
 
-export function readLimit(value: string | undefined): number {
+/** `most`: where a dialect says another. */
+export function readLimit(value: string | undefined, most = 200): number {
   if (value === undefined) return 50
   const limit = decimal(value)
-  if (!Number.isInteger(limit) || limit < 1 || limit > 200)
-    throw badRequest('out_of_range', `limit must be a whole number from 1 to 200, not ${value.slice(0, 20)}.`, 'limit')
+  if (!Number.isInteger(limit) || limit < 1 || limit > most)
+    throw badRequest('out_of_range', `limit must be a whole number from 1 to ${most}, not ${value.slice(0, 20)}.`, 'limit')
   return limit
 }
 

@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import type { FleetWorker } from '../core/fleet.ts'
 import { stateOf } from '../core/provider-state.ts'
+import { AUTO } from '../core/routing.ts'
 import { findCredential } from '../store/credentials.ts'
 import { recorded } from '../store/events.ts'
 import {
@@ -97,6 +98,8 @@ export function registerProviders(app: FastifyInstance, parts: ApiParts): void {
         status: 409,
       })
     await setDrained(parts, provider, request.caller, false)
+    // Who activates it wants it tried now, whatever it said of itself.
+    if (provider.hold?.state === 'cooling_down' || provider.hold?.state === 'over_quota') parts.dispatcher.holdProvider(provider.id, null)
     return providerView(parts, provider)
   })
 
@@ -258,6 +261,12 @@ const MODEL_FIELDS = [
 function readModel(value: unknown): ProviderModel {
   const fields = fieldsOf(value, MODEL_FIELDS)
   const name = required(text(fields, 'name', 200), 'name')
+  if (name === AUTO)
+    throw badRequest(
+      'invalid_name',
+      `"${AUTO}" means any model and cannot name one: choose another name, and say the provider's own as upstream.`,
+      'name',
+    )
   return {
     name,
     upstream: text(fields, 'upstream', 200) ?? name,
@@ -338,15 +347,10 @@ function settingsView(parts: ApiParts, record: ProviderRecord): Record<string, u
     models: (record.models ?? parts.cloud.discovered(record.id)).map(modelView),
     discovered: parts.cloud.discovered(record.id).map((model) => model.upstream),
     max_parallel: record.maxParallel,
-    limits: {
-      requests_per_minute: record.requestsPerMinute,
-      tokens_per_minute: record.tokensPerMinute,
-      spend_micros_per_day: record.spendMicrosPerDay,
-      spend_micros_per_month: record.spendMicrosPerMonth,
-    },
+    limits: limitsView(record),
     spent_micros_today: parts.purses.view(`provider:${record.name}`).dayMicros,
-    first_token_timeout_s: record.firstTokenTimeoutMs === null ? null : record.firstTokenTimeoutMs / 1000,
-    next_token_timeout_s: record.nextTokenTimeoutMs === null ? null : record.nextTokenTimeoutMs / 1000,
+    first_token_timeout_s: inSeconds(record.firstTokenTimeoutMs),
+    next_token_timeout_s: inSeconds(record.nextTokenTimeoutMs),
     created_at: rfc3339(record.createdMs),
   }
 }
@@ -375,6 +379,22 @@ function eventDetails(provider: ProviderRecord): Record<string, unknown> {
     base_url: baseUrl,
     credential,
     max_parallel: maxParallel,
-    models: models?.map((model) => model.name) ?? null,
+    models: models?.map(modelView) ?? null,
+    limits: limitsView(provider),
+    first_token_timeout_s: inSeconds(provider.firstTokenTimeoutMs),
+    next_token_timeout_s: inSeconds(provider.nextTokenTimeoutMs),
   }
+}
+
+function limitsView(record: ProviderRecord): Record<string, unknown> {
+  return {
+    requests_per_minute: record.requestsPerMinute,
+    tokens_per_minute: record.tokensPerMinute,
+    spend_micros_per_day: record.spendMicrosPerDay,
+    spend_micros_per_month: record.spendMicrosPerMonth,
+  }
+}
+
+function inSeconds(ms: number | null): number | null {
+  return ms === null ? null : ms / 1000
 }

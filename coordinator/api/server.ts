@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { parse as parseYaml } from 'yaml'
 import { badRequest, Fault } from '../core/fault.ts'
@@ -72,7 +73,10 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     refuseDeepNesting(request.body)
     done()
   })
-  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, parts))
+  app.setErrorHandler(async (error, request, reply) => {
+    if (asFault(error, request).status === 413) await readOut(request.raw)
+    return answerError(error, request, reply, parts)
+  })
   app.setNotFoundHandler((request, reply) => answerError(notFound(request), request, reply, parts))
   const parseJson = app.getDefaultJsonParser('error', 'error')
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, bytes: Buffer, done) => {
@@ -112,6 +116,19 @@ export function buildServer(parts: ApiParts): FastifyInstance {
   registerUsers(app, parts)
   registerQuotas(app, parts)
   return app
+}
+
+/** Who is answered while it still sends may never read why: the rest of its body is read, and thrown away, for a while. */
+async function readOut(body: IncomingMessage): Promise<void> {
+  if (body.complete || body.destroyed) return
+  await new Promise<void>((resolve) => {
+    const late = setTimeout(resolve, LINGER_MS)
+    const done = (): void => {
+      clearTimeout(late)
+      resolve()
+    }
+    body.once('end', done).once('close', done).resume()
+  })
 }
 
 /** So that its answer, whatever it is, can be found again in a log. */
@@ -305,13 +322,19 @@ function asFault(error: unknown, request: FastifyRequest): Fault {
   }
   if (status === 415) return new Fault('unsupported_media_type', 'Send the body as application/json.', { status })
   if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError)
-    return new Fault('invalid_json', 'The body is not valid JSON.', { status: 400 })
+    return new Fault('invalid_json', isForbiddenName(error) ? FORBIDDEN_NAME : 'The body is not valid JSON.', { status: 400 })
   if (status >= 400 && status < 500) return new Fault('invalid_request', (error as Error).message, { status })
   return new Fault('internal_error', 'Holdfast made a mistake; its log says which. The request was not carried out.', {
     status: 500,
     cause: error,
   })
 }
+
+function isForbiddenName(error: unknown): boolean {
+  return error instanceof SyntaxError && error.message.includes('forbidden prototype')
+}
+
+const FORBIDDEN_NAME = 'The body holds an object with a member "__proto__", or a "constructor" with a "prototype": neither is taken.'
 
 /** What is not HTTP enough to reach a route: a header bomb, a broken request line. */
 function refuseConnection(error: Error & { code?: string }, socket: import('node:net').Socket): void {

@@ -18,7 +18,7 @@ import {
 import { findWebhookSecret } from '../store/callbacks.ts'
 import { findPolicy } from '../store/policies.ts'
 import { type Caller, requireAdmin } from './auth.ts'
-import { type Body, fieldsOf, integer, named, numeric, required, text } from './body.ts'
+import { type Body, changedTo, fieldsOf, integer, named, numeric, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { madeOnce } from './made-once.ts'
 import { spendLimit } from './policies.ts'
@@ -137,7 +137,7 @@ async function readRules(parts: ApiParts, fields: Body, known: TeamRecord | null
     fields[name] === undefined ? (was ?? null) : read()
   const policy = given('policy', known?.policy, () => text(fields, 'policy', 64))
   return {
-    weight: numeric(fields, 'weight', 0.001, 1_000_000) ?? known?.weight ?? 1,
+    weight: changedTo(fields, 'weight', known?.weight, () => numeric(fields, 'weight', 0.001, 1_000_000)) ?? 1,
     maxParallel: given('max_parallel', known?.maxParallel, () => integer(fields, 'max_parallel', 1, 1_000_000)),
     policy: policy === null ? null : await policyName(parts, policy),
     spendMicrosPerDay: given('spend_micros_per_day', known?.spendMicrosPerDay, () => spendLimit(fields, 'spend_micros_per_day')),

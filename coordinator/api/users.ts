@@ -4,7 +4,7 @@ import { recorded } from '../store/events.ts'
 import { findTeam } from '../store/teams.ts'
 import { archiveUser, changeUser, findUser, listUsers, ROLES, saveUser, type UserRecord } from '../store/users.ts'
 import { requireAdmin } from './auth.ts'
-import { type Body, fieldsOf, listOf, oneOf, required, text } from './body.ts'
+import { type Body, changedTo, fieldsOf, listOf, oneOf, required, text } from './body.ts'
 import type { ApiParts } from './health.ts'
 import { type Making, madeOnce } from './made-once.ts'
 import { page, readCursor, readLimit, readQuery, rfc3339 } from './paging.ts'
@@ -53,8 +53,8 @@ export function registerUsers(app: FastifyInstance, parts: ApiParts): void {
     const fields = fieldsOf(request.body, ['name', 'role', 'teams'])
     const settings = {
       email: known.email,
-      name: text(fields, 'name', 128) ?? known.name,
-      role: oneOf(fields, 'role', ROLES) ?? known.role,
+      name: changedTo(fields, 'name', known.name, () => text(fields, 'name', 128)),
+      role: changedTo(fields, 'role', known.role, () => oneOf(fields, 'role', ROLES)),
       teams: fields.teams === undefined ? known.teams : await readTeams(parts, fields),
     }
     refuseOwner(request, settings.role)

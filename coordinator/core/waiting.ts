@@ -76,7 +76,7 @@ function whyWaits(nowMs: number, key: RouteKey, payer: Payer, team: TeamState, f
   const spent = spentPurse(key, payer, fleet)
   if (spent !== null) return { reason: 'over_quota', untilMs: fleet.spentUntil(spent), detail: `the spend limit of ${spent} is reached` }
   if (opensMs !== null && opensToSomebody(key, fleet)) return { reason: 'tier_not_open_yet', untilMs: opensMs, detail: null }
-  return { reason: 'no_provider_for_model', untilMs: null, detail: whyNobody(key) }
+  return { reason: 'no_provider_for_model', untilMs: null, detail: whyNobody(key, fleet) }
 }
 
 /** An answer that was begun goes on with the model file that it began with, whatever else opens. */
@@ -84,8 +84,13 @@ function opensToSomebody(key: RouteKey, fleet: Fleet): boolean {
   return key.sha256 === null || eligiblePlaces({ ...key, tiers: 'ooo' }, fleet).length > 0
 }
 
-function whyNobody({ provider, sha256 }: RouteKey): string | null {
+function whyNobody(key: RouteKey, fleet: Fleet): string | null {
+  const { provider, sha256, tiers } = key
   if (provider !== null) return `it is pinned to ${provider}, which is not there`
+  if (tiers.includes('c') && eligiblePlaces({ ...key, tiers: 'ooo' }, fleet).length > 0) {
+    const open = TIERS.filter((_, index) => tiers[index] !== 'c')
+    return `whoever serves it is in a tier that its policy, its key or its pin never opens: open to it is ${open.join(', ') || 'none'}`
+  }
   return sha256 === null ? null : 'what was said of its answer can only be gone on from with the same model file'
 }
 

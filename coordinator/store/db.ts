@@ -277,6 +277,14 @@ function codeOf(error: unknown): string {
   return error instanceof Error && 'code' in error ? String(error.code) : ''
 }
 
+/** Throws a Fault that names the setting, and says what PostgreSQL or the network says. */
+export async function reach(db: Db): Promise<void> {
+  await db.query('select 1').catch((cause: unknown) => {
+    const why = cause instanceof Fault && cause.cause instanceof Error ? cause.cause.message : String(cause)
+    throw new Fault('database_unavailable', `DATABASE_URL: PostgreSQL cannot be reached: ${why}`, { cause })
+  })
+}
+
 /** True for errors that say the server cannot be reached or is starting or stopping; the statement may be tried again. */
 export function isUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false

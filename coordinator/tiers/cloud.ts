@@ -10,7 +10,7 @@ import type { JobError, JobId, WorkerId } from '../core/job.ts'
 import { costOf, estimatedCost, isFree, promptTokens } from './price.ts'
 import { openUpstream, type Upstream, type UpstreamReader } from './upstream.ts'
 import { redacted } from '../../proto/redaction.ts'
-import { BrokenOff, failure, type Refusal, refusalOf, refusalWithin, usedUpUntil } from './upstream-errors.ts'
+import { BrokenOff, failure, pageInPlaceOfAnswer, type Refusal, refusalOf, refusalWithin, usedUpUntil } from './upstream-errors.ts'
 import type { UpstreamAnswer } from './upstream-http.ts'
 
 /**
@@ -195,6 +195,10 @@ export class CloudTier {
 
   async #read(id: WorkerId, response: UpstreamAnswer, call: Call): Promise<Outcome> {
     const { reader, generation } = call
+    if (response.header('content-type')?.includes('text/html') === true) {
+      await response.read(() => false)
+      return { refusal: pageInPlaceOfAnswer(response.status), isUnanswered: true }
+    }
     if (!canStream(generation)) return this.#readNumbers(id, await response.json(), call)
     let failed: WireFailure | null = null
     if (call.stream) {

@@ -84,6 +84,12 @@ function unwell(error: JobError, untilMs: number | null): Refusal {
   return { error, hold: { state: 'cooling_down', untilMs: untilMs ?? 'untold', why: error.message.slice(0, WHY_MAX) } }
 }
 
+/** A page for people: of a proxy, of maintenance, or of an address that is no API's. No request is to blame for it. */
+export function pageInPlaceOfAnswer(status: number): Refusal {
+  const said = `The provider answered ${status} with a web page in place of an answer: its base_url may be wrong, or something stands before it.`
+  return unwell(failure('provider_failed', said, true, status), null)
+}
+
 type VendorError = { status: number | null; message: string; code: unknown; type: unknown; headers: Told | undefined }
 /** Headers, as far as they are read here. */
 type Told = Pick<Headers, 'get'>

@@ -39,6 +39,8 @@ export type Play = {
   paceMs?: number
   /** Refused with this status, in the dialect's own words. */
   refuse?: { status: number; message?: string; retryAfterS?: number; code?: string }
+  /** A page for people comes in the place of an answer, under this status. */
+  page?: number
   /** Told by headers, on success too. */
   quota?: { requestsLeft: number; tokensLeft: number; resetsInS: number }
   /** After so many pieces: the connection breaks, nothing more comes, an error comes, or something that is not JSON. */

@@ -119,6 +119,10 @@ async function play(play: Play, call: Call, voice: Voice, response: ServerRespon
     sendJson(response, status, headers, voice.error(status, message, code))
     return
   }
+  if (play.page !== undefined) {
+    response.writeHead(play.page, { ...headers, 'content-type': 'text/html; charset=utf-8' }).end('<html>We are back soon.</html>')
+    return
+  }
   if (call.body.stream === true && play.isWhole !== true && play.isMarked !== true) {
     await stream(play, voice.events(play, call), voice, headers, response)
     return

@@ -4,7 +4,8 @@ import type { Chance } from './words.ts'
 
 /**
  * A value that fulfils a JSON Schema: types, enumerations, bounds, properties, items and references within the schema.
- * `pattern`, `not` and conditions are beyond it, as they are beyond the grammars of most real engines.
+ * `pattern`, `not` and conditions are beyond it, as they are beyond the grammars of most real engines. So is what would be larger than
+ * any answer: a schema of four lines can stand for more values than there are atoms.
  */
 export function sampleOf(schema: JsonSchema, chance: Chance): unknown {
   return new Sampler(schema, chance).value(schema, 0)
@@ -14,6 +15,7 @@ class Sampler {
   readonly #root: JsonSchema
   readonly #chance: Chance
   #place = 0
+  #steps = 0
 
   constructor(root: JsonSchema, chance: Chance) {
     this.#root = root
@@ -22,8 +24,8 @@ class Sampler {
 
   value(given: unknown, depth: number): unknown {
     const schema = this.#resolved(given)
-    // A schema that requires itself has no finite value; the limit ends the attempt to write it down.
-    if (schema === undefined || depth > DEPTH_MAX) return null
+    // A schema that requires itself has no finite value; the limits end the attempt to write it down.
+    if (schema === undefined || depth > DEPTH_MAX || this.#steps > STEPS_MAX) return null
     if ('const' in schema) return schema.const
     if (Array.isArray(schema.enum) && schema.enum.length > 0) return schema.enum[this.#next() % schema.enum.length]
     const [either] = [...list(schema.anyOf), ...list(schema.oneOf)]
@@ -85,7 +87,8 @@ class Sampler {
   /** References are followed and `allOf` is joined; undefined: nothing but null would do. */
   #resolved(schema: unknown, hops = 0): Fields | undefined {
     if (schema === true || schema === undefined) return { type: 'string' }
-    if (!isObject(schema) || hops > DEPTH_MAX) return undefined
+    this.#steps += 1
+    if (!isObject(schema) || hops > DEPTH_MAX || this.#steps > STEPS_MAX) return undefined
     if (typeof schema.$ref === 'string') return this.#resolved(this.#find(schema.$ref), hops + 1)
     let joined = schema
     for (const part of list(schema.allOf)) {
@@ -124,6 +127,8 @@ class Sampler {
 type Fields = Record<string, unknown>
 
 const DEPTH_MAX = 32
+// Schemas looked into; some milliseconds.
+const STEPS_MAX = 10_000
 // Deeper than this only what is required is made: a tree that may have children has none.
 const OPTIONAL_DEPTH_MAX = 4
 const ITEMS_MAX = 1_000

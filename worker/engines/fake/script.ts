@@ -49,8 +49,8 @@ export function scriptOf(name: string, request: GenerationRequest): Script {
 
 function answerOf(request: GenerationRequest, chance: Chance): Script {
   const { prompt, format } = request
-  if (prompt.kind === 'embed') return listed(prompt.inputs.map((input) => JSON.stringify(vectorOf(input, prompt.dimensions ?? DIMENSIONS))))
-  if (prompt.kind === 'rank') return listed(prompt.documents.map((document) => String(relevanceOf(prompt.query, document))))
+  if (prompt.kind === 'embed') return listed(prompt.inputs, (input) => JSON.stringify(vectorOf(input, prompt.dimensions ?? DIMENSIONS)))
+  if (prompt.kind === 'rank') return listed(prompt.documents, (document) => String(relevanceOf(prompt.query, document)))
   const calls = calledTools(request)
   if (calls.length > 0)
     return fixed(
@@ -84,14 +84,14 @@ function fixed(pieces: Piece[], ending: Script['ending']): Script {
   }
 }
 
-/** A JSON list, an element a token. */
-function listed(elements: string[]): Script {
-  const last = elements.length - 1
-  const script = fixed(
-    elements.map((element, index) => ({ text: `${index === 0 ? '[' : ','}${element}${index === last ? ']' : ''}` })),
-    'stop',
-  )
-  return { ...script, says: false }
+/** A JSON list, an element a token, computed when its turn has come: two thousand long vectors take seconds. */
+function listed(given: readonly string[], element: (given: string) => string): Script {
+  const piece = (position: number): Piece => {
+    const one = given[position]
+    if (one === undefined) return { text: '' }
+    return { text: `${position === 0 ? '[' : ','}${element(one)}${position === given.length - 1 ? ']' : ''}` }
+  }
+  return { piece, length: given.length, ending: 'stop', reasoningTokens: 0, plain: false, says: false }
 }
 
 function thoughtsOf({ reasoning }: GenerationRequest): number {
