@@ -1,5 +1,6 @@
 import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
+import Anthropic from '@anthropic-ai/sdk'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { chatStream } from './support/stream.ts'
 import { ADMIN_KEY, type Running, World } from './support/world.ts'
@@ -192,6 +193,33 @@ test.each(['/v1/chat/completions', '/v1/messages', '/api/jobs'])(
     }
   },
 )
+
+test.each<[string, string, unknown, string, string]>([
+  ['POST', '/v1/chat/completions', '{"model":"fake","messages":[],"__proto__":{}}', 'invalid_json', '__proto__'],
+  ['POST', '/v1/responses', { model: 'fake', input: 'x', top_logprobs: 3 }, 'invalid_top_logprobs', 'message.output_text.logprobs'],
+  ['POST', '/v1/messages', { model: 'fake', max_tokens: 1, messages: m, cache_control: { type: 'zz' } }, 'out_of_range', 'ephemeral'],
+  ['POST', '/v1/messages', { model: 'fake', max_tokens: 1, messages: m, service_tier: 'zz' }, 'out_of_range', 'standard_only'],
+  ['GET', '/v1/models?limit=1', undefined, 'unknown_parameter', 'limit'],
+  ['GET', '/v1/files?limit=10001', undefined, 'out_of_range', '10000'],
+])('%s %s with %j says what is wrong: %s, %s', async (method, path, body, code, said) => {
+  const response = await world.request(method, path, body)
+  const text = await response.text()
+  expect([response.status, text]).toEqual([400, expect.stringContaining(said)])
+  if (path !== '/v1/messages') expect(text).toContain(code)
+})
+
+test('as many files are listed at once as the dialect allows', async () => {
+  expect((await world.request('GET', '/v1/files?limit=10000')).status).toBe(200)
+})
+
+test('who sends too much reads why, also when all of it is on its way before', async () => {
+  const client = new Anthropic({ baseURL: world.url, apiKey: ADMIN_KEY, maxRetries: 0 })
+  const content = 'x'.repeat(34 * 1024 * 1024)
+  for (let round = 0; round < 8; round++) {
+    const asked = client.messages.create({ model: 'fake', max_tokens: 1, messages: [{ role: 'user', content }] })
+    await expect(asked).rejects.toMatchObject({ status: 413 })
+  }
+})
 
 test('a path that cannot be read, and a head that is too large, are refused under a name too', async () => {
   const odd = await raw('GET /v1/models/%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-request-id: web-43\r\n\r\n')

@@ -1,9 +1,12 @@
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { expect, test } from 'vitest'
 import { Answer, type AnswerDelta } from '../proto/answer.ts'
-import type { GenerationRequest } from '../proto/request.ts'
+import type { GenerationRequest, JsonSchema } from '../proto/request.ts'
 import type { Engine, GenerationEnd, GenerationFailure } from '../worker/engines/engine.ts'
 import { openFakeEngine } from '../worker/engines/fake.ts'
+import { sampleOf } from '../worker/engines/fake/schema-sample.ts'
+import { scriptOf } from '../worker/engines/fake/script.ts'
+import { Chance } from '../worker/engines/fake/words.ts'
 import { parseModels } from '../worker/models.ts'
 
 /** The fake must be as good as a real one where the coordinator's tests lean on it. */
@@ -155,6 +158,24 @@ test('what does not fit its schema is told as a real model tells it, and a schem
   expect((await generate(engine, { ...asked(text), maxTokens: 1 })).end?.reason).toBe('length')
   expect(engine.state().sha256).toBe('f'.repeat(64))
   await engine.close()
+})
+
+test('a schema that stands for more values than there are is not written down whole, and a list of vectors is no single turn', async () => {
+  const self = { $ref: '#' }
+  const bombs: JsonSchema[] = [
+    { type: 'object', properties: { a: self, b: self, c: self, d: self }, required: ['a', 'b', 'c', 'd'] },
+    { type: 'array', minItems: 1_000, items: { type: 'array', minItems: 1_000, items: { type: 'array', minItems: 1_000 } } },
+    { type: 'array', minItems: 1_000, items: { type: 'string', minLength: 10_000 } },
+    { allOf: Array.from({ length: 8 }, () => self) },
+  ]
+  for (const bomb of bombs) {
+    const made = JSON.stringify(sampleOf(bomb, new Chance('x')))
+    expect(made.length).toBeLessThan(2_000_000)
+  }
+  const inputs = Array.from({ length: 300 }, (_, index) => `text ${index} of several words`)
+  const script = scriptOf('fake', { prompt: { kind: 'embed', inputs, dimensions: 65_536 }, sampling: {}, seed: 1 } as never)
+  expect(script.length).toBe(300)
+  expect(script.piece(299).text.endsWith(']')).toBe(true)
 })
 
 test('it is able of everything but other dialects and what it is told to lack', async () => {

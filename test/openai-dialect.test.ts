@@ -104,6 +104,17 @@ test('log probabilities come for every token, streamed and not', async () => {
   expect(streamed).toEqual(content)
 })
 
+test('whose answer it is has no log probabilities, and what is thought not those of what is said', async () => {
+  for (let round = 0; round < 10; round++) {
+    const body = { model: 'fake', messages: [user(`p${round}`)], logprobs: true, max_tokens: 8, reasoning_effort: 'low' as const }
+    const chunks: OpenAI.ChatCompletionChunk[] = []
+    for await (const chunk of await client.chat.completions.create({ ...body, stream: true })) chunks.push(chunk)
+    const said = chunks.map(({ choices: [choice] }) => [choice?.delta.content ?? '', choice?.logprobs?.content ?? []] as const)
+    for (const [text, logprobs] of said) expect(logprobs.map(({ token }) => token).join('')).toBe(text)
+    expect(said.flatMap(([, logprobs]) => logprobs).length).toBe(4)
+  }
+})
+
 test('the older endpoint has log probabilities in columns', async () => {
   const body = { model: 'fake', prompt: 'x', logprobs: 2, max_tokens: 4, temperature: 0 }
   const [choice] = (await client.completions.create(body)).choices

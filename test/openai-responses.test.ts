@@ -54,6 +54,36 @@ test('a response has the official shape and can be read again', async () => {
   expect((await world.job(made.id.slice('resp_'.length))).status).toBe('succeeded')
 })
 
+test('what nobody waits for is queued until it begins, and its first events know nothing of its end', async () => {
+  const busy = await Promise.all(
+    [1, 2, 3, 4].map(() => client.responses.create({ model: 'slow', input: 'x', max_output_tokens: 20, background: true })),
+  )
+  const events: ResponseStreamEvent[] = []
+  const stream = await client.responses.create({ model: 'slow', input: 'y', max_output_tokens: 3, background: true, stream: true })
+  let whileQueued: string | undefined
+  for await (const event of stream) {
+    events.push(event)
+    if (event.type === 'response.queued') whileQueued = (await client.responses.retrieve(event.response.id)).status
+  }
+  expect(whileQueued).toBe('queued')
+  const head = (told: ResponseStreamEvent[]): unknown[] =>
+    told.slice(0, 3).map((event) => ('response' in event ? [event.type, event.sequence_number, event.response.status] : [event.type]))
+  expect(head(events)).toEqual([
+    ['response.created', 0, 'queued'],
+    ['response.queued', 1, 'queued'],
+    ['response.in_progress', 2, 'in_progress'],
+  ])
+  const [created] = events
+  if (created?.type !== 'response.created') throw new Error('no beginning')
+  const again: ResponseStreamEvent[] = []
+  for await (const event of await client.responses.retrieve(created.response.id, { stream: true })) again.push(event)
+  expect(again.slice(0, 3)).toEqual(events.slice(0, 3))
+  expect(again.map(({ type }) => type)).toEqual(events.map(({ type }) => type))
+  expect(events.at(-1)).toMatchObject({ response: { incomplete_details: { reason: 'max_output_tokens' } } })
+  expect(created.response).toMatchObject({ error: null, incomplete_details: null, completed_at: null, usage: null })
+  for (const { id } of busy) await client.responses.cancel(id)
+})
+
 test('its events come numbered, in the documented order, and add up to the response', async () => {
   const body = { model: 'fake', input: 'x', reasoning: { effort: 'low' as const }, max_output_tokens: 8, temperature: 0 }
   const stream = client.responses.stream(body)

@@ -5,7 +5,7 @@ import { THREAD_NOT_FOUND } from './anthropic-answer.ts'
 import { readConversation, readSystem } from './anthropic-messages.ts'
 import { readTooling } from './anthropic-tools.ts'
 import { type MemberSorts, Untranslated } from './anthropic-untranslated.ts'
-import { type Body, boolean, integer, isObject, numeric, objectBody, required } from './body.ts'
+import { type Body, boolean, integer, isObject, numeric, objectBody, oneOf, required } from './body.ts'
 import type { ParsedRequest } from './openai-request.ts'
 import { MAX_TOKENS, readStops } from './openai-sampling.ts'
 import { checkSchema } from './schema-check.ts'
@@ -36,6 +36,7 @@ export function parseMessagesRequest(body: unknown, headers: IncomingHttpHeaders
   generation.stop = readStops(fields.stop_sequences, 'stop_sequences')
   generation.sampling = sampling(fields)
   checkMetadata(fields.metadata)
+  oneOf(fields, 'service_tier', ['auto', 'standard_only'])
   const budget = generation.reasoning?.maxTokens
   if (budget !== undefined && budget >= generation.maxTokens)
     throw badRequest(

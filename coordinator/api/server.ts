@@ -13,7 +13,7 @@ import { dialectOf } from './dialect.ts'
 import { refuseIdleConditions, tagSingleThings } from './etags.ts'
 import { type ApiParts, registerHealth } from './health.ts'
 import { registerEvents } from './events.ts'
-import { manyValues, parsePlain, refuseDeepNesting, refuseOddNames, requestId, utf8Of, VALUES_MAX } from './well-formed.ts'
+import { isJson, manyValues, parsePlain, refuseDeepNesting, refuseOddNames, requestId, utf8Of, VALUES_MAX } from './well-formed.ts'
 import { registerKeys } from './keys.ts'
 import { registerJobs } from './jobs.ts'
 import { registerBatches } from './batches.ts'
@@ -86,7 +86,8 @@ export function buildServer(parts: ApiParts): FastifyInstance {
     const refusal = manyValues(body, takesRows ? BATCH_VALUES_MAX : VALUES_MAX)
     if (refusal !== null) return done(refusal)
     const value = parsePlain(body)
-    if (value === undefined) void parseJson(request, body, done)
+    if (value === undefined)
+      void parseJson(request, body, (error, parsed) => done(error !== null && isJson(body) ? forbiddenName() : error, parsed))
     else done(null, value)
   })
   app.addContentTypeParser(YAML_TYPES, { parseAs: 'buffer' }, (_request, bytes: Buffer, done) => {
@@ -176,6 +177,14 @@ function readYaml(bytes: Buffer): unknown {
     const why = cause instanceof Error ? cause.message.split('\n')[0] : String(cause)
     throw badRequest('invalid_yaml', `The body is not valid YAML: ${why}`)
   }
+}
+
+/** Names that change what objects are. */
+function forbiddenName(): Fault {
+  return badRequest(
+    'invalid_json',
+    'An object in the body has a member "__proto__", or a "constructor" with a "prototype": neither is taken.',
+  )
 }
 
 function notUtf8(): Fault {
@@ -322,19 +331,13 @@ function asFault(error: unknown, request: FastifyRequest): Fault {
   }
   if (status === 415) return new Fault('unsupported_media_type', 'Send the body as application/json.', { status })
   if (code.startsWith('FST_ERR_CTP') || error instanceof SyntaxError)
-    return new Fault('invalid_json', isForbiddenName(error) ? FORBIDDEN_NAME : 'The body is not valid JSON.', { status: 400 })
+    return new Fault('invalid_json', 'The body is not valid JSON.', { status: 400 })
   if (status >= 400 && status < 500) return new Fault('invalid_request', (error as Error).message, { status })
   return new Fault('internal_error', 'Holdfast made a mistake; its log says which. The request was not carried out.', {
     status: 500,
     cause: error,
   })
 }
-
-function isForbiddenName(error: unknown): boolean {
-  return error instanceof SyntaxError && error.message.includes('forbidden prototype')
-}
-
-const FORBIDDEN_NAME = 'The body holds an object with a member "__proto__", or a "constructor" with a "prototype": neither is taken.'
 
 /** What is not HTTP enough to reach a route: a header bomb, a broken request line. */
 function refuseConnection(error: Error & { code?: string }, socket: import('node:net').Socket): void {

@@ -41,6 +41,15 @@ export function parsePlain(json: string): unknown {
   }
 }
 
+export function isJson(text: string): boolean {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /**
  * Small things in large numbers take memory and time that their bytes do not tell: 32 MiB of `{},` would be a gigabyte, and
  * nobody else would be served for seconds. What is counted is objects, lists, names, and all that stands behind the first in one.

@@ -62,7 +62,10 @@ class Sampler {
     const least = Math.max(numeric(schema.minItems) ?? 1, tuple.length)
     const count = Math.min(least, numeric(schema.maxItems) ?? least, ITEMS_MAX)
     const items = Array.isArray(schema.items) ? true : (schema.items ?? true)
-    return Array.from({ length: count }, (_, index) => this.value(index < tuple.length ? tuple[index] : items, depth + 1))
+    const made: unknown[] = []
+    for (let index = 0; index < count && this.#steps <= STEPS_MAX; index++)
+      made.push(this.value(index < tuple.length ? tuple[index] : items, depth + 1))
+    return made
   }
 
   #number(schema: Fields, step: number): number {
@@ -81,6 +84,7 @@ class Sampler {
     if (known !== undefined) return known
     let made = this.#word()
     while (made.length < Math.min(numeric(schema.minLength) ?? 0, LENGTH_MAX)) made += ` ${this.#word()}`
+    this.#steps += Math.ceil(made.length / STEP_CHARS)
     return made.slice(0, numeric(schema.maxLength) ?? made.length)
   }
 
@@ -129,6 +133,7 @@ type Fields = Record<string, unknown>
 const DEPTH_MAX = 32
 // Schemas looked into; some milliseconds.
 const STEPS_MAX = 10_000
+const STEP_CHARS = 100
 // Deeper than this only what is required is made: a tree that may have children has none.
 const OPTIONAL_DEPTH_MAX = 4
 const ITEMS_MAX = 1_000
