@@ -501,7 +501,7 @@ async function startCoordinator(
   if (config.definitions !== undefined) {
     const authorization = `Bearer ${adminKey.value}`
     const done = await applyDefinitions(config.definitions, process.env, async (method, url, body) => {
-      const answer = await app.inject({ method, url, headers: { authorization }, payload: body })
+      const answer = await app.inject({ method, url, headers: { authorization }, ...(body === undefined ? {} : { payload: body }) })
       return { status: answer.statusCode, body: answer.json<Record<string, unknown>>() }
     })
     log.info(`As ${config.definitions} says: ${done.join(', ')}.`)

@@ -53,6 +53,25 @@ test('a file of definitions is made at the start, changed at the next, and said 
   await second.stop()
 })
 
+test('a file of which one definition is refused is not in force: what was made goes, what was changed is as before', async () => {
+  const env = { HOLDFAST_DEFINITIONS: file, TEST_OPENAI_KEY: 'sk-two' }
+  const refusedFile =
+    CREDENTIALS.replace('after_s: 60', 'after_s: 61').replace('policies:', '  - { name: late, secret_env: TEST_OPENAI_KEY }\npolicies:') +
+    PROVIDERS.replace('max_parallel: 4', 'max_parallel: 5').replace(
+      'target: big',
+      'target: big }\n  - { name: other, target: big }\n  - { name: auto, target: big',
+    )
+  writeFileSync(file, refusedFile)
+  await expect(world.coordinator(env)).rejects.toThrow(/aliases\[2\]: .*any model/)
+  const coordinator = await world.coordinator({ HOLDFAST_DEFINITIONS: '' })
+  expect(await world.get('/api/policies/thrifty')).toMatchObject({ tiers: { cloud: { after_s: 60 } } })
+  expect(await world.get('/api/providers/openai')).toMatchObject({ max_parallel: 9 })
+  expect(await world.get('/api/credentials/openai')).toMatchObject({ version: 1 })
+  expect((await world.request('GET', '/api/credentials/late')).status).toBe(404)
+  expect(await world.get('/api/models/aliases')).toMatchObject({ data: [{ name: 'default', target: 'big' }] })
+  await coordinator.stop()
+})
+
 for (const [what, content, message] of [
   ['a word it does not know', 'polices: []', /holds "polices"/],
   ['a secret that is not in the environment', 'credentials: [{ name: x, secret_env: TEST_MISSING }]', /TEST_MISSING is not set/],

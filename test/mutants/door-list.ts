@@ -991,4 +991,12 @@ export const DOOR_MUTANTS: Mutant[] = [
     tests: ['bad-input'],
     only: 'sends too much',
   },
+  {
+    bug: 'a file of definitions that is refused stays half in force',
+    file: 'coordinator/definitions.ts',
+    find: '    const left = await work.undo()\n',
+    replace: '    const left: string[] = []\n',
+    tests: ['definitions'],
+    only: 'is not in force',
+  },
 ]
