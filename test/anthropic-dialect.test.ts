@@ -86,6 +86,18 @@ test('the streamed message is the plain one', async () => {
   expect(final.usage).toMatchObject({ input_tokens: 2, output_tokens: 12 })
 })
 
+test('a message begins with how long its prompt is, also when it had to wait', async () => {
+  for (let round = 0; round < 5; round++) {
+    // More than there are slots.
+    const streams = Array.from({ length: 12 }, () => eventsOf({ ...ask, stream: true }))
+    for (const events of await Promise.all(streams)) {
+      const [first] = events
+      expect([first?.event, first?.data]).toEqual(['message_start', expect.objectContaining({ type: 'message_start' })])
+      expect(first?.data).toMatchObject({ message: { usage: { input_tokens: 2 } } })
+    }
+  }
+})
+
 test('the events of a stream come in their order, each under its name', async () => {
   const events = await eventsOf({ ...ask, stream: true })
   const names = events.map((event) => event.event)

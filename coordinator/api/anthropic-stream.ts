@@ -24,6 +24,7 @@ export class AnthropicStream implements Follower {
   readonly #live: LiveJob
   readonly #sink: SseSink
   readonly #options: StreamOptions
+  #isBegun = false
   #open: string | null = null
   #blocks = 0
   #textSent = 0
@@ -53,9 +54,10 @@ export class AnthropicStream implements Follower {
   open(): void {
     this.#sink.open(this.#options.headers)
     this.#live.follow(this)
-    // Head and first events leave in one write.
-    this.#sink.write(event('message_start', { message: { ...messageHead(this.#live), usage: usageOf(this.#live) } }) + event('ping', {}))
     this.grown()
+    // It begins with how long its prompt is, which only who runs it knows.
+    if (!this.#isBegun && this.#live.record.promptTokens !== null) this.#tell('')
+    if (!this.#isBegun) this.#sink.flush()
     if (isSettled(this.#live.record.status)) this.ended()
     else this.#dispatcher.announceWaiting(this.#live)
   }
@@ -70,11 +72,11 @@ export class AnthropicStream implements Follower {
   }
 
   waits(waiting: Waiting): void {
-    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting) + event('ping', {}))
+    if (!this.#sink.blocked) this.#sink.write(waitingComment(waiting) + this.#ping())
   }
 
   prefilled(prefill: Prefill): void {
-    if (!this.#sink.blocked) this.#sink.write(prefillComment(prefill) + event('ping', {}))
+    if (!this.#sink.blocked) this.#sink.write(prefillComment(prefill) + this.#ping())
   }
 
   /** Only a second reader of a message that was not streamed at first can have read what is void now. */
@@ -105,7 +107,23 @@ export class AnthropicStream implements Follower {
     const { context_management: edits, ...members } = endOf(this.#live)?.message ?? {}
     const delta = { ...stopOf(this.#live), container: null, ...members }
     const last = { delta, ...(edits === undefined ? {} : { context_management: edits }), usage: usageOf(this.#live) }
-    this.#sink.end(this.#close() + event('message_delta', last) + event('message_stop', {}))
+    this.#sink.end(this.#beginning() + this.#close() + event('message_delta', last) + event('message_stop', {}))
+  }
+
+  #tell(events: string): void {
+    this.#sink.write(this.#beginning() + events)
+  }
+
+  /** Before the first of them. */
+  #beginning(): string {
+    if (this.#isBegun) return ''
+    this.#isBegun = true
+    return event('message_start', { message: { ...messageHead(this.#live), usage: usageOf(this.#live) } }) + event('ping', {})
+  }
+
+  /** Nothing stands before the beginning but comments. */
+  #ping(): string {
+    return this.#isBegun ? event('ping', {}) : ''
   }
 
   #write(isEnd: boolean): void {
@@ -122,7 +140,7 @@ export class AnthropicStream implements Follower {
       if (refusal.length > this.#refusalSent) events += this.#refuse(refusal)
       while (this.#callsBegun < toolCalls.length && this.#mayGoOn(isEnd)) events += this.#beginCall()
     }
-    if (events !== '') this.#sink.write(events)
+    if (events !== '') this.#tell(events)
   }
 
   /** False while the open call is not whole. */

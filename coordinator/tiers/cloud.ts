@@ -268,7 +268,9 @@ export class CloudTier {
       const { job, attempt } = call
       // The provider tells no token ids: pieces are counted instead, and nobody continues from them.
       const tokenIds = count === 1 ? ONE_PIECE : Array.from<number>({ length: count }).fill(0)
-      const growth = { first: call.pieces, tokenIds, text, deltas, promptTokens: 0, cachedTokens: 0, isPatient }
+      // Some tell at the beginning how long the prompt is.
+      const { promptTokens = 0, cachedTokens = 0 } = call.reader.usage ?? {}
+      const growth = { first: call.pieces, tokenIds, text, deltas, promptTokens, cachedTokens, isPatient }
       this.#parts.reports.attemptGrew(id, { job, attempt, ...growth })
       call.pieces += count
       call.isPatient = isPatient

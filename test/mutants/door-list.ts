@@ -999,4 +999,12 @@ export const DOOR_MUTANTS: Mutant[] = [
     tests: ['definitions'],
     only: 'is not in force',
   },
+  {
+    bug: 'doors: a message begins before anybody knows how long its prompt is',
+    file: 'coordinator/api/anthropic-stream.ts',
+    find: 'if (!this.#isBegun && this.#live.record.promptTokens !== null)',
+    replace: 'if (!this.#isBegun)',
+    tests: ['anthropic-dialect'],
+    only: 'how long its prompt is',
+  },
 ]
