@@ -123,7 +123,7 @@ export function buildServer(parts: ApiParts): FastifyInstance {
 async function readOut(body: IncomingMessage): Promise<void> {
   if (body.complete || body.destroyed) return
   await new Promise<void>((resolve) => {
-    const late = setTimeout(resolve, LINGER_MS)
+    const late = setTimeout(resolve, READ_OUT_MS)
     const done = (): void => {
       clearTimeout(late)
       resolve()
@@ -212,6 +212,8 @@ const YAML_CHARS_MAX = 64 * 1024
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024
 // Long enough for a client to read why, while it is still sending.
 const LINGER_MS = 2_000
+// The largest that a client sends by mistake, on a line of 50 Mbit/s.
+const READ_OUT_MS = 6_000
 const HEADER_LIMIT_BYTES = 16 * 1024
 // Sixty for each of as many rows as a batch may hold. Lines are parsed one by one, and hold more.
 const BATCH_VALUES_MAX = 6_000_000
