@@ -107,6 +107,19 @@ test('a provider that says to be asked in a month is asked at once when somebody
   expect(await readProvider(world, cloud.name)).toMatchObject({ state: 'online' })
 })
 
+test('a spend limit that is reached is not lifted by activating its provider', async () => {
+  const cloud = await addCloud(world, { limits: { spend_micros_per_day: 1 } })
+  expect(await ended(world, await enqueue(world, cloud.model))).toMatchObject({ status: 'succeeded' })
+  await world.until('it is spent', async () => (await readProvider(world, cloud.name)).state === 'over_quota')
+  await send(world, 'POST', `/api/providers/${cloud.name}/activate`)
+  expect(await readProvider(world, cloud.name)).toMatchObject({ state: 'over_quota' })
+  const id = await enqueue(world, cloud.model)
+  expect(await readJob(world, id)).toMatchObject({ status: 'queued', waiting: { reason: 'over_quota' } })
+  await send(world, 'POST', `/api/jobs/${id}/cancel`)
+  expect(cloud.upstream.generations).toHaveLength(1)
+  await send(world, 'DELETE', `/api/providers/${cloud.name}`)
+})
+
 test('a job that may not go where its model is served says so, and is no fault of the fleet', async () => {
   const { as } = await newKey({ kind: 'team', team: 'default', tiers: ['cloud'] })
   const body = { model: 'fake', messages: [{ role: 'user', content: 'x' }] }
