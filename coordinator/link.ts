@@ -67,19 +67,10 @@ export class WorkerSessions implements WorkerLink {
   start: WorkerLink['start'] = (worker, { job, attempt, model, request, continuation }) => {
     const session = this.#sessions.get(worker)
     if (session === undefined) return
-    const start = { job, attempt, model, request, continuation }
-    if (!session.gathers) {
-      // The first of a turn leaves at once: most often it is the only one, and the next thing to be done is the writer's statement.
-      session.gathers = true
-      setImmediate(() => {
-        session.gathers = false
-        if (this.#sessions.get(worker) === session) sendStarts(session)
-      })
-      session.end.write({ start })
-      return
-    }
-    session.starts.push(start)
+    session.starts.push({ job, attempt, model, request, continuation })
+    // What a turn starts leaves in one message, and before the writer's statement: a message costs more than what is in it.
     if (session.starts.length >= STARTS_MAX || request.length > LARGE_REQUEST) sendStarts(session)
+    else if (session.starts.length === 1) setImmediate(() => this.#sessions.get(worker) === session && sendStarts(session))
   }
 
   cancel: WorkerLink['cancel'] = (worker, job, attempt) => {
@@ -103,8 +94,10 @@ export class WorkerSessions implements WorkerLink {
     if (session === undefined) return
     session.acknowledged.push({ job, attempt })
     if (session.acknowledged.length > 1) return
-    // A batch of the writer makes many ends durable at once; they leave in one message.
-    setImmediate(() => session.end.write({ acknowledge: { attempts: session.acknowledged.splice(0) } }))
+    // Nobody waits for it: the worker keeps a few answers for a moment longer, and one message tells of some dozens.
+    setTimeout(() => {
+      if (this.#sessions.get(worker) === session) session.end.write({ acknowledge: { attempts: session.acknowledged.splice(0) } })
+    }, ACKNOWLEDGE_MS)
   }
 
   /** Keys have changed: whose token is not in force any more is not listened to. */
@@ -204,7 +197,6 @@ export class WorkerSessions implements WorkerLink {
       outputsTaken: 0,
       acknowledged: [],
       starts: [],
-      gathers: false,
       takesStarts: hello.protocolMinor >= STARTS_SINCE_MINOR,
     }
     this.#sessions.set(worker, session)
@@ -323,9 +315,8 @@ type Session = {
   end: CoordinatorEnd
   outputsTaken: number
   acknowledged: { job: JobId; attempt: number }[]
-  /** What this turn of the event loop has started besides the first: it leaves in one message. */
+  /** What this turn of the event loop has started. */
   starts: StartMessage[]
-  gathers: boolean
   takesStarts: boolean
 }
 
@@ -344,12 +335,15 @@ const DISPLACED_MAX = 100
 function sendStarts({ starts, takesStarts, end }: Session): void {
   if (starts.length === 0) return
   const attempts = starts.splice(0)
-  if (takesStarts) end.write({ starts: { attempts } })
+  const [only] = attempts
+  if (attempts.length === 1 && only !== undefined) end.write({ start: only })
+  else if (takesStarts) end.write({ starts: { attempts } })
   else for (const start of attempts) end.write({ start })
 }
 
 // The worker keeps at most 256 output messages on the way (worker/link.ts); receipts come well before that.
 const RECEIPT_EVERY = 32
+const ACKNOWLEDGE_MS = 10
 // A message holds 64 MiB (proto/link.ts) and a request half of that.
 const STARTS_MAX = 64
 const LARGE_REQUEST = 65_536
