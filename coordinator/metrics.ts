@@ -8,7 +8,8 @@ import type { FleetFacts } from './fleet-facts.ts'
 
 /**
  * The only door to prom-client. Gauges of the fleet and the queue are read from the scheduler when Prometheus asks;
- * only what happens once is counted as it happens. Labels are names of small sets, never ids of jobs.
+ * only what happens once is counted: not while somebody waits for an answer, but some hundred at a time a moment later. Labels are names of
+ * small sets, never ids of jobs.
  */
 export class Metrics {
   readonly #registry = new Registry()
@@ -44,6 +45,7 @@ export class Metrics {
   )
   readonly #commit = this.#histogram('database_commit_seconds', 'One batch of the writer, from sending to durable.', [], FAST_BUCKETS)
   readonly #rows = this.#counter('database_rows_written_total', 'Rows written by the writer.', [])
+  #uncounted: (() => void)[] = []
 
   constructor(scheduler: Scheduler, facts: FleetFacts, now: () => number, quotaLeft: (provider: FleetWorker) => number | null) {
     collectDefaultMetrics({ register: this.#registry, prefix: 'holdfast_coordinator_' })
@@ -57,15 +59,31 @@ export class Metrics {
   }
 
   text(): Promise<string> {
+    this.#countAll()
     return this.#registry.metrics()
   }
 
+  /** A tenth of what a request costs here is its share of these counts, and half of that when they are made together. */
+  #soon(count: () => void): void {
+    if (this.#uncounted.push(count) === 1) setTimeout(() => this.#countAll(), COUNT_MS).unref()
+  }
+
+  #countAll(): void {
+    const counts = this.#uncounted
+    this.#uncounted = []
+    for (const count of counts) count()
+  }
+
   started(record: JobRecord): void {
-    this.#queueWait.observe({ model: modelOf(record), priority: record.priority }, (record.queueMs ?? 0) / 1000)
+    const labels = { model: modelOf(record), priority: record.priority }
+    const seconds = (record.queueMs ?? 0) / 1000
+    this.#soon(() => this.#queueWait.observe(labels, seconds))
   }
 
   firstToken(record: JobRecord): void {
-    this.#firstToken.observe({ model: modelOf(record), tier: record.tier ?? 'none' }, (record.firstTokenMs ?? 0) / 1000)
+    const labels = { model: modelOf(record), tier: record.tier ?? 'none' }
+    const seconds = (record.firstTokenMs ?? 0) / 1000
+    this.#soon(() => this.#firstToken.observe(labels, seconds))
   }
 
   paid(record: JobRecord, provider: string, micros: number): void {
@@ -73,31 +91,35 @@ export class Metrics {
   }
 
   ended(record: JobRecord): void {
-    const { status } = record
+    const { status, completionTokens, promptTokens, firstTokenMs, createdMs, finishedMs } = record
     const model = modelOf(record)
     const tier = record.tier ?? 'none'
-    this.#finished.inc({ status, model, tier })
-    if (status !== 'succeeded') return
-    const completion = record.completionTokens ?? 0
-    this.#tokens.inc({ direction: 'in', model }, record.promptTokens ?? 0)
-    this.#tokens.inc({ direction: 'out', model }, completion)
-    // Of one whose first token came before a restart the time of it may not be known.
-    if (record.firstTokenMs === null) return
-    const generationMs = (record.finishedMs ?? 0) - record.createdMs - record.firstTokenMs
-    if (completion > 1) this.#interToken.observe({ model, tier }, Math.max(0, generationMs) / 1000 / (completion - 1))
+    this.#soon(() => {
+      this.#finished.inc({ status, model, tier })
+      if (status !== 'succeeded') return
+      const completion = completionTokens ?? 0
+      this.#tokens.inc({ direction: 'in', model }, promptTokens ?? 0)
+      this.#tokens.inc({ direction: 'out', model }, completion)
+      // Of one whose first token came before a restart the time of it may not be known.
+      if (firstTokenMs === null) return
+      const generationMs = (finishedMs ?? 0) - createdMs - firstTokenMs
+      if (completion > 1) this.#interToken.observe({ model, tier }, Math.max(0, generationMs) / 1000 / (completion - 1))
+    })
   }
 
   overhead(ms: number): void {
-    this.#overhead.observe(ms / 1000)
+    this.#soon(() => this.#overhead.observe(ms / 1000))
   }
 
   commit(ms: number, rows: number): void {
-    this.#commit.observe(ms / 1000)
-    this.#rows.inc(rows)
+    this.#soon(() => {
+      this.#commit.observe(ms / 1000)
+      this.#rows.inc(rows)
+    })
   }
 
   dispatched(ms: number): void {
-    this.#dispatch.observe(ms / 1000)
+    this.#soon(() => this.#dispatch.observe(ms / 1000))
   }
 
   staleReport(): void {
@@ -233,6 +255,7 @@ export class Metrics {
 
 type GpuFacts = NonNullable<NonNullable<ReturnType<FleetFacts['find']>>['host']>['gpus'][number]
 
+const COUNT_MS = 100
 const WAIT_BUCKETS = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800]
 const DISPATCH_BUCKETS = [0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1]
 const FAST_BUCKETS = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2]

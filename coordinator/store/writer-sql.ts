@@ -85,13 +85,16 @@ function assemble(parts: Part[]): Statement {
   return { ...prepared, values: parts.flatMap((part) => part.values) }
 }
 
+/** The last part is the statement itself, not one that it is with: so there is no row that PostgreSQL would have to make and describe. */
 function prepare(parts: Part[], onConflict: string): Prepared {
   let number = 0
   const clauses = parts.map((part) => {
     const parameters = part.types.map((type) => `$${++number}::${type}`)
-    return `${part.key.replaceAll('-', '_')} as (${part.sql(parameters, onConflict)})`
+    return { name: part.key.replaceAll('-', '_'), sql: part.sql(parameters, onConflict) }
   })
-  const text = `with ${clauses.join(', ')} select 1`
+  const last = clauses.pop()
+  const before = clauses.map(({ name, sql }) => `${name} as (${sql})`).join(', ')
+  const text = `${before === '' ? '' : `with ${before} `}${last?.sql}`
   return { name: statementName(text), text }
 }
 
