@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { connect } from 'node:net'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import type { JobId, WorkerId } from '../coordinator/core/job.ts'
 import type { Dispatcher } from '../coordinator/engine/dispatcher.ts'
 import { WorkerSessions } from '../coordinator/link.ts'
@@ -333,6 +333,25 @@ test('a cancel leaves behind the start that it is about, of however many a turn 
     sessions.start(worker, { job, attempt: 1, model: 'm', request: '{}', continuation: [], stream: true, seedGiven: false })
   sessions.cancel(worker, 'three' as JobId, 1)
   expect(sent.map((message) => Object.keys(message)[0])).toEqual(['welcome', 'starts', 'cancel'])
+})
+
+test('what becomes durable within a moment is acknowledged in one message, and not to a session that has gone', async () => {
+  const { greet, sent, sessions } = sessionsByHand()
+  const worker = randomUUID() as WorkerId
+  const { end } = greet({ worker, session: 's', link: 'a' })
+  const acknowledge = (...jobs: string[]): void => jobs.forEach((job) => sessions.acknowledge(worker, job as JobId, 1))
+  const acknowledged = (): string[][] =>
+    sent.flatMap((message) => (message.acknowledge ? [(message.acknowledge.attempts ?? []).map(({ job }) => String(job))] : []))
+  acknowledge('one', 'two')
+  await vi.waitFor(() => expect(acknowledged()).toEqual([['one', 'two']]))
+  acknowledge('three')
+  await vi.waitFor(() => expect(acknowledged().at(-1)).toEqual(['three']))
+  acknowledge('four')
+  end()
+  greet({ worker, session: 's', link: 'a' })
+  acknowledge('five')
+  await vi.waitFor(() => expect(acknowledged().at(-1)).toEqual(['five']))
+  expect(acknowledged()).toHaveLength(3)
 })
 
 test('of two addresses of one coordinator a worker has a session by one, and by the other when that has failed', () => {
