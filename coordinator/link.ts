@@ -67,10 +67,22 @@ export class WorkerSessions implements WorkerLink {
   start: WorkerLink['start'] = (worker, { job, attempt, model, request, continuation }) => {
     const session = this.#sessions.get(worker)
     if (session === undefined) return
-    session.starts.push({ job, attempt, model, request, continuation })
-    // What a turn starts leaves in one message, and before the writer's statement: a message costs more than what is in it.
+    const start = { job, attempt, model, request, continuation }
+    session.started += 1
+    if (session.started === 1) setImmediate(() => this.#endTurn(session))
+    // Alone it leaves at once, before the writer's statement is made; of many, a message costs more than what is in it.
+    if (session.started === 1 && !session.startsMany) {
+      session.end.write({ start })
+      return
+    }
+    session.starts.push(start)
     if (session.starts.length >= STARTS_MAX || request.length > LARGE_REQUEST) sendStarts(session)
-    else if (session.starts.length === 1) setImmediate(() => this.#sessions.get(worker) === session && sendStarts(session))
+  }
+
+  #endTurn(session: Session): void {
+    session.startsMany = session.started > 1
+    session.started = 0
+    if (this.#sessions.get(session.worker) === session) sendStarts(session)
   }
 
   cancel: WorkerLink['cancel'] = (worker, job, attempt) => {
@@ -196,6 +208,8 @@ export class WorkerSessions implements WorkerLink {
       end,
       outputsTaken: 0,
       acknowledged: [],
+      started: 0,
+      startsMany: false,
       starts: [],
       takesStarts: hello.protocolMinor >= STARTS_SINCE_MINOR,
     }
@@ -315,7 +329,11 @@ type Session = {
   end: CoordinatorEnd
   outputsTaken: number
   acknowledged: { job: JobId; attempt: number }[]
-  /** What this turn of the event loop has started. */
+  /** In this turn of the event loop. */
+  started: number
+  /** The last turn in which it was given anything gave it more than one. */
+  startsMany: boolean
+  /** Of what this turn has started, what has not left: it leaves in one message. */
   starts: StartMessage[]
   takesStarts: boolean
 }
@@ -335,9 +353,7 @@ const DISPLACED_MAX = 100
 function sendStarts({ starts, takesStarts, end }: Session): void {
   if (starts.length === 0) return
   const attempts = starts.splice(0)
-  const [only] = attempts
-  if (attempts.length === 1 && only !== undefined) end.write({ start: only })
-  else if (takesStarts) end.write({ starts: { attempts } })
+  if (takesStarts) end.write({ starts: { attempts } })
   else for (const start of attempts) end.write({ start })
 }
 

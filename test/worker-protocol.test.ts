@@ -193,7 +193,7 @@ test('what a worker still holds of a cancelled job is told to stop when it retur
   one.end.end()
 })
 
-test('what one turn starts leaves in one message, a cancel comes behind it, and an older worker gets one by one', async () => {
+test('what one turn starts besides the first leaves in one message, a cancel comes behind it, and an older worker gets one by one', async () => {
   const ids: string[] = []
   for (let index = 0; index < 3; index++) {
     const body = { model: 'gathered', messages: [{ role: 'user', content: `${index}` }] }
@@ -207,8 +207,9 @@ test('what one turn starts leaves in one message, a cancel comes behind it, and 
   }
   const served = { models: [{ ...model('gathered'), slots: 3 }] }
   const newer = session({ ...served, name: 'newer', protocolMinor: PROTOCOL_MINOR })
+  const { start } = await newer.told((message) => message.start != null)
   const { starts } = await newer.told((message) => message.starts != null)
-  expect(starts?.attempts.map(({ job }) => job)).toEqual(ids)
+  expect([start?.job, ...(starts?.attempts.map(({ job }) => job) ?? [])]).toEqual(ids)
   await world.request('POST', `/api/jobs/${ids[1]}/cancel`)
   expect((await newer.told((message) => message.cancel != null)).cancel?.job).toBe(ids[1])
   newer.end.end()
@@ -332,7 +333,29 @@ test('a cancel leaves behind the start that it is about, of however many a turn 
   for (const job of ['one', 'two', 'three'] as JobId[])
     sessions.start(worker, { job, attempt: 1, model: 'm', request: '{}', continuation: [], stream: true, seedGiven: false })
   sessions.cancel(worker, 'three' as JobId, 1)
-  expect(sent.map((message) => Object.keys(message)[0])).toEqual(['welcome', 'starts', 'cancel'])
+  expect(sent.map((message) => Object.keys(message)[0])).toEqual(['welcome', 'start', 'starts', 'cancel'])
+})
+
+test('a start leaves at once, but where the turn before had several they leave together', async () => {
+  const { greet, sent, sessions } = sessionsByHand()
+  const worker = randomUUID() as WorkerId
+  greet({ worker, session: 's', link: 'a' })
+  /** What has left before the turn is over, and after it. */
+  const turn = async (jobs: string[]): Promise<[string[], string[]]> => {
+    const told = (from: number): string[] =>
+      sent.slice(from).map(({ start, starts }) => (start ? [start.job] : (starts?.attempts ?? []).map(({ job }) => job)).join('+'))
+    const from = sent.length
+    for (const job of jobs as JobId[])
+      sessions.start(worker, { job, attempt: 1, model: 'm', request: '{}', continuation: [], stream: true, seedGiven: false })
+    const atOnce = told(from)
+    await new Promise((resolve) => setImmediate(resolve))
+    return [atOnce, told(from + atOnce.length)]
+  }
+  expect(await turn(['a'])).toEqual([['a'], []])
+  expect(await turn(['b', 'c', 'd'])).toEqual([['b'], ['c+d']])
+  expect(await turn(['e', 'f'])).toEqual([[], ['e+f']])
+  expect(await turn(['g'])).toEqual([[], ['g']])
+  expect(await turn(['h'])).toEqual([['h'], []])
 })
 
 test('what becomes durable within a moment is acknowledged in one message, and not to a session that has gone', async () => {

@@ -528,6 +528,14 @@ export const MUTANTS: Mutant[] = [
     tests: ['outbound'],
   },
   {
+    bug: 'a worker that was busy once gets every start late',
+    file: 'coordinator/link.ts',
+    find: 'session.startsMany = session.started > 1',
+    replace: 'session.startsMany ||= session.started > 1',
+    tests: ['worker-protocol'],
+    only: 'they leave together',
+  },
+  {
     bug: 'of what became durable together only the first is acknowledged',
     file: 'coordinator/link.ts',
     find: 'session.acknowledged.splice(0)',
