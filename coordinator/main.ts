@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import { LogOutput } from '../proto/log-output.ts'
 import { newId, takeIdsFrom } from './ids.ts'
 import { type LinkServer, serveLink } from '../proto/link.ts'
+import { afterStored } from './api/after-stored.ts'
 import type { ApiParts } from './api/health.ts'
 import { Keyring } from './api/auth.ts'
 import { viewJob } from './api/jobs.ts'
@@ -418,7 +419,7 @@ async function startCoordinator(
   /** What was changed by a request is so here when it is answered, and everywhere a moment later. */
   const andTell = (work: () => Promise<void>) => async (): Promise<void> => {
     try {
-      await work()
+      await afterStored('What was asked for is stored', work)
     } finally {
       // Also where it could not be read here: what was asked for is stored.
       tellOthers()

@@ -42,6 +42,7 @@ const TABLE: [name: string, body: unknown, status: number, code: string][] = [
   ['a negative max_tokens', { model: 'fake', messages: m, max_tokens: -1 }, 400, 'out_of_range'],
   ['a fractional max_tokens', { model: 'fake', messages: m, max_tokens: 1.5 }, 400, 'invalid_type'],
   ['an empty stop', { model: 'fake', messages: m, stop: '' }, 400, 'invalid_stop'],
+  ['half a character to stop at', { model: 'fake', messages: m, stop: ['ok', '\ude00'] }, 400, 'invalid_stop'],
   ['a wrong logit_bias', { model: 'fake', messages: m, logit_bias: { abc: 1 } }, 400, 'invalid_logit_bias'],
   ['an unknown parameter', { model: 'fake', messages: m, frobnicate: 1 }, 400, 'unknown_parameter'],
   ['a tool without a function', { model: 'fake', messages: m, tools: [{ type: 'function' }] }, 400, 'invalid_tools'],

@@ -156,7 +156,12 @@ test('a batch that is cancelled while its rows are being taken up is cancelled w
 test('what is parked of a cancelled batch is cancelled with it', async () => {
   const poison = { row_key: 'p', messages: [{ role: 'user', content: 'BOOM' }] }
   const { batch } = await post({ model: 'fatal', rows: [poison] })
-  await world.until('it is parked', async () => ((await world.get(`/api/batches/${batch.id}`)) as BatchView).counts.parked === 1)
+  const parked = await world.until('it is parked', async () => {
+    const view = (await world.get(`/api/batches/${batch.id}`)) as BatchView
+    return view.counts.parked === 1 && view
+  })
+  // Nothing more comes by itself.
+  expect(parked).toMatchObject({ status: 'completed', finished_at: expect.any(String) as string })
   expect((await world.request('POST', `/api/batches/${batch.id}/cancel`)).status).toBe(200)
   expect(await world.get(`/api/batches/${batch.id}`)).toMatchObject({
     status: 'cancelled',

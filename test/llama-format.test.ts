@@ -50,6 +50,23 @@ describe('an answer that is to be JSON', () => {
     expect(JSON.parse((await complete(engine, PROMPT, short)).text)).toEqual({ a: 'x' })
   })
 
+  test.for([
+    ['duration', /^P(\d+[YMWD])*(T(\d+[HMS])+)?$/],
+    ['email', /^[^@\s]+@[^@\s.]+(\.[^@\s.]+)+$/],
+    ['hostname', /^[a-z0-9-]+(\.[a-z0-9-]+)*$/],
+    ['ipv4', /^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.|$)){4}$/],
+    ['ipv6', /^([0-9a-f]{1,4}(:|$)){8}$/],
+    ['uri', /^https?:\/\/[a-z0-9-]/],
+    ['date-time', /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d/],
+  ] as const)('has the format %s where its schema says so', async ([format, form]) => {
+    const wish = schema({ type: 'object', properties: { v: { type: 'string', format } }, required: ['v'], additionalProperties: false })
+    for (const seed of [1, 2, 3]) {
+      const { text, end } = await complete(engine, PROMPT, { ...wish, seed, sampling: HOT, maxTokens: 800 })
+      expect(end.reason).toBe('stop')
+      expect((JSON.parse(text) as { v: string }).v).toMatch(form)
+    }
+  })
+
   test('is what its schema says, whatever chance wants', async () => {
     for (const seed of [1, 2, 3, 4, 5]) {
       const { text, end } = await complete(engine, PROMPT, { ...schema(TICKET), seed, sampling: HOT })
@@ -219,6 +236,13 @@ describe('the grammar of a bounded integer', () => {
   )
   const every = { minimum: bound, maximum: bound, exclusiveMinimum: bound, exclusiveMaximum: bound }
   const bounds = fc.record(every, { requiredKeys: [] }).filter((bounds) => Object.keys(bounds).length > 0)
+})
+
+test('a format that nothing is known of is refused, and what it may be is said', () => {
+  for (const format of ['foo', 'constructor', 'Email'])
+    expect(() => new GrammarWriter().value({ type: 'string', format })).toThrow(/"format" may be one of date, .*uuid, not/)
+  // Of what is no text it says nothing that a grammar holds.
+  expect(() => new GrammarWriter().value({ type: 'integer', format: 'int32' })).not.toThrow()
 })
 
 test('a schema that nests or grows without end is refused', () => {

@@ -324,11 +324,19 @@ test('a stream is taken up behind any of its events, while it is made and after,
     expect(logprobsOf(rest)).toEqual(logprobsOf(whole.slice(after + 1)))
   }
   expect(logprobsOf(whole).filter((logprobs) => logprobs.length > 0).length).toBeGreaterThan(3)
+  await expect(read(whole.length + 3)).rejects.toThrow(`the last event of this response is number ${whole.length - 1}`)
   const unread = await client.responses.create({ model: 'fake', input: 'x', temperature: 0 })
   const forgotten = client.responses.retrieve(unread.id, { stream: true, starting_after: 7 })
   await expect(forgotten).rejects.toMatchObject({ status: 409, code: 'stream_forgotten' })
   const unstreamed = await world.request('GET', `/v1/responses/${id}?starting_after=1`)
   expect(unstreamed.status).toBe(400)
+})
+
+test('of an answer that others may have read before a restart, no number is taken for one of this cutting', () => {
+  const cuts = new RecentCuts('2')
+  const [before, since] = ['1', '3'] as JobId[] as [JobId, JobId]
+  for (const job of [before, since]) cuts.of(job).end('text', 0, 5)
+  expect([cuts.find(before), cuts.find(since)]).toEqual([undefined, cuts.of(since)])
 })
 
 test('where an answer was cut first is not made up when it is not known any more', () => {
@@ -340,6 +348,10 @@ test('where an answer was cut first is not made up when it is not known any more
   for (let index = 0; index < 1_000_001; index++) cuts.of(second).end('text', index, index + 1)
   expect(cuts.find(first)).toBeUndefined()
   cuts.of(first).end('text', 1, 9)
+  expect(cuts.find(first)).toBeUndefined()
+  cuts.forget(first)
+  // Nor by whoever reads it from its beginning.
+  cuts.of(first).end('text', 0, 9)
   expect(cuts.find(first)).toBeUndefined()
 })
 

@@ -5,6 +5,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { afterStored } from '../coordinator/api/after-stored.ts'
+import { Fault } from '../coordinator/core/fault.ts'
 import { Timers } from '../coordinator/engine/timers.ts'
 import { Db } from '../coordinator/store/db.ts'
 import { EmbeddedPostgres } from '../coordinator/store/embedded.ts'
@@ -215,6 +217,46 @@ test('a PostgreSQL that does not answer is no PostgreSQL: readiness and health s
   expect(await cancelled).toBe(200)
   expect((await world.job(id)).status).toBe('cancelled')
   expect((await world.request('POST', '/v1/chat/completions', ask)).status).toBe(200)
+})
+
+test('what may have been stored when PostgreSQL fell silent is not said to be refused', async () => {
+  await using between = new Between()
+  const DATABASE_URL = await between.open()
+  await using world = await World.open()
+  await world.coordinator({ DATABASE_URL })
+  // The commit gets through, and its answer does not.
+  between.holeBehind = 'commit'
+  const made = world.request('POST', '/api/teams', { name: 'doubtful' })
+  await world.until('it is not ready', async () => (await fetch(`${world.url}/readyz`)).status === 503)
+  between.holeBehind = null
+  between.isHole = false
+  const answer = await made
+  expect([answer.status, await answer.text()]).toEqual([503, expect.stringContaining('it cannot be said whether it has it')])
+  expect((await world.request('GET', '/api/teams/doubtful')).status).toBe(200)
+
+  const db = new Db({ url: DATABASE_URL })
+  between.holeBehind = 'create table'
+  const write = db.query('create table doubtful ()')
+  db.watch()
+  await expect(write).rejects.toThrow('it cannot be said whether it has it')
+  between.holeBehind = null
+  await expect(db.query('create table refused ()')).rejects.toThrow('nothing was accepted')
+  between.isHole = false
+  await db.close()
+})
+
+test('what follows on something that is stored is tried again, and is not said to be refused', async () => {
+  const away = new Fault('database_unavailable', 'nothing was accepted', { status: 503, retryable: true })
+  let tries = 0
+  expect(await afterStored('It was cancelled', () => (++tries < 3 ? Promise.reject(away) : Promise.resolve(tries)))).toBe(3)
+  const other = new Error('another')
+  await expect(afterStored('It was cancelled', () => Promise.reject(other))).rejects.toBe(other)
+  const gone = afterStored('It was cancelled', () => Promise.reject(away))
+  await expect(gone).rejects.toMatchObject({
+    code: 'database_unavailable',
+    retryable: false,
+    message: expect.stringContaining('It was cancelled, and') as string,
+  })
 })
 
 test('a PostgreSQL that takes no rows: what ends meanwhile is stored when it does again, and nothing new is accepted', async () => {

@@ -9,6 +9,7 @@ import { checkCallbackUrl } from '../engine/outbound.ts'
 import { type CallbackRecord, listOf } from '../store/callbacks.ts'
 import { findJob, listJobs, readAttempts, readOutput } from '../store/jobs.ts'
 import { findTeam } from '../store/teams.ts'
+import { afterStored } from './after-stored.ts'
 import { type Caller, requireOperator, scopeOf, seesTeam, teamsSeen } from './auth.ts'
 import { objectBody, text } from './body.ts'
 import type { ApiParts } from './health.ts'
@@ -93,7 +94,7 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const id = jobId(request.params.id)
     await getRecord(parts, request.caller, id)
     await cancelJob(parts, request, id)
-    return readJob(parts, request.caller, id)
+    return afterStored('The job was cancelled', () => readJob(parts, request.caller, id))
   })
 
   app.post<ById>('/api/jobs/:id/release', async (request) => {
@@ -101,7 +102,7 @@ export function registerJobs(app: FastifyInstance, parts: ApiParts): void {
     const id = jobId(request.params.id)
     await getRecord(parts, request.caller, id)
     await releaseJob(parts, request, id)
-    return readJob(parts, request.caller, id)
+    return afterStored('The job was released', () => readJob(parts, request.caller, id))
   })
 }
 

@@ -6,7 +6,13 @@ import type { JobId } from '../core/job.ts'
  */
 export class RecentCuts {
   readonly #byJob = new Map<JobId, Cuts>()
+  /** Of jobs up to this one, where they are not known here, others may have read events of other cuts: before a restart, or before they were forgotten. */
+  #lostUpTo: string
   #count = 0
+
+  constructor(lostUpTo = '') {
+    this.#lostUpTo = lostUpTo
+  }
 
   /** Undefined: nobody has read it here as events, or where it was cut first is not known any more. */
   find(job: JobId): Cuts | undefined {
@@ -18,6 +24,7 @@ export class RecentCuts {
     const known = this.#byJob.get(job)
     if (known !== undefined) return known
     const cuts = new Cuts(() => this.#counted())
+    cuts.isBroken = job <= this.#lostUpTo
     this.#byJob.set(job, cuts)
     return cuts
   }
@@ -33,6 +40,7 @@ export class RecentCuts {
     for (const job of this.#byJob.keys()) {
       if (this.#count <= CUTS_MAX || this.#byJob.size === 1) return
       this.forget(job)
+      if (job > this.#lostUpTo) this.#lostUpTo = job
     }
   }
 }
@@ -44,7 +52,7 @@ export class Cuts {
   readonly #ends = new Map<string, number[]>()
   readonly #onCut: () => void
   count = 0
-  /** It was begun anew while a reader went on: the cuts before are lost. */
+  /** It was begun anew: the cuts before are lost, and their numbers are not those of these. */
   isBroken = false
 
   constructor(onCut: () => void) {

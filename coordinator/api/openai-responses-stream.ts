@@ -185,7 +185,15 @@ export class ResponseStream implements Follower {
     this.#close()
     const response = responseView(this.#live, this.#request)
     const ending = response.status === 'completed' || response.status === 'incomplete' ? response.status : 'failed'
-    this.#sink.end(this.#render(`response.${ending}`, { response }))
+    const last = this.#render(`response.${ending}`, { response })
+    this.#sink.end(this.#after < this.#number ? last : this.#beyond())
+  }
+
+  /** What its reader has cannot be of this response. */
+  #beyond(): string {
+    const message = `starting_after is ${this.#after}, and the last event of this response is number ${this.#number - 1}.`
+    const error = { type: 'error', code: 'out_of_range', message, param: 'starting_after', sequence_number: this.#number }
+    return `event: error\ndata: ${JSON.stringify(error)}\n\n`
   }
 
   #grow(kind: OpenItem['kind'], index: number, whole: string, begun: () => Body): void {

@@ -4,8 +4,10 @@ import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { isFinal, type JobId } from '../core/job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
+import { newId } from '../ids.ts'
 import { recorded } from '../store/events.ts'
 import { findJob, forgetPayload, readOutput, readRequest } from '../store/jobs.ts'
+import { afterStored } from './after-stored.ts'
 import { seesTeam } from './auth.ts'
 import type { ApiParts } from './health.ts'
 import { readEnded, repeatedJob } from './idempotency.ts'
@@ -28,7 +30,7 @@ type ById = { Params: { id: string } }
  * stored request, and the next response goes on from that and the stored answer.
  */
 export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
-  const cuts = new RecentCuts()
+  const cuts = new RecentCuts(newId())
 
   app.post('/v1/responses', async (request, reply) => {
     const asked = parseResponseRequest(request.body)
@@ -100,7 +102,8 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     // What has ended stays as it is.
     if (isFinal(live.record.status)) return responseView(live, whole)
     await cancelJob(parts, request, live.record.id)
-    return responseView((await getResponse(parts, request, request.params.id)).live, whole)
+    const ended = await afterStored('The response was cancelled', () => getResponse(parts, request, request.params.id))
+    return responseView(ended.live, whole)
   })
 }
 

@@ -30,6 +30,7 @@ export function readStops(value: unknown, name = 'stop'): string[] {
   return list.map((item) => {
     if (typeof item !== 'string' || item === '' || item.length > STOP_LENGTH_MAX)
       throw badRequest('invalid_stop', `${name} must be a text of 1 to ${STOP_LENGTH_MAX} characters, or a list of such.`, name)
+    if (!item.isWellFormed()) throw badRequest('invalid_stop', `${name} must hold whole characters, and has half of one.`, name)
     return item
   })
 }

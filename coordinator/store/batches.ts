@@ -101,7 +101,9 @@ export const NO_ROWS: BatchCounts = { queued: 0, running: 0, succeeded: 0, faile
 export async function countRows(db: Db, batches: string[]): Promise<Map<string, BatchCounts>> {
   const counts = new Map<string, BatchCounts>()
   for (const id of batches) counts.set(id, { ...NO_ROWS })
-  const count = 'select batch, status, count(*) as count, max(finished_at) as last from jobs where batch = any($1) group by batch, status'
+  // A parked row has no end yet, and nothing more comes by itself.
+  const count = `select batch, status, count(*) as count, max(case status when 'parked' then attempt_started_at else finished_at end) as last
+    from jobs where batch = any($1) group by batch, status`
   // One is found by its index, and whoever has just handed it in must not wait for those who look through history.
   const rows = await (batches.length === 1 ? db.query(count, [batches]) : db.list(count, [batches]))
   for (const row of rows) {

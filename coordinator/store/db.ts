@@ -128,6 +128,7 @@ export class Db {
 
   async query(text: string, values: unknown[] = []): Promise<Rows> {
     if (this.#wasSilent) throw silence()
+    const isRead = /^\s*select\b/i.test(text)
     let giveUp: (error: Fault) => void = () => {}
     try {
       return await new Promise<Rows>((resolve, reject) => {
@@ -138,7 +139,7 @@ export class Db {
         answer.then(({ rows }) => resolve(rows as Rows), reject)
       })
     } catch (error) {
-      throw unavailableOr(error)
+      throw isRead || !mayHaveArrived(error) ? unavailableOr(error) : inDoubt(error)
     } finally {
       this.#readers.delete(giveUp)
     }
@@ -153,11 +154,13 @@ export class Db {
     const client = await this.#pool.connect().catch((error: unknown) => {
       throw unavailableOr(error)
     })
+    let isCommitting = false
     try {
       await client.query('begin')
       const events: EventRecord[] = []
       const query = async (text: string, values: unknown[] = []): Promise<Rows> => (await client.query(text, values)).rows as Rows
       const result = await work(Object.assign(query, { events }))
+      isCommitting = true
       await client.query('commit')
       client.release()
       if (events.length > 0) this.onEvents(events)
@@ -168,7 +171,7 @@ export class Db {
         () => client.release(),
         () => client.release(true),
       )
-      throw unavailableOr(error)
+      throw isCommitting && mayHaveArrived(error) ? inDoubt(error) : unavailableOr(error)
     }
   }
 
@@ -342,6 +345,19 @@ function unavailableOr(error: unknown): unknown {
 
 function silence(): Fault {
   return unavailable('does not answer at the moment')
+}
+
+/** True where PostgreSQL may have carried out what it gave no answer to. */
+function mayHaveArrived(error: unknown): boolean {
+  if (error instanceof Fault) return true
+  if (!(error instanceof Error) || !isUnavailable(error) || /^[0-9A-Z]{5}$/.test(codeOf(error))) return false
+  return Reflect.get(error, 'syscall') !== 'connect' && !/connection timeout|trying to connect/i.test(error.message)
+}
+
+function inDoubt(cause: unknown): Fault {
+  const message =
+    'PostgreSQL went away while this was being stored, and it cannot be said whether it has it. Look before you ask for it again, or ask with an idempotency-key, the same each time.'
+  return new Fault('database_unavailable', message, { status: 503, retryable: true, retryAfterS: 2, cause })
 }
 
 function unavailable(why: string, cause?: unknown): Fault {

@@ -171,8 +171,12 @@ export class GrammarWriter {
   }
 
   #string(schema: SchemaObject): string {
-    const format = typeof schema.format === 'string' ? FORMATS[schema.format] : undefined
-    if (format !== undefined) return this.rule(format)
+    if (typeof schema.format === 'string') {
+      const format = Object.hasOwn(FORMATS, schema.format) ? FORMATS[schema.format] : undefined
+      if (format === undefined)
+        throw new UnsupportedSchema('format', `may be one of ${Object.keys(FORMATS).join(', ')}, not "${schema.format.slice(0, 50)}"`)
+      return this.rule(format)
+    }
     const least = bounded(schema.minLength) ?? 0
     const most = bounded(schema.maxLength)
     if (least === 0 && most === undefined) return this.#named('string')
@@ -295,10 +299,22 @@ const SHARED = {
 const DAY = '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [12] [0-9] | "3" [01])'
 const TIME =
   '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? ("Z" | [-+] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])'
-const FORMATS: Record<string, string> = {
+const LABEL = '[a-z0-9] ([a-z0-9-]{0,30} [a-z0-9])?'
+const HOST = `${LABEL} ("." ${LABEL}){0,4}`
+const OCTET = '("25" [0-5] | "2" [0-4] [0-9] | "1" [0-9] [0-9] | [1-9]? [0-9])'
+const COUNT = '[0-9]{1,4}'
+const CLOCK = `"T" (${COUNT} "H" (${COUNT} "M")? (${COUNT} "S")? | ${COUNT} "M" (${COUNT} "S")? | ${COUNT} "S")`
+/** Of what is of a format the plain cases: no quoted name before an @, no shortened address. */
+const FORMATS: Readonly<Record<string, string>> = {
   date: `"\\"" ${DAY} "\\""`,
   time: `"\\"" ${TIME} "\\""`,
   'date-time': `"\\"" ${DAY} "T" ${TIME} "\\""`,
+  duration: `"\\"" "P" (${COUNT} "W" | ${COUNT} "Y" (${COUNT} "M")? (${COUNT} "D")? (${CLOCK})? | ${COUNT} "M" (${COUNT} "D")? (${CLOCK})? | ${COUNT} "D" (${CLOCK})? | ${CLOCK}) "\\""`,
+  email: `"\\"" [a-z0-9_+-]{1,20} ("." [a-z0-9_+-]{1,20}){0,2} "@" ${LABEL} ("." ${LABEL}){1,3} "\\""`,
+  hostname: `"\\"" ${HOST} "\\""`,
+  ipv4: `"\\"" ${OCTET} ("." ${OCTET}){3} "\\""`,
+  ipv6: '"\\"" [0-9a-f]{1,4} (":" [0-9a-f]{1,4}){7} "\\""',
+  uri: `"\\"" "http" "s"? "://" ${HOST} ("/" [a-zA-Z0-9._~-]{0,40}){0,6} "\\""`,
   uuid: '"\\"" [0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12} "\\""',
 }
 
