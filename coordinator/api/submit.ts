@@ -233,6 +233,7 @@ export function faultOf(record: JobRecord): Fault {
 /** What of the request it was, where every dialect calls it the same. */
 function paramOf(type: JobRecord['type'], code: string): { param?: string } {
   if (code === 'unsupported_dimensions') return { param: 'dimensions' }
+  if (code === 'unknown_token') return { param: 'logit_bias' }
   const param = code === 'context_length_exceeded' ? PROMPTS[type] : undefined
   return param === undefined ? {} : { param }
 }

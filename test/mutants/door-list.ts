@@ -1071,4 +1071,12 @@ export const DOOR_MUTANTS: Mutant[] = [
     tests: ['batches'],
     only: 'what is parked of a cancelled batch',
   },
+  {
+    bug: 'bounds of a number that leave none are found out after the answer',
+    file: 'worker/engines/llama/schema-grammar.ts',
+    find: '    if (least > most || (least === most',
+    replace: "    if (least > most + 1_000 || (exclusiveMinimum === 'never' && least === most",
+    tests: ['llama-format'],
+    only: 'number fits is refused',
+  },
 ]

@@ -101,7 +101,8 @@ export class GrammarWriter {
       return this.#within(() => this.#array(schema, depth))
     if (type === 'string') return this.#string(schema)
     if (type === 'integer') return this.#integer(schema)
-    if (type === 'number' || type === 'boolean' || type === 'null') return this.#named(type)
+    if (type === 'number') return this.#number(schema)
+    if (type === 'boolean' || type === 'null') return this.#named(type)
     if (type === undefined) return this.#named('value')
     throw new UnsupportedSchema('type', `names ${JSON.stringify(type).slice(0, 50)}, which is no type of JSON`)
   }
@@ -120,7 +121,12 @@ export class GrammarWriter {
 
   #unnamed(schema: SchemaObject, name: string, depth: number): Member {
     const { additionalProperties } = schema
-    const value = additionalProperties === false ? false : ((additionalProperties ?? true) as JsonSchema)
+    if (additionalProperties === false)
+      throw new UnsupportedSchema(
+        'required',
+        `names ${JSON.stringify(name.slice(0, 50))}, which "additionalProperties" forbids: describe it in "properties"`,
+      )
+    const value = (additionalProperties ?? true) as JsonSchema
     return { member: this.rule(`${literalOf(name)} ${this.#named('ws')} ":" ws ${this.#any(value, depth + 1)}`), required: true }
   }
 
@@ -151,6 +157,8 @@ export class GrammarWriter {
     const first = (tuple as JsonSchema[]).map((item) => this.#any(item, depth + 1))
     const least = bounded(schema.minItems) ?? 0
     const most = rest === false ? first.length : bounded(schema.maxItems)
+    if (most !== undefined && least > most)
+      throw new UnsupportedSchema('minItems', 'is above what the list may hold, so none fits: widen the bounds')
     const item = rest === false ? undefined : this.#any(rest ?? true, depth + 1)
     const comma = `"," ${this.#named('ws')}`
     const places: string[] = []
@@ -180,9 +188,20 @@ export class GrammarWriter {
     const least = bounded(schema.minLength) ?? 0
     const most = bounded(schema.maxLength)
     if (least === 0 && most === undefined) return this.#named('string')
-    // Crossed bounds, which no text fits, would be spelled out without end; the answer is validated anyway.
-    const to = most === undefined ? '' : Math.max(least, most)
-    return this.rule(`"\\"" ${this.#named('char')}{${least},${to}} "\\""`)
+    if (most !== undefined && least > most)
+      throw new UnsupportedSchema('minLength', 'is above maxLength, so no text fits: widen the bounds')
+    return this.rule(`"\\"" ${this.#named('char')}{${least},${most ?? ''}} "\\""`)
+  }
+
+  /** Bounds only narrow it: the finished answer is validated. */
+  #number(schema: SchemaObject): string {
+    const { minimum, exclusiveMinimum, maximum, exclusiveMaximum } = schema
+    const numbers = (values: unknown[]): number[] => values.filter((value): value is number => typeof value === 'number')
+    const least = Math.max(...numbers([minimum, exclusiveMinimum]))
+    const most = Math.min(...numbers([maximum, exclusiveMaximum]))
+    if (least > most || (least === most && (least === exclusiveMinimum || most === exclusiveMaximum)))
+      throw new UnsupportedSchema(boundOf(schema), 'leaves no number to answer with: widen the bounds')
+    return this.#named('number')
   }
 
   #integer(schema: SchemaObject): string {
