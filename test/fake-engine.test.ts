@@ -156,6 +156,15 @@ test('what does not fit its schema is told as a real model tells it, and a schem
   expect(await failure({ $ref: '#/nowhere' })).toMatchObject({ code: 'unsupported_schema', layer: 'ingress' })
   // Cut off, it is no document yet, and nothing is said of it.
   expect((await generate(engine, { ...asked(text), maxTokens: 1 })).end?.reason).toBe('length')
+  const called = (parameters: Record<string, unknown>, strict: boolean): GenerationRequest =>
+    ask('x', { tools: [{ name: 'f', parameters, strict }], toolChoice: 'required' })
+  const misfit = await generate(engine, called(text, true))
+  expect(misfit.failure).toMatchObject({ code: 'schema_mismatch', message: expect.stringContaining('the arguments for f: /a') as string })
+  for (const [parameters, strict] of [
+    [text, false],
+    [{ ...text, properties: { a: { type: 'string' } } }, true],
+  ] as const)
+    expect((await generate(engine, called(parameters, strict))).end?.reason).toBe('tool_calls')
   expect(engine.state().sha256).toBe('f'.repeat(64))
   await engine.close()
 })

@@ -2,8 +2,8 @@ import { hash } from 'node:crypto'
 import { ABILITIES, type Ability } from '../../proto/abilities.ts'
 import type { FinishReason } from '../../proto/answer.ts'
 import { FleetingMap } from '../../proto/fleeting-map.ts'
-import { type GenerationRequest, type JsonSchema, textsOf } from '../../proto/request.ts'
-import type { Engine, EngineState, Generation, GenerationFailure, GenerationSink, StateListener } from './engine.ts'
+import { type GenerationRequest, textsOf } from '../../proto/request.ts'
+import type { Engine, EngineState, Generation, GenerationSink, StateListener } from './engine.ts'
 import { type Piece, type Script, scriptOf } from './fake/script.ts'
 import { judgeOf, Reading, schemaMismatch, unsupportedSchema } from './llama/constraint.ts'
 import { UnsupportedSchema } from './llama/schema-grammar.ts'
@@ -73,16 +73,15 @@ class FakeEngine implements Engine {
     const name = String(this.#begun++)
     const generation = new FakeGeneration(this.#options, request, continuation, sink, () => this.#running.delete(name))
     this.#running.set(name, generation)
-    const { format } = request
-    const judged = format?.kind === 'schema' ? judgeFor(format.schema) : {}
+    const judges = judgesFor(request)
     const prompt = promptText(request)
     // A real engine answers later too: the caller has its handle before the first word.
     setImmediate(() => {
       if (says(prompt, this.#options.crashOn)) this.#crash()
       else if (says(prompt, this.#options.failOn))
         generation.fail({ layer: 'model', code: 'generation_failed', message: 'The fake engine was told to fail.', retryable: false })
-      else if (judged.refusal !== undefined) generation.fail(judged.refusal)
-      else generation.begin(says(prompt, this.#options.stallOn), judged.faultOf)
+      else if (judges instanceof UnsupportedSchema) generation.fail(unsupportedSchema(judges))
+      else generation.begin(says(prompt, this.#options.stallOn), judges)
     })
     return generation
   }
@@ -125,7 +124,7 @@ class FakeGeneration implements Generation {
   #position = 0
   #firstDueMs = 0
   #forced: number
-  #faultOf: ((text: string) => string | undefined) | undefined
+  #judges = NO_JUDGES
   #ended = false
   #timer: NodeJS.Timeout | undefined
   #turn: NodeJS.Immediate | undefined
@@ -148,10 +147,9 @@ class FakeGeneration implements Generation {
     )
   }
 
-  /** `faultOf`: what is wrong with a text that is to fit a schema. */
-  begin(stalled: boolean, faultOf?: (text: string) => string | undefined): void {
+  begin(stalled: boolean, judges: Judges): void {
     if (this.#ended) return
-    this.#faultOf = faultOf
+    this.#judges = judges
     const { contextTokens } = this.#options
     if (contextTokens > 0 && this.#promptTokens >= contextTokens) {
       this.fail({
@@ -244,7 +242,7 @@ class FakeGeneration implements Generation {
 
   #end(reason: FinishReason): void {
     if (this.#ended) return
-    const fault = reason === 'stop' && this.#stops.matched === undefined ? this.#faultOf?.(this.#whole()) : undefined
+    const fault = this.#faultOf(reason)
     // It would say the same again.
     if (fault !== undefined) return this.fail(schemaMismatch(fault, false))
     this.#close()
@@ -259,8 +257,21 @@ class FakeGeneration implements Generation {
     })
   }
 
-  #whole(): string {
-    return Array.from({ length: this.#position }, (_, position) => this.#script.piece(position).text).join('')
+  #faultOf(reason: FinishReason): string | undefined {
+    if (this.#judges.size === 0 || this.#stops.matched !== undefined) return undefined
+    const pieces = Array.from({ length: this.#position }, (_, position) => this.#script.piece(position))
+    if (reason === 'stop') return this.#judges.get(null)?.(pieces.map(({ text }) => text).join(''))
+    if (reason !== 'tool_calls') return undefined
+    const calls: { name: string; given: string }[] = []
+    for (const { index, name, arguments: given } of pieces.flatMap(({ delta }) => delta?.toolCalls ?? [])) {
+      const call = (calls[index] ??= { name: name ?? '', given: '' })
+      call.given += given ?? ''
+    }
+    for (const { name, given } of calls) {
+      const fault = this.#judges.get(name)?.(given)
+      if (fault !== undefined) return `the arguments for ${name}: ${fault}`
+    }
+    return undefined
   }
 
   /** The stop string that was complete first. */
@@ -277,16 +288,26 @@ class FakeGeneration implements Generation {
   }
 }
 
-/** As of a real model: a schema that cannot be judged by is refused. */
-function judgeFor(schema: JsonSchema): { faultOf?: (text: string) => string | undefined; refusal?: GenerationFailure } {
+/** What is wrong with the arguments of a call of that name; with the text, by null. */
+type Judges = Map<string | null, (text: string) => string | undefined>
+
+/** As of a real model: a schema that cannot be judged by is refused, and only tools that are strict are judged. */
+function judgesFor({ format, tools = [] }: GenerationRequest): Judges | UnsupportedSchema {
+  if (format === undefined && tools.length === 0) return NO_JUDGES
+  const judges: Judges = new Map()
+  const reading = new Reading()
   try {
-    return { faultOf: judgeOf(schema, new Reading()) }
+    if (format?.kind === 'schema') judges.set(null, judgeOf(format.schema, reading))
+    for (const { name, parameters, strict } of tools)
+      if (strict === true && parameters !== undefined) judges.set(name, judgeOf(parameters, reading))
+    return judges
   } catch (error) {
-    if (error instanceof UnsupportedSchema) return { refusal: unsupportedSchema(error) }
+    if (error instanceof UnsupportedSchema) return error
     throw error
   }
 }
 
+const NO_JUDGES: Judges = new Map()
 const DEFAULT_TOKENS = 16
 const PREFILL_STEPS = 4
 const PREFILL_STEP_MS_MIN = 250
