@@ -13,7 +13,11 @@ import type { FleetFacts } from './fleet-facts.ts'
  */
 export class Metrics {
   readonly #registry = new Registry()
-  readonly #finished = this.#counter('jobs_finished_total', 'Jobs that ended, parked ones included.', ['status', 'model', 'tier'])
+  readonly #finished = this.#counter('jobs_finished_total', 'Ends of jobs. One that was parked and released ends once more.', [
+    'status',
+    'model',
+    'tier',
+  ])
   readonly #tokens = this.#counter('tokens_total', 'Tokens of succeeded jobs, prompt (in) and answer (out).', ['direction', 'model'])
   readonly #cost = this.#counter('cost_micros_total', 'Paid for jobs that ended, in millionths of a dollar.', ['provider', 'model', 'team'])
   readonly #stale = this.#counter('stale_reports_total', 'Reports of workers about attempts nobody listens to any more.', [])

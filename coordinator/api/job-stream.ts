@@ -122,7 +122,7 @@ export class JobStream implements Follower {
   #diverged(): void {
     const fault = new Fault(
       'stream_diverged',
-      'What you have read of this answer was lost with the processes that knew it, and the answer was made anew from an earlier place. Read it again from the beginning.',
+      'What you have read is no part of this answer: it was lost with the processes that knew it and made anew from an earlier place, or the Last-Event-ID is of another one. Read it again from the beginning.',
       { status: 409, layer: 'provider', retryable: true, job: this.#live.record.id },
     )
     this.#break(fault)
