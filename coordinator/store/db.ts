@@ -313,6 +313,8 @@ const NETWORK_CODES = new Set([
   'ENETUNREACH',
   '53300',
 ])
+/** What PostgreSQL itself says: it holds a digit, and EPIPE does not. */
+const SQLSTATE = /^(?=.*\d)[0-9A-Z]{5}$/
 /** Of files they say something else. */
 const OF_SOCKETS_TOO = new Set(['EMFILE', 'ENFILE', 'EPERM'])
 const READERS = 8
@@ -350,7 +352,7 @@ function silence(): Fault {
 /** True where PostgreSQL may have carried out what it gave no answer to. */
 function mayHaveArrived(error: unknown): boolean {
   if (error instanceof Fault) return true
-  if (!(error instanceof Error) || !isUnavailable(error) || /^[0-9A-Z]{5}$/.test(codeOf(error))) return false
+  if (!(error instanceof Error) || !isUnavailable(error) || SQLSTATE.test(codeOf(error))) return false
   return Reflect.get(error, 'syscall') !== 'connect' && !/connection timeout|trying to connect/i.test(error.message)
 }
 
