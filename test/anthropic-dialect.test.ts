@@ -285,6 +285,7 @@ test.each<[string, Record<string, unknown>, string, RegExp]>([
     /content\[0\]\.type \{"toString":1\} is not known/,
   ],
   ['a name too long', { tools: [{ ...weather, name: 'n'.repeat(129) }] }, 'invalid_tools', /128/],
+  ['a budget of nothing', { thinking: { type: 'enabled', budget_tokens: 10 } }, 'out_of_range', /^thinking\.budget_tokens/],
   ['an answer of nothing', { max_tokens: 0 }, 'out_of_range', /at least 1/],
   ['stop sequences as a text', { stop_sequences: 'END' }, 'invalid_stop', /list/],
 ])('a request with %s is refused by name', async (_what, extra, code, message) => {

@@ -78,6 +78,7 @@ const MESSAGES: MemberSorts = {
 }
 /** The vendor's words: to set it is the same as not to set any. */
 const DEFAULT_EFFORT = 'high'
+const BUDGET = 'thinking.budget_tokens'
 const BUDGET_LEAST = 1_024
 const BETAS_MAX = 64
 
@@ -210,7 +211,7 @@ function readThinking(value: unknown, effort: Effort | undefined, untranslated: 
     return { maxTokens: 0 }
   }
   if (type === 'enabled')
-    return { ...wished, maxTokens: required(integer(value, 'budget_tokens', BUDGET_LEAST, MAX_TOKENS), 'thinking.budget_tokens') }
+    return { ...wished, maxTokens: required(integer({ [BUDGET]: value.budget_tokens }, BUDGET, BUDGET_LEAST, MAX_TOKENS), BUDGET) }
   if (type === 'between_tools') untranslated.changes('thinking.type')
   else if (type !== 'adaptive')
     throw badRequest('invalid_thinking', 'thinking.type must be enabled, disabled, adaptive or between_tools.', 'thinking.type')
