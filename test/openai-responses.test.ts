@@ -332,9 +332,10 @@ test('a stream is taken up behind any of its events, while it is made and after,
   expect(unstreamed.status).toBe(400)
 })
 
-test('of an answer that others may have read before a restart, no number is taken for one of this cutting', () => {
-  const cuts = new RecentCuts('2')
+test('of an answer that others may have read before a restart, or elsewhere, no number is taken for one of this cutting', () => {
+  const cuts = new RecentCuts()
   const [before, since] = ['1', '3'] as JobId[] as [JobId, JobId]
+  cuts.begin(since)
   for (const job of [before, since]) cuts.of(job).end('text', 0, 5)
   expect([cuts.find(before), cuts.find(since)]).toEqual([undefined, cuts.of(since)])
 })
@@ -342,6 +343,7 @@ test('of an answer that others may have read before a restart, no number is take
 test('where an answer was cut first is not made up when it is not known any more', () => {
   const cuts = new RecentCuts()
   const [first, second] = ['1', '2'] as JobId[] as [JobId, JobId]
+  for (const job of [first, second]) cuts.begin(job)
   cuts.of(first).end('text', 0, 5)
   expect([cuts.of(first).end('text', 0, 9), cuts.find(first) !== undefined]).toEqual([5, true])
   // Others fill the memory, and what is oldest goes while its reader goes on.

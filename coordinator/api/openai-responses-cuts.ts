@@ -6,52 +6,62 @@ import type { JobId } from '../core/job.ts'
  */
 export class RecentCuts {
   readonly #byJob = new Map<JobId, Cuts>()
-  /** Of jobs up to this one, where they are not known here, others may have read events of other cuts: before a restart, or before they were forgotten. */
-  #lostUpTo: string
   #count = 0
 
-  constructor(lostUpTo = '') {
-    this.#lostUpTo = lostUpTo
+  /** Of an answer that was asked for here and now: nobody can have read it cut otherwise. */
+  begin(job: JobId): void {
+    if (!this.#byJob.has(job)) this.#add(job)
   }
 
   /** Undefined: nobody has read it here as events, or where it was cut first is not known any more. */
   find(job: JobId): Cuts | undefined {
     const cuts = this.#byJob.get(job)
-    return cuts?.isBroken === true ? undefined : cuts
+    return cuts === undefined || cuts.isBroken || cuts.count === PLACE ? undefined : cuts
   }
 
+  /** One that was not begun here, or is not known any more, may have been read in other cuts: before a restart, or at another coordinator. */
   of(job: JobId): Cuts {
     const known = this.#byJob.get(job)
     if (known !== undefined) return known
-    const cuts = new Cuts(() => this.#counted())
-    cuts.isBroken = job <= this.#lostUpTo
+    const cuts = this.#add(job)
+    cuts.isBroken = true
+    return cuts
+  }
+
+  #add(job: JobId): Cuts {
+    const cuts = new Cuts(() => this.#counted(1))
     this.#byJob.set(job, cuts)
+    this.#counted(cuts.count)
     return cuts
   }
 
   /** Its answer begins anew. */
   forget(job: JobId): void {
-    this.#count -= this.#byJob.get(job)?.count ?? 0
+    const cuts = this.#byJob.get(job)
+    if (cuts === undefined) return
+    this.#count -= cuts.count
     this.#byJob.delete(job)
   }
 
-  #counted(): void {
-    this.#count += 1
+  #counted(more: number): void {
+    this.#count += more
     for (const job of this.#byJob.keys()) {
       if (this.#count <= CUTS_MAX || this.#byJob.size === 1) return
       this.forget(job)
-      if (job > this.#lostUpTo) this.#lostUpTo = job
     }
   }
 }
 
 // Eight megabytes, of some thousand answers.
 const CUTS_MAX = 1_000_000
+// As many cuts take as much as the place for them.
+const PLACE = 50
 
 export class Cuts {
   readonly #ends = new Map<string, number[]>()
   readonly #onCut: () => void
-  count = 0
+  /** With what it takes by itself. */
+  count = PLACE
   /** It was begun anew: the cuts before are lost, and their numbers are not those of these. */
   isBroken = false
 

@@ -4,7 +4,6 @@ import type { ChatMessage, GenerationRequest } from '../../proto/request.ts'
 import { badRequest, Fault, notFound } from '../core/fault.ts'
 import { isFinal, type JobId } from '../core/job.ts'
 import { LiveJob, type Output } from '../engine/live-job.ts'
-import { newId } from '../ids.ts'
 import { recorded } from '../store/events.ts'
 import { findJob, forgetPayload, readOutput, readRequest } from '../store/jobs.ts'
 import { afterStored } from './after-stored.ts'
@@ -30,7 +29,7 @@ type ById = { Params: { id: string } }
  * stored request, and the next response goes on from that and the stored answer.
  */
 export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
-  const cuts = new RecentCuts(newId())
+  const cuts = new RecentCuts()
 
   app.post('/v1/responses', async (request, reply) => {
     const asked = parseResponseRequest(request.body)
@@ -49,6 +48,7 @@ export function registerResponses(app: FastifyInstance, parts: ApiParts): void {
     }
     const choices = await Choices.accept(parts, request, reply, submission)
     const live = choices.first
+    if (repeated === undefined) cuts.begin(live.record.id)
     if (parsed.stream) {
       reply.hijack()
       if (!choices.gone) new ResponseStream(parts.dispatcher, live, whole, reply.raw, { cuts }).open(answerHeaders(live, request))
