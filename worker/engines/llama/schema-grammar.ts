@@ -16,7 +16,7 @@ export class UnsupportedSchema extends Error {
  * Writes grammars (GBNF, what llama.cpp holds an answer to while it is generated) for JSON of a schema. The language of a
  * grammar holds all that the schema allows up to order of members, and where a keyword only narrows (`multipleOf`, `not`,
  * `if`, `uniqueItems`, bounds of numbers that need not be whole …) more than that: the finished answer is validated as well. Members come in the schema's order, for
- * a grammar of every order would have a rule for every subset.
+ * a grammar of every order would have a rule for every subset; texts of a format are its plain cases.
  */
 export class GrammarWriter {
   readonly #rules = new Map<string, string>()
