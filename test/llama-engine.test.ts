@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { restartDelayMs } from '../worker/engines/llama.ts'
+import { flashAttention } from '../worker/engines/llama/fit.ts'
 import { BATCH_TOKENS, PrefillPace } from '../worker/engines/llama/pace.ts'
 import { chooseSlot, nextMove } from '../worker/engines/llama/slots.ts'
 import { seedAfter } from '../worker/seeds.ts'
@@ -443,3 +444,13 @@ function prefixFolders(owner: number): string[] {
     .flatMap((base) => readdirSync(base).map((name) => join(base, name)))
     .filter((folder) => new RegExp(`/holdfast-prefixes-.*-${owner}-\\w+$`).test(folder))
 }
+
+test('attention is fused where that is faster: not over narrow heads on a CPU', () => {
+  const toy = { embedding_length: 128, attention: { head_count: 3, key_length: 32 } }
+  const narrow = { embedding_length: 288, attention: { head_count: 6 } }
+  const smollm = { embedding_length: 576, attention: { head_count: 9 } }
+  const uneven = { embedding_length: 288, attention: { head_count: [6, 4] } }
+  expect([toy, narrow].map((heads) => flashAttention(true, heads))).toEqual([false, false])
+  expect([smollm, uneven, {}].map((heads) => flashAttention(true, heads))).toEqual(['auto', 'auto', 'auto'])
+  expect(flashAttention(false, toy)).toBe('auto')
+})

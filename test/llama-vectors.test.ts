@@ -7,7 +7,7 @@ import type { GenerationNews } from '../worker/engines/llama/protocol.ts'
 import { VectorQueue } from '../worker/engines/llama/vectors.ts'
 import { encodeGguf, type GgufValue } from '../worker/tiny-model/gguf.ts'
 import { buildNetwork } from '../worker/tiny-model/network.ts'
-import { FEED_FORWARD, HEAD_SIZE, HEADS, ROPE_BASE, WIDTH } from '../worker/tiny-model/shape.ts'
+import { FEED_FORWARD, HEAD_SIZE, HEADS, KEY_VALUE_HEADS, ROPE_BASE, WIDTH } from '../worker/tiny-model/shape.ts'
 import { buildVocabulary } from '../worker/tiny-model/vocabulary.ts'
 import { begin, chat, complete, failureOf, openTiny, type TinyEngine } from './support/tiny-engine.ts'
 
@@ -184,7 +184,7 @@ function encodeRanker(): Buffer {
     'qwen3.block_count': uint32(1),
     'qwen3.feed_forward_length': uint32(FEED_FORWARD),
     'qwen3.attention.head_count': uint32(HEADS),
-    'qwen3.attention.head_count_kv': uint32(HEADS),
+    'qwen3.attention.head_count_kv': uint32(KEY_VALUE_HEADS),
     'qwen3.attention.key_length': uint32(HEAD_SIZE),
     'qwen3.attention.value_length': uint32(HEAD_SIZE),
     'qwen3.attention.layer_norm_rms_epsilon': { kind: 'float32', value: 1e-5 },

@@ -1,7 +1,7 @@
 import { writeWhole } from '../proto/whole-file.ts'
 import { encodeGguf, type GgufValue } from './tiny-model/gguf.ts'
 import { buildNetwork } from './tiny-model/network.ts'
-import { FEED_FORWARD, HEAD_SIZE, HEADS, ROPE_BASE, WIDTH } from './tiny-model/shape.ts'
+import { FEED_FORWARD, HEAD_SIZE, HEADS, KEY_VALUE_HEADS, ROPE_BASE, WIDTH } from './tiny-model/shape.ts'
 import { BEGIN, buildVocabulary, TURN_END, UNKNOWN, type Vocabulary } from './tiny-model/vocabulary.ts'
 
 /**
@@ -37,7 +37,9 @@ function metadataOf({ pieces, types, scores, idOf }: Vocabulary, chatTemplate: s
     'llama.block_count': uint32(1),
     'llama.feed_forward_length': uint32(FEED_FORWARD),
     'llama.attention.head_count': uint32(HEADS),
-    'llama.attention.head_count_kv': uint32(HEADS),
+    'llama.attention.head_count_kv': uint32(KEY_VALUE_HEADS),
+    'llama.attention.key_length': uint32(HEAD_SIZE),
+    'llama.attention.value_length': uint32(HEAD_SIZE),
     'llama.attention.layer_norm_rms_epsilon': { kind: 'float32', value: 1e-5 },
     'llama.rope.dimension_count': uint32(HEAD_SIZE),
     'llama.rope.freq_base': { kind: 'float32', value: ROPE_BASE },

@@ -23,7 +23,7 @@ import { thinks } from './llama/answer-plan.ts'
 import { biasKeeper, latestTokens } from './llama/biases.ts'
 import { ChatTemplate, type ChatWish } from './llama/chat-template.ts'
 import { describedTools, type PlainMessage } from './llama/described-tools.ts'
-import { mayHaveGpu, sizeOfModel, smallerContext } from './llama/fit.ts'
+import { flashAttention, mayHaveGpu, sizeOfModel, smallerContext } from './llama/fit.ts'
 import { type PromptReader, type ReadyModel, takeIn } from './llama/intake.ts'
 import { Lockstep } from './llama/lockstep.ts'
 import { BATCH_TOKENS } from './llama/pace.ts'
@@ -256,6 +256,7 @@ async function createContext(model: LlamaModel, wish: { slots: number; contextTo
       contextSize: wish.contextTokens,
       batchSize: BATCH_TOKENS,
       threads,
+      flashAttention: flashAttention(model.llama.gpu === false, model.fileInfo.architectureMetadata),
       swaFullCache: true,
       failedCreationRemedy: false,
     })

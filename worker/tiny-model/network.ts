@@ -1,11 +1,11 @@
 import type { GgufTensor } from './gguf.ts'
 import { OPENINGS } from './corpus.ts'
 import { trainReadout } from './readout.ts'
-import { ALWAYS, CODE_SIZE, FEED_FORWARD, HEAD_SIZE, ROPE_BASE, TOPIC, WIDTH } from './shape.ts'
+import { ALWAYS, CODE_SIZE, FEED_FORWARD, HEAD_SIZE, HEADS, KEY_VALUE_HEADS, ROPE_BASE, TOPIC, WIDTH } from './shape.ts'
 import type { Vocabulary } from './vocabulary.ts'
 
 /**
- * A llama network of one layer, most of it set by hand. What flows through it is four parts, one a head:
+ * A llama network of one layer, most of it set by hand. What flows through it is four parts, all but the first one a head:
  *
  *   [ code of this token, marks ] [ code of the token before ] [ code of the one before that ] [ codes of topic words ]
  *
@@ -17,10 +17,10 @@ export function buildNetwork(vocabulary: Vocabulary): GgufTensor[] {
   return [
     { name: 'token_embd.weight', dimensions: [WIDTH, codes.length], values: embedding(codes, topicIds(vocabulary)) },
     { name: 'blk.0.attn_norm.weight', dimensions: [WIDTH], values: ones(WIDTH) },
-    square('blk.0.attn_q.weight', queries()),
-    square('blk.0.attn_k.weight', keys()),
-    square('blk.0.attn_v.weight', values()),
-    square('blk.0.attn_output.weight', outputs()),
+    projection('blk.0.attn_q.weight', queries()),
+    projection('blk.0.attn_k.weight', keys()),
+    projection('blk.0.attn_v.weight', values()),
+    projection('blk.0.attn_output.weight', outputs()),
     { name: 'blk.0.ffn_norm.weight', dimensions: [WIDTH], values: ones(WIDTH) },
     { name: 'blk.0.ffn_gate.weight', dimensions: [WIDTH, FEED_FORWARD], values: new Float32Array(WIDTH * FEED_FORWARD) },
     { name: 'blk.0.ffn_up.weight', dimensions: [WIDTH, FEED_FORWARD], values: new Float32Array(WIDTH * FEED_FORWARD) },
@@ -31,9 +31,9 @@ export function buildNetwork(vocabulary: Vocabulary): GgufTensor[] {
 }
 
 /** Heads, in the order of the parts they fill. */
-const BACK_ONE = 1
-const BACK_TWO = 2
-const ABOUT = 3
+const BACK_ONE = 0
+const BACK_TWO = 1
+const ABOUT = 2
 
 /** Every token's code: signs by chance, as long as 1, so that the codes of two tokens have little in common. */
 function buildCodes(tokens: number): Float64Array[] {
@@ -77,39 +77,38 @@ const TOPIC_SHARPNESS = 6
 /** The slowest pair hardly turns within the context, so that a topic counts wherever it stands. */
 const TOPIC_PAIR = HEAD_SIZE / 2 - 1
 
+/** A query turned back by the angle of d tokens meets the key of the token d earlier best. */
 function queries(): Float64Array[] {
-  const rows = zeroRows()
-  for (const head of [BACK_ONE, BACK_TWO])
-    for (let pair = 0; pair < POSITION_PAIRS; pair++) rows[head * HEAD_SIZE + 2 * pair]![ALWAYS] = POSITION_SHARPNESS / NORMALISED
-  rows[ABOUT * HEAD_SIZE + 2 * TOPIC_PAIR]![ALWAYS] = TOPIC_SHARPNESS / NORMALISED
-  return rows
-}
-
-/** A key turned ahead by the angle of d tokens meets the query of the token d later best. */
-function keys(): Float64Array[] {
-  const rows = zeroRows()
+  const rows = zeroRows(HEADS * HEAD_SIZE, WIDTH)
   for (const [head, distance] of [[BACK_ONE, 1] as const, [BACK_TWO, 2] as const])
     for (let pair = 0; pair < POSITION_PAIRS; pair++) {
       const angle = distance * ROPE_BASE ** ((-2 * pair) / HEAD_SIZE)
       rows[head * HEAD_SIZE + 2 * pair]![ALWAYS] = rounded((POSITION_SHARPNESS / NORMALISED) * Math.cos(angle))
-      rows[head * HEAD_SIZE + 2 * pair + 1]![ALWAYS] = rounded((POSITION_SHARPNESS / NORMALISED) * Math.sin(angle))
+      rows[head * HEAD_SIZE + 2 * pair + 1]![ALWAYS] = rounded((-POSITION_SHARPNESS / NORMALISED) * Math.sin(angle))
     }
-  rows[ABOUT * HEAD_SIZE + 2 * TOPIC_PAIR]![TOPIC] = TOPIC_SHARPNESS / NORMALISED
+  rows[ABOUT * HEAD_SIZE + 2 * TOPIC_PAIR]![ALWAYS] = TOPIC_SHARPNESS / NORMALISED
+  return rows
+}
+
+/** Of the keys that all heads share, each query looks at the pairs that it is about. */
+function keys(): Float64Array[] {
+  const rows = zeroRows(KEY_VALUE_HEADS * HEAD_SIZE, WIDTH)
+  for (let pair = 0; pair < POSITION_PAIRS; pair++) rows[2 * pair]![ALWAYS] = POSITION_SHARPNESS / NORMALISED
+  rows[2 * TOPIC_PAIR]![TOPIC] = TOPIC_SHARPNESS / NORMALISED
   return rows
 }
 
 function values(): Float64Array[] {
-  const rows = zeroRows()
-  for (const head of [BACK_ONE, BACK_TWO, ABOUT])
-    for (let part = 0; part < CODE_SIZE; part++) rows[head * HEAD_SIZE + part]![part] = 1 / NORMALISED
+  const rows = zeroRows(KEY_VALUE_HEADS * HEAD_SIZE, WIDTH)
+  for (let part = 0; part < CODE_SIZE; part++) rows[part]![part] = 1 / NORMALISED
   return rows
 }
 
-/** Each head writes into the part of its own number. */
+/** Each head writes into a part of its own, behind that of the token itself. */
 function outputs(): Float64Array[] {
-  const rows = zeroRows()
+  const rows = zeroRows(WIDTH, HEADS * HEAD_SIZE)
   for (const head of [BACK_ONE, BACK_TWO, ABOUT])
-    for (let part = 0; part < CODE_SIZE; part++) rows[head * HEAD_SIZE + part]![head * HEAD_SIZE + part] = 1
+    for (let part = 0; part < CODE_SIZE; part++) rows[(head + 1) * HEAD_SIZE + part]![head * HEAD_SIZE + part] = 1
   return rows
 }
 
@@ -131,12 +130,12 @@ function readout(vocabulary: Vocabulary, codes: readonly Float64Array[]): Float3
   return rows
 }
 
-function zeroRows(): Float64Array[] {
-  return Array.from({ length: WIDTH }, () => new Float64Array(WIDTH))
+function zeroRows(count: number, length: number): Float64Array[] {
+  return Array.from({ length: count }, () => new Float64Array(length))
 }
 
-function square(name: string, rows: readonly Float64Array[]): GgufTensor {
-  return { name, dimensions: [WIDTH, WIDTH], values: Float32Array.from(rows.flatMap((row) => [...row])) }
+function projection(name: string, rows: readonly Float64Array[]): GgufTensor {
+  return { name, dimensions: [rows[0]!.length, rows.length], values: Float32Array.from(rows.flatMap((row) => [...row])) }
 }
 
 function ones(length: number): Float32Array {

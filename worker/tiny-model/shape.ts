@@ -1,7 +1,10 @@
 /** The sizes of the toy's network; network.ts says what flows through it. */
-export const HEADS = 4
+export const HEADS = 3
+/** All heads look at the same keys and values: a third of the state, and of the time to read it. */
+export const KEY_VALUE_HEADS = 1
 export const HEAD_SIZE = 32
-export const WIDTH = HEADS * HEAD_SIZE
+/** A part for the token itself, and one for each head. */
+export const WIDTH = (1 + HEADS) * HEAD_SIZE
 export const FEED_FORWARD = 32
 export const ROPE_BASE = 10_000
 

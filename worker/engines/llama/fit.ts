@@ -28,3 +28,17 @@ export function smallerContext({
 }
 
 const CONTEXT_TOKENS_MIN = 512
+
+type Heads = { embedding_length?: number; attention?: { head_count?: number | readonly number[]; key_length?: number } }
+
+/**
+ * What llama.cpp is told about its fused attention. On a CPU that goes from token to token and head to head, at a price for each that narrow heads are not worth:
+ * without it, heads of 32 numbers give 1.4 times the tokens/s at 1 stream and 2 times at 32 (prompts of 1,000 tokens and more take twice as long);
+ * heads of 64 give 0.9 times, and their prompts take 1.3 times as long. A GPU, or a part of one, chooses for itself.
+ */
+export function flashAttention(isOnCpu: boolean, { embedding_length: width = 0, attention = {} }: Heads): 'auto' | false {
+  const { head_count: heads, key_length: size = typeof heads === 'number' ? width / heads : 0 } = attention
+  return isOnCpu && size > 0 && size < WORTH_FUSING ? false : 'auto'
+}
+
+const WORTH_FUSING = 64
