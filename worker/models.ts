@@ -32,6 +32,7 @@ export type ModelSpec = {
   contextTokens?: number
   threads?: number
   gpuLayers?: number
+  speculation?: 'lookup'
   sha256?: string
   /** Absent: it generates text. `embedding=true` and `rerank=true` in HOLDFAST_MODELS. */
   purpose?: 'embed' | 'rank'
@@ -79,14 +80,14 @@ async function openEngine(spec: ModelSpec, dataDir: string, log: ModelLog, onSta
   const sha256 = await identify()
   // Only hosts that serve a real model need node-llama-cpp installed.
   const { openLlamaEngine } = await import('./engines/llama.ts')
-  const { slots, contextTokens, threads, gpuLayers, purpose, matryoshka } = spec
+  const { slots, contextTokens, threads, gpuLayers, speculation, purpose, matryoshka } = spec
   const options = {
     name: spec.name,
     path: file,
     sha256,
     identify,
     log,
-    ...given({ slots, contextTokens, threads, gpuLayers, purpose, matryoshka }),
+    ...given({ slots, contextTokens, threads, gpuLayers, speculation, purpose, matryoshka }),
   }
   return { name: spec.name, kind: 'llama', engine: openLlamaEngine(options, onState) }
 }
@@ -103,6 +104,8 @@ function parseModel(text: string): ModelSpec {
     return { name, source: { kind: 'openai', openai: parseOpenAiSpec(name, source, options) }, ...limits, fake }
   const spec: ModelSpec = { name, source: parseSource(name, source), ...limits, fake }
   for (const [option, value] of options) setOption(spec, option, value)
+  if (spec.speculation !== undefined && spec.purpose !== undefined)
+    throw wrong(`gives "${name}" speculation, and a model that is served for vectors or scores writes nothing that could be guessed.`)
   return spec
 }
 
@@ -143,6 +146,7 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'embedding' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'embed')
   else if (option === 'rerank' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'rank')
   else if (option === 'matryoshka' && !fake && /^(true|false)$/.test(value)) spec.matryoshka = value === 'true'
+  else if (option === 'speculation' && !fake && value === 'lookup') spec.speculation = value
   else if (option === 'rate' && fake) spec.fake.rate = whole(spec.name, option, value, 0, 1_000_000)
   else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec.name, option, value, 0, 3_600_000)
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value

@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs'
 import {
   type ChatHistoryItem,
+  type ControlledEvaluateInputItem,
   getLlama,
   InsufficientMemoryError,
   type Llama,
@@ -30,7 +31,8 @@ import { BATCH_TOKENS } from './llama/pace.ts'
 import { PrefixStore } from './llama/prefixes.ts'
 import type { FromProcess, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
 import { addProbabilities, takeSamplingTrouble } from './llama/native-probabilities.ts'
-import { type Choice, type GrammarState, NoTokenLeft, type Sequence, type TokenSource } from './llama/sequence.ts'
+import { type Choice, type Drawn, type GrammarState, NoTokenLeft, type Sequence, type TokenSource } from './llama/sequence.ts'
+import { Speculation } from './llama/speculation.ts'
 import { CALL_FORMS } from './llama/tool-calls.ts'
 import { isKnownToShorten, type VectorModel, VectorQueue } from './llama/vectors.ts'
 import { bytesOfTokens, mostBytes } from './llama/vocabulary.ts'
@@ -76,6 +78,7 @@ async function serve(settings: ModelSettings): Promise<void> {
     tell: (news) => tell({ kind: 'news', news }),
     warn: (message) => tell({ kind: 'log', level: 'warn', message }),
     now: () => performance.now(),
+    speculation: opened.speculates ? new Speculation(settings.speculation === 'always') : undefined,
   })
   process.on('message', (message: ToProcess) => {
     if (message.kind === 'start') start(message, opened, lockstep)
@@ -97,7 +100,7 @@ function serveVectors({ facts, model }: OpenedVectorModel): void {
 
 type OpenedVectorModel = { facts: ModelFacts; model: VectorModel }
 
-type OpenedModel = ReadyModel & { sequences: readonly Sequence[] }
+type OpenedModel = ReadyModel & { sequences: readonly Sequence[]; speculates: boolean }
 
 function start(message: Extract<ToProcess, { kind: 'start' }>, model: OpenedModel, lockstep: Lockstep): void {
   const taken = takeIn(message, model)
@@ -121,16 +124,20 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
   const traits = { callForm: template?.callForm ?? CALL_FORMS.tagged, reasoning: template?.reasoning }
   const marks = marksOf(model, [traits.callForm.open, traits.callForm.close, traits.reasoning?.open, traits.reasoning?.close])
   const tellsProbabilities = addProbabilities(llama, model, context)
+  const sequences = Array.from({ length: slots }, () => context.getSequence())
+  const speculates = settings.speculation !== undefined && sequences.every(({ needsCheckpoints }) => !needsCheckpoints)
+  if (settings.speculation !== undefined && !speculates) tell({ kind: 'log', level: 'warn', message: CANNOT_SPECULATE })
   return {
     facts: {
       slots,
       contextTokens: Math.min(contextTokens, context.contextSize),
       maxTokenBytes: mostBytes(bytes),
       sizeBytes,
-      detail: detailOf(llama, model, threads),
+      detail: detailOf(llama, model, threads) + (speculates ? ', guessing by lookup' : ''),
       abilities: generationAbilities({ reasons: traits.reasoning !== undefined, tellsProbabilities }),
     },
-    sequences: Array.from({ length: slots }, (_, id) => new ModelSequence(id, context.getSequence(), model)),
+    sequences: sequences.map((sequence, id) => new ModelSequence(id, sequence, model)),
+    speculates,
     vocabulary: {
       bytesOf: (token) => bytes[token] ?? NO_BYTES,
       markOf: (token) => marks.get(token),
@@ -143,6 +150,9 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
     tokensOf: (text) => model.tokenize(text, true),
   }
 }
+
+const CANNOT_SPECULATE =
+  'speculation=lookup does nothing for this model: its state cannot forget single tokens, so that a wrong guess would cost more than a right one saves'
 
 async function openFile(settings: ModelSettings): Promise<{ llama: Llama; model: LlamaModel; threads: number; sizeBytes: number }> {
   const sizeBytes = sizeOfModel(settings.path)
@@ -381,9 +391,24 @@ class ModelGrammar implements GrammarState {
 
 /** How node-llama-cpp says that nothing was chosen, whatever the reason. */
 function noChoice(error: unknown): never {
-  if (!(error instanceof Error) || error.message !== 'Failed to sample next token') throw error
+  if (!(error instanceof Error) || error.message !== NO_CHOICE) throw error
   const trouble = takeSamplingTrouble()
   throw trouble === undefined ? new NoTokenLeft() : new Error(trouble)
+}
+
+const NO_CHOICE = 'Failed to sample next token'
+
+const AT_ITS_END: Drawn = { chosen: [], ended: true }
+
+/** Of the tokens drawn behind a token and its guess, those behind what came true. */
+function asFarAsTrue(guess: readonly number[], drawn: readonly number[], endsAnswer: (token: number) => boolean): Drawn {
+  const chosen: { token: number }[] = []
+  for (const [index, token] of drawn.entries()) {
+    if (endsAnswer(token)) return { chosen, ended: true }
+    chosen.push({ token })
+    if (guess[index] !== token) break
+  }
+  return { chosen, ended: false }
 }
 
 class ModelSequence implements Sequence {
@@ -408,11 +433,12 @@ class ModelSequence implements Sequence {
   decode(tokens: readonly number[], choice: Choice): TokenSource {
     const options = evaluateOptions(choice, this.#model)
     if (choice.wantsProbabilities) return this.#decodeWithProbabilities(tokens, options)
+    if (choice.seedAt !== undefined) return this.#decodeGuessing(tokens, { ...choice, seedAt: choice.seedAt }, options)
     const generated = this.#sequence.evaluate(tokens as Token[], options)
     return {
       next: async () => {
         const { value, done } = await generated.next().catch(noChoice)
-        return done === true ? undefined : { token: value }
+        return done === true ? AT_ITS_END : { chosen: [{ token: value }], ended: false }
       },
       close: async () => {
         await generated.return()
@@ -425,11 +451,43 @@ class ModelSequence implements Sequence {
     return {
       next: async () => {
         const { value, done } = await generated.next().catch(noChoice)
-        return done === true ? undefined : value
+        return done === true ? AT_ITS_END : { chosen: [value], ended: false }
       },
       close: async () => {
         await generated.return()
       },
+    }
+  }
+
+  /** Computes the guess with the token before it, draws a token behind each, and forgets what was guessed wrong. */
+  #decodeGuessing(
+    tokens: readonly number[],
+    { answer, seedAt }: Choice & Required<Pick<Choice, 'seedAt'>>,
+    { temperature, topK, topP, minP }: SequenceEvaluateOptions,
+  ): TokenSource {
+    const sampling = { temperature, topK, topP, minP } as { temperature: number; topK: number; topP: number; minP: number }
+    let pending = tokens
+    return {
+      next: async (guess) => {
+        const place = answer.length
+        const drawn = (token: number, index: number): ControlledEvaluateInputItem => [
+          token as Token,
+          { generateNext: { token: true, options: { ...sampling, seed: seedAt(place + index) } } },
+        ]
+        const before = pending.slice(0, -1) as Token[]
+        const sure = this.#sequence.nextTokenIndex + pending.length
+        const input = [...before, ...[pending.at(-1)!, ...guess].map(drawn)]
+        const outputs = await this.#sequence.controlledEvaluate(input).catch(noChoice)
+        const { chosen, ended } = asFarAsTrue(
+          guess,
+          outputs.slice(before.length).map((output) => output?.next.token ?? noChoice(new Error(NO_CHOICE))),
+          (token) => this.#model.isEogToken(token as Token),
+        )
+        await this.keep(sure + Math.max(0, chosen.length - 1))
+        pending = chosen.slice(-1).map(({ token }) => token)
+        return { chosen, ended }
+      },
+      close: async () => {},
     }
   }
 

@@ -26,6 +26,8 @@ export type LlamaEngineOptions = {
   threads?: number
   /** Absent: as many as fit. */
   gpuLayers?: number
+  /** What comes next is guessed from the prompt and the answer: where that pays, or always, which only tests want; absent: nothing is guessed. */
+  speculation?: 'lookup' | 'always'
   /** What the model is served for; absent: generating text. */
   purpose?: Purpose
   /** For embeddings: vectors may be cut short; absent: judged by the model's name. */
@@ -354,7 +356,7 @@ function processEnvironment(from: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 }
 
 function modelSettings(options: LlamaEngineOptions, prefixFolder: string): ModelSettings {
-  const { path, purpose = 'generate', slots, contextTokens, threads, gpuLayers, matryoshka } = options
+  const { path, purpose = 'generate', slots, contextTokens, threads, gpuLayers, speculation, matryoshka } = options
   return {
     path,
     purpose,
@@ -364,6 +366,7 @@ function modelSettings(options: LlamaEngineOptions, prefixFolder: string): Model
     ...(contextTokens === undefined ? {} : { contextTokens }),
     ...(threads === undefined ? {} : { threads }),
     ...(gpuLayers === undefined ? {} : { gpuLayers }),
+    ...(speculation === undefined ? {} : { speculation }),
     ...(matryoshka === undefined ? {} : { matryoshka }),
   }
 }

@@ -5,6 +5,7 @@ import type { GenerationEnd, GenerationFailure } from '../engine.ts'
 import { AnswerReader, type ReaderOptions, type Released } from './answer-reader.ts'
 import { schemaMismatch } from './constraint.ts'
 import { logprobOf } from './logprobs.ts'
+import { Lookup } from './lookup.ts'
 import type { Choice, Chosen, GrammarState, Sequence, TokenSource } from './sequence.ts'
 
 /** What the model's own vocabulary says about tokens. */
@@ -63,6 +64,8 @@ export class Generation {
   prefillToldMs = Number.NEGATIVE_INFINITY
   /** Where the slot's first state comes from is decided. */
   prepared = false
+  /** Guesses what comes; undefined: nothing is guessed. */
+  lookup: Lookup | undefined
   /** An earlier newcomer is computing a prefix that this one will copy once that many tokens are there. */
   awaits: { leader: Generation; tokens: number } | undefined
   cancelled = false
@@ -101,6 +104,20 @@ export class Generation {
     return this.sequence?.id ?? -1
   }
 
+  /** From here on what comes is guessed, unless more decides between tokens than their likelihood. */
+  beginGuessing(): void {
+    const { grammar, reasoning } = this.#plan
+    const { frequencyPenalty = 0, presencePenalty = 0, repeatPenalty = 1, logitBias = {} } = this.#sampling
+    const isFree = grammar === undefined && reasoning === undefined && this.#minTokens <= this.answer.length && this.#logprobs === undefined
+    const isPlain = frequencyPenalty === 0 && presencePenalty === 0 && repeatPenalty === 1 && Object.keys(logitBias).length === 0
+    if (isFree && isPlain) this.lookup = new Lookup(this.target)
+  }
+
+  /** What may come next, at most so many tokens, and never so many that the answer would be too long. */
+  guess(most: number): readonly number[] {
+    return this.lookup?.guess(Math.min(most, this.#maxTokens - this.answer.length - 1)) ?? []
+  }
+
   /** What decides between tokens from here on. */
   choice(): Choice {
     const { grammar, reasoning } = this.#plan
@@ -116,6 +133,7 @@ export class Generation {
     if (reasoning !== undefined) choice.dictated = () => this.#dictated[0]
     if (this.#minTokens > this.answer.length || reasoning?.mayEnd === false)
       choice.mustGoOn = () => this.answer.length < this.#minTokens || (reasoning?.mayEnd === false && this.#reader.reasons)
+    if (this.lookup !== undefined) choice.seedAt = (place) => seedAfter(this.#seed, place)
     return choice
   }
 
@@ -158,6 +176,7 @@ export class Generation {
 
   #take(token: number): Released {
     this.answer.push(token)
+    this.lookup?.add(token)
     this.#dictated.shift()
     const bytes = this.#plan.reader === undefined ? this.#vocabulary.bytesOf(token) : this.#bytesWithMarks(token)
     const reasoned = this.#reader.reasons

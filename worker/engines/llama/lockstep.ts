@@ -4,6 +4,7 @@ import { PrefillPace } from './pace.ts'
 import type { PrefixStore } from './prefixes.ts'
 import type { GenerationNews } from './protocol.ts'
 import { NoTokenLeft, type Sequence } from './sequence.ts'
+import type { Speculation } from './speculation.ts'
 import { chooseSlot, commonPrefixLength, nextMove, PREFIX_TOKENS_MIN } from './slots.ts'
 
 export type LockstepParts = {
@@ -13,6 +14,8 @@ export type LockstepParts = {
   tell: (news: GenerationNews[]) => void
   warn: (message: string) => void
   now: () => number
+  /** Undefined: nothing is guessed. */
+  speculation?: Speculation | undefined
 }
 
 /**
@@ -123,6 +126,7 @@ export class Lockstep {
     const slot = chooseSlot(held, busy)
     if (slot === undefined) return false
     generation.sequence = this.#parts.sequences[slot.id]!
+    if (this.#parts.speculation !== undefined) generation.beginGuessing()
     this.#running.set(generation.id, generation)
     await this.#keep(generation, slot.heldTokens)
     return true
@@ -195,29 +199,43 @@ export class Lockstep {
 
   #plan(): Move[] {
     const running = [...this.#running.values()]
-    const moves: Move[] = running.filter(({ source }) => source !== undefined).map((generation) => ({ generation, tokens: 0 }))
+    const moves: Move[] = running.filter(({ source }) => source !== undefined).map((generation) => ({ generation, tokens: 0, guess: [] }))
     let share = this.#pace.share(moves.length)
     for (const generation of running) {
       if (generation.source !== undefined || !generation.prepared || share === 0) continue
       const tokens = Math.min(share, generation.target.length - generation.position)
       share -= tokens
-      moves.push({ generation, tokens })
+      moves.push({ generation, tokens, guess: [] })
     }
+    if (moves.every(({ tokens }) => tokens === 0)) this.#guess(moves)
     // llama.cpp joins neighbouring sequences into one computation only when they come in rising order.
     return moves.sort((left, right) => left.generation.slot - right.generation.slot)
+  }
+
+  /** While prompts are computed there is no room: those who wait for their first token come first. */
+  #guess(moves: Move[]): void {
+    const { speculation } = this.#parts
+    if (speculation === undefined) return
+    for (const move of moves) {
+      const { lookup } = move.generation
+      if (lookup !== undefined) move.guess = move.generation.guess(speculation.worth(moves.length, lookup.odds))
+    }
   }
 
   async #take(step: Move[]): Promise<void> {
     const startedAt = this.#parts.now()
     await Promise.all(step.map((move) => this.#advance(move)))
+    const tookMs = this.#parts.now() - startedAt
     const prefilled = step.reduce((sum, { tokens }) => sum + tokens, 0)
-    this.#pace.learn(this.#parts.now() - startedAt, prefilled, step.filter(({ tokens }) => tokens === 0).length)
+    const guessed = step.reduce((sum, { guess }) => sum + guess.length, 0)
+    if (guessed === 0) this.#pace.learn(tookMs, prefilled, step.filter(({ tokens }) => tokens === 0).length)
+    if (prefilled === 0) this.#parts.speculation?.learn(tookMs, step.length, guessed)
     for (const { generation } of step) if (this.#hasEnded(generation)) await this.#leave(generation)
   }
 
-  async #advance({ generation, tokens }: Move): Promise<void> {
+  async #advance({ generation, tokens, guess }: Move): Promise<void> {
     try {
-      if (tokens === 0) await this.#decode(generation)
+      if (tokens === 0) await this.#decode(generation, guess)
       else await this.#prefill(generation, tokens)
     } catch (error) {
       this.#newsOf(generation).failed = computationFailed(error as Error)
@@ -229,7 +247,7 @@ export class Lockstep {
     if (generation.position + tokens < generation.target.length) await generation.sequence!.prefill(share)
     else {
       generation.source = generation.sequence!.decode(share, generation.choice())
-      await this.#decode(generation)
+      await this.#decode(generation, [])
     }
     generation.position += tokens
     if (generation.source === undefined) this.#notePrefill(generation)
@@ -244,19 +262,27 @@ export class Lockstep {
     this.#newsOf(generation).prefilled = { processed: Math.min(position, promptTokens), total: promptTokens }
   }
 
-  async #decode(generation: Generation): Promise<void> {
-    const chosen = await generation.source!.next()
+  async #decode(generation: Generation, guess: readonly number[]): Promise<void> {
+    // Where nothing is made of it, it is still seen whether it would have been right.
+    const expected = guess.length > 0 ? guess : generation.guess(1)
+    const { chosen, ended } = await generation.source!.next(guess)
+    generation.lookup?.judge(
+      expected,
+      chosen.map(({ token }) => token),
+    )
     const news = this.#newsOf(generation)
-    if (chosen === undefined) {
-      Object.assign(news, generation.outcome('stop'))
+    for (const one of chosen) {
+      const released = generation.take(one)
+      news.tokens ??= { ids: [], text: '' }
+      news.tokens.ids.push(one.token)
+      news.tokens.text += released.text
+      if (released.delta !== undefined) news.tokens.delta = mergedDelta(news.tokens.delta, released.delta)
+      const end = generation.endReached()
+      if (end === undefined) continue
+      Object.assign(news, end)
       return
     }
-    const released = generation.take(chosen)
-    news.tokens ??= { ids: [], text: '' }
-    news.tokens.ids.push(chosen.token)
-    news.tokens.text += released.text
-    if (released.delta !== undefined) news.tokens.delta = mergedDelta(news.tokens.delta, released.delta)
-    Object.assign(news, generation.endReached())
+    if (ended) Object.assign(news, generation.outcome('stop'))
   }
 
   #hasEnded(generation: Generation): boolean {
@@ -300,8 +326,8 @@ const TELL_EVERY_MS = 2
 /** People watch it; a GPU computes shares far more often. */
 const PREFILL_TOLD_EVERY_MS = 250
 
-/** One generation's part of a step: a share of its prompt, or with 0 tokens the next token of its answer. */
-type Move = { generation: Generation; tokens: number }
+/** One generation's part of a step: a share of its prompt, or with 0 tokens the next token of its answer, and what may come after it. */
+type Move = { generation: Generation; tokens: number; guess: readonly number[] }
 
 function computationFailed(error: Error): GenerationFailure {
   if (error instanceof NoTokenLeft)

@@ -22,10 +22,16 @@ export class NoTokenLeft extends Error {
 }
 
 export interface TokenSource {
-  /** The next token; undefined when the model ended its answer. */
-  next(): Promise<Chosen | undefined>
+  /**
+   * The next token. `guess`, which only a source that may guess takes: what may come, computed with it; as far as it comes true, the
+   * tokens after are drawn too.
+   */
+  next(guess: readonly number[]): Promise<Drawn>
   close(): Promise<void>
 }
+
+/** `ended`: the model ended its answer after these. */
+export type Drawn = { chosen: readonly Chosen[]; ended: boolean }
 
 /** `probabilities`: of the chosen token and of the likeliest ones, likeliest first; only where they were asked for. */
 export type Chosen = { token: number; probabilities?: ReadonlyMap<number, number> }
@@ -45,6 +51,8 @@ export type Choice = {
   dictated?: () => number | undefined
   /** The answer may not end with the next token. */
   mustGoOn?: () => boolean
+  /** Its source may guess: the seed of the token at this place of the answer, so that it is the same with and without guesses. */
+  seedAt?: (place: number) => number
 }
 
 /** How far an answer has come in its grammar. */

@@ -1,0 +1,239 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { GenerationRequest } from '../proto/request.ts'
+import { Generation, type Vocabulary } from '../worker/engines/llama/generation.ts'
+import { Lockstep } from '../worker/engines/llama/lockstep.ts'
+import { Lookup } from '../worker/engines/llama/lookup.ts'
+import { PrefixStore } from '../worker/engines/llama/prefixes.ts'
+import type { GenerationNews } from '../worker/engines/llama/protocol.ts'
+import type { Sequence } from '../worker/engines/llama/sequence.ts'
+import { Speculation } from '../worker/engines/llama/speculation.ts'
+import { parseModels } from '../worker/models.ts'
+import { chat, complete, openTiny, type TinyEngine, type Wish } from './support/tiny-engine.ts'
+
+describe('what is guessed', () => {
+  test('is what came after the same three tokens, the last time they stood there', () => {
+    const lookup = new Lookup([1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 8, 1, 2, 3])
+    expect(lookup.guess(8)).toEqual([6, 7, 8, 1, 2, 3])
+    expect(lookup.guess(2)).toEqual([6, 7])
+    lookup.add(4)
+    expect(lookup.guess(2)).toEqual([5, 1])
+  })
+
+  test('is nothing where the end of the text is new, or there is no room', () => {
+    expect(new Lookup([1, 2, 3, 4, 5]).guess(8)).toEqual([])
+    expect(new Lookup([1, 2]).guess(8)).toEqual([])
+    expect(new Lookup([1, 2, 3, 1, 2, 3]).guess(0)).toEqual([])
+  })
+
+  test('has odds that follow what came of the guesses', () => {
+    const lookup = new Lookup([])
+    for (let round = 0; round < 20; round += 1) lookup.judge([1, 2, 3], [1, 2, 3])
+    expect(lookup.odds).toBeGreaterThan(0.99)
+    for (let round = 0; round < 20; round += 1) lookup.judge([1, 2, 3], [9, 2, 3])
+    expect(lookup.odds).toBeLessThan(0.2)
+    const before = lookup.odds
+    lookup.judge([], [1])
+    expect(lookup.odds).toBe(before)
+  })
+})
+
+describe('how much is guessed', () => {
+  test('is what the measured times make worth it', () => {
+    const gpu = measured({ plainMs: 10, tokenMs: 0.2 })
+    expect(gpu.worth(1, 0.95)).toBe(8)
+    expect(gpu.worth(1, 0.5)).toBeGreaterThan(1)
+    expect(gpu.worth(1, 0.05)).toBe(0)
+    const cpu = measured({ plainMs: 10, tokenMs: 4 })
+    expect(cpu.worth(1, 0.95)).toBeGreaterThan(2)
+    expect(cpu.worth(1, 0.4)).toBe(0)
+    expect(measured({ plainMs: 10, tokenMs: 9.5 }).worth(1, 1)).toBe(0)
+  })
+
+  test('is nothing before a step without guesses was measured, and a few once to learn the price', () => {
+    const speculation = new Speculation()
+    expect(speculation.worth(1, 1)).toBe(0)
+    speculation.learn(10, 1, 0)
+    expect(speculation.worth(1, 0.1)).toBe(4)
+    expect(speculation.worth(2, 1)).toBe(0)
+    speculation.learn(50, 1, 4)
+    expect(speculation.worth(1, 0.9)).toBe(0)
+  })
+
+  test('is tried again after a while: a price that was measured on a busy host goes down', () => {
+    const speculation = measured({ plainMs: 10, tokenMs: 12 })
+    expect(speculation.worth(1, 0.95)).toBe(0)
+    for (let step = 0; step < 2_000; step += 1) speculation.learn(10, 1, 0)
+    expect(speculation.worth(1, 0.95)).toBeGreaterThan(0)
+  })
+
+  test('fits into a batch beside so many streams', () => {
+    const speculation = new Speculation(true)
+    expect(speculation.worth(4, 1)).toBe(8)
+    expect(speculation.worth(128, 1)).toBe(3)
+    expect(speculation.worth(256, 1)).toBe(1)
+  })
+})
+
+function measured({ plainMs, tokenMs }: { plainMs: number; tokenMs: number }): Speculation {
+  const speculation = new Speculation()
+  speculation.learn(plainMs, 1, 0)
+  speculation.learn(plainMs + 4 * tokenMs, 1, 4)
+  return speculation
+}
+
+describe('a model that guesses', () => {
+  let plain: TinyEngine
+  let guessing: TinyEngine
+  /** What the toy tells; it goes on by the last three tokens, so that it tells again what stands there. */
+  let told: number[]
+
+  beforeAll(async () => {
+    ;[plain, guessing] = await Promise.all([openTiny(), openTiny({ speculation: 'always' })])
+    told = (await complete(plain, PROMPT, { maxTokens: 400 })).ids
+  })
+
+  afterAll(() => Promise.all([plain.close(), guessing.close()]))
+
+  const both = async (wish: Wish) => [await complete(plain, PROMPT, wish), await complete(guessing, PROMPT, wish)] as const
+
+  test('says so', () => {
+    expect(guessing.state().detail).toMatch(/guessing by lookup/)
+    expect(plain.state().detail).not.toMatch(/guessing/)
+  })
+
+  test('answers word for word as it would have without, whether guesses are right, wrong or cut short', async () => {
+    const again = [...told.slice(0, 200), ...told.slice(20, 24)]
+    // Where the fourth token of each run is another one than the toy says, every guess is wrong.
+    const altered = told.slice(0, 200).map((token, place) => (place % 4 === 3 ? told[(place * 7) % 200]! : token))
+    const beginnings = [
+      again,
+      [...altered, ...told.slice(20, 24)],
+      [...told.slice(0, 100), ...altered.slice(0, 100), ...told.slice(60, 64)],
+    ]
+    for (const continuation of beginnings) {
+      const { length } = continuation
+      // A stop string in what was there before does not end it.
+      const stops = ['memory', 'forgets', 'power'].map((stop) => ({ stop: [stop], minTokens: length }))
+      for (const wish of [{ maxTokens: 350 }, { maxTokens: length + 7 }, ...stops, {}] satisfies Wish[]) {
+        const [one, other] = await both({ ...wish, continuation })
+        expect(other.text).toBe(one.text)
+        expect(other.ids).toEqual(one.ids)
+        expect(other.end).toMatchObject({ reason: one.end.reason, completionTokens: one.end.completionTokens })
+      }
+    }
+  })
+
+  test('writes to the end of its context, and guesses nothing beyond', async () => {
+    const sizes = { slots: 1, contextTokens: 256 }
+    const small = await Promise.all([openTiny(sizes), openTiny({ ...sizes, speculation: 'always' })])
+    try {
+      const continuation = [...told.slice(0, 200), ...told.slice(20, 24)]
+      const [one, other] = await Promise.all(small.map((engine) => complete(engine, PROMPT, { continuation })))
+      expect(one!.ids.length).toBeGreaterThan(30)
+      expect(other!.ids).toEqual(one!.ids)
+      // What it holds now is what it has computed: nothing was pushed out of a full context.
+      const cached = await Promise.all(small.map((engine) => complete(engine, PROMPT, { maxTokens: 1 })))
+      expect(cached.map(({ cachedTokens }) => cachedTokens)).toEqual([cached[0]!.cachedTokens, cached[0]!.cachedTokens])
+    } finally {
+      await Promise.all(small.map((engine) => engine.close()))
+    }
+  })
+
+  test('computes several tokens at once where it guesses right', async () => {
+    const speculation = new Speculation(true)
+    const steps: number[] = []
+    const lockstep = new Lockstep({
+      sequences: [sequenceThatSays(told, steps)],
+      prefixes: new PrefixStore('', 0),
+      tell: (news) => news.filter(({ finished, failed }) => finished ?? failed).forEach(resolve),
+      warn: (text) => expect.fail(text),
+      now: () => performance.now(),
+      speculation,
+    })
+    const { promise: ended, resolve } = Promise.withResolvers<GenerationNews>()
+    const request: GenerationRequest = { prompt: { kind: 'text', text: '' }, stop: [], sampling: {}, seed: 1, maxTokens: 60 }
+    const words: Vocabulary = { bytesOf: () => new Uint8Array(), markOf: () => undefined, endsGeneration: () => false, size: 1_000 }
+    lockstep.start(new Generation(1, told.slice(0, 200), [], request, 2_048, words))
+    void lockstep.run()
+    expect(await ended).toMatchObject({ finished: { reason: 'length', completionTokens: 60 } })
+    expect(steps.length).toBeLessThan(15)
+  })
+
+  test('draws the same tokens for a seed, with guesses, without them, and after a part of the answer that was there', async () => {
+    const cautious = await openTiny({ speculation: 'lookup' })
+    try {
+      for (const seed of [1, 2, 3]) {
+        const continuation = [...told.slice(0, 200), ...told.slice(20, 24)]
+        const wish: Wish = { seed, sampling: { temperature: 1 }, maxTokens: 324 }
+        const whole = await complete(guessing, PROMPT, { ...wish, continuation })
+        expect(whole.ids).toHaveLength(120)
+        expect((await complete(cautious, PROMPT, { ...wish, continuation })).ids).toEqual(whole.ids)
+        const rest = await complete(guessing, PROMPT, { ...wish, continuation: [...continuation, ...whole.ids.slice(0, 40)] })
+        expect(rest.ids).toEqual(whole.ids.slice(40))
+      }
+    } finally {
+      await cautious.close()
+    }
+  })
+
+  test('guesses nothing where more decides than how likely a token is', async () => {
+    const continuation = [...told.slice(0, 100), ...told.slice(20, 24)]
+    const wishes: Wish[] = [
+      { sampling: { temperature: 0, frequencyPenalty: 2 } },
+      { sampling: { temperature: 0, presencePenalty: 2 } },
+      { sampling: { temperature: 0, repeatPenalty: 3 } },
+      { sampling: { temperature: 0, logitBias: { 300: 20 } } },
+      { logprobs: 2 },
+      { minTokens: 150 },
+    ]
+    for (const wish of wishes) {
+      const [one, other] = await both({ maxTokens: 160, continuation, ...wish })
+      expect(other.ids).toEqual(one.ids)
+      expect(other.whole.logprobs?.length).toBe(one.whole.logprobs?.length)
+    }
+    const schema = { type: 'array', items: { const: 'so' }, minItems: 9, maxItems: 9 }
+    const [one, other] = await both({ maxTokens: 160, format: { kind: 'schema', name: 'so', schema, strict: true } })
+    expect(other.text).toBe(one.text)
+  })
+
+  test('serves many at once', async () => {
+    const continuations = [20, 60, 100, 140].map((start) => [...told.slice(0, 200), ...told.slice(start, start + 4)])
+    const answers = await Promise.all(continuations.map((continuation) => complete(guessing, PROMPT, { continuation, maxTokens: 254 })))
+    expect(answers.map(({ ids }) => ids)).toEqual([20, 60, 100, 140].map((start) => told.slice(start + 4, start + 54)))
+  })
+})
+
+const PROMPT = chat('hi')
+
+/** A sequence whose model goes through a text from where its input stands in it; `steps` counts computations. */
+function sequenceThatSays(text: readonly number[], steps: number[]): Sequence {
+  const held: number[] = []
+  return {
+    id: 0,
+    held: () => held,
+    prefill: async (tokens) => void held.push(...tokens),
+    decode: () => {
+      let at = 20
+      return {
+        next: async (guess) => {
+          steps.push(guess.length)
+          const right = guess.findIndex((token, index) => token !== text[at + index])
+          const count = (right === -1 ? guess.length : right) + 1
+          at += count
+          return { chosen: text.slice(at - count, at).map((token) => ({ token })), ended: false }
+        },
+        close: async () => {},
+      }
+    },
+    keep: async () => {},
+    save: async () => 0,
+    load: async () => {},
+  }
+}
+
+test('the setting says that a model guesses, and only for what writes text', () => {
+  expect(parseModels('m=/m.gguf?speculation=lookup')).toMatchObject([{ name: 'm', speculation: 'lookup' }])
+  expect(() => parseModels('m=/m.gguf?speculation=always')).toThrow(/speculation=always/)
+  expect(() => parseModels('m=fake:?speculation=lookup')).toThrow(/speculation=lookup/)
+  expect(() => parseModels('m=/m.gguf?speculation=lookup&embedding=true')).toThrow(/nothing that could be guessed/)
+})
