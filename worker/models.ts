@@ -146,7 +146,7 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'embedding' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'embed')
   else if (option === 'rerank' && !fake && value === 'true') spec.purpose = onePurpose(spec, 'rank')
   else if (option === 'matryoshka' && !fake && /^(true|false)$/.test(value)) spec.matryoshka = value === 'true'
-  else if (option === 'speculation' && !fake && value === 'lookup') spec.speculation = value
+  else if (option === 'speculation' && !fake) spec.speculation = speculation(spec.name, value)
   else if (option === 'rate' && fake) spec.fake.rate = whole(spec.name, option, value, 0, 1_000_000)
   else if (option === 'first_token_ms' && fake) spec.fake.firstTokenMs = whole(spec.name, option, value, 0, 3_600_000)
   else if (option === 'crash_on' && fake) spec.fake.crashOn = value
@@ -154,6 +154,11 @@ function setOption(spec: ModelSpec, option: string, value: string): void {
   else if (option === 'fail_on' && fake) spec.fake.failOn = value
   else if (option === 'without' && fake) spec.fake.without = abilities(spec.name, option, value)
   else throw unknownOption(spec.name, option, value)
+}
+
+function speculation(name: string, value: string): 'lookup' {
+  if (value !== 'lookup') throw wrong(`gives "${name}" speculation=${value}, and the one way to guess is lookup.`)
+  return value
 }
 
 function onePurpose(spec: ModelSpec, purpose: 'embed' | 'rank'): 'embed' | 'rank' {
