@@ -78,7 +78,7 @@ async function serve(settings: ModelSettings): Promise<void> {
     tell: (news) => tell({ kind: 'news', news }),
     warn: (message) => tell({ kind: 'log', level: 'warn', message }),
     now: () => performance.now(),
-    speculation: opened.speculates ? new Speculation(settings.speculation === 'always') : undefined,
+    speculation: opened.speculates ? new Speculation() : undefined,
   })
   process.on('message', (message: ToProcess) => {
     if (message.kind === 'start') start(message, opened, lockstep)

@@ -26,8 +26,8 @@ export type LlamaEngineOptions = {
   threads?: number
   /** Absent: as many as fit. */
   gpuLayers?: number
-  /** What comes next is guessed from the prompt and the answer: where that pays, or always, which only tests want; absent: nothing is guessed. */
-  speculation?: 'lookup' | 'always'
+  /** What comes next is guessed from the prompt and the answer, where that pays; absent: nothing is guessed. */
+  speculation?: 'lookup'
   /** What the model is served for; absent: generating text. */
   purpose?: Purpose
   /** For embeddings: vectors may be cut short; absent: judged by the model's name. */

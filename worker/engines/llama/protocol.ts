@@ -21,8 +21,8 @@ export type ModelSettings = {
   contextTokens?: number
   threads?: number
   gpuLayers?: number
-  /** What comes next is guessed from what stood there before: where that pays, or always, which only tests want. */
-  speculation?: 'lookup' | 'always'
+  /** What comes next is guessed from what stood there before, where that pays. */
+  speculation?: 'lookup'
   /** A private folder for states of prompt prefixes; the worker made it and removes it. */
   prefixFolder: string
   prefixBytesMax: number

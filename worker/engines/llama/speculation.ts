@@ -12,16 +12,9 @@ export class Speculation {
   /** What one guessed token adds to a step; undefined: not measured yet. */
   #tokenMs: number | undefined
 
-  readonly #always: boolean
-
-  constructor(always = false) {
-    this.#always = always
-  }
-
   /** The best number of guessed tokens for a stream whose guesses are right with these odds. */
   worth(streams: number, odds: number): number {
     const most = Math.min(GUESSED_MOST, Math.floor(BATCH_TOKENS / streams) - 1)
-    if (this.#always) return most
     const plainMs = this.#plainMs[streams]
     if (plainMs === undefined) return 0
     // Nothing tells the price but to pay it once.
