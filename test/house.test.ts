@@ -28,7 +28,7 @@ const MAY_IMPORT: [room: RegExp, allowed: RegExp][] = [
 const DOORS: [dependency: RegExp, files: RegExp][] = [
   [/^pg$/, /^coordinator\/store\/(db|embedded)\.ts$/],
   [/^@grpc\//, /^proto\/(link\.ts|generated\/)/],
-  [/^node-llama-cpp$/, /^worker\/engines\/llama-process\.ts$/],
+  [/^node-llama-cpp$/, /^worker\/engines\/(llama-process|llama\/native-\w+)\.ts$/],
   [/^@huggingface\/jinja$/, /^worker\/engines\/llama\/chat-template\.ts$/],
   [/^prom-client$/, /^coordinator\/metrics\.ts$/],
   [/^systeminformation$/, /^worker\/host\.ts$/],

@@ -69,6 +69,7 @@ test('a prompt whose caller has gone is computed no further than the share that 
   const held: number[] = []
   const sequence: Sequence = {
     id: 0,
+    cutsAnywhere: true,
     held: () => held,
     prefill: async (tokens) => {
       shares.push(tokens.length)
@@ -76,7 +77,7 @@ test('a prompt whose caller has gone is computed no further than the share that 
       if (shares.length === 2) lockstep.cancel(1)
     },
     decode: () => expect.fail('the prompt was read to its end'),
-    keep: async () => {},
+    keep: async (length) => length,
     save: async () => 0,
     load: async () => {},
   }

@@ -13,6 +13,7 @@ function sequence(tokens: number): Sequence {
   }
   return {
     id: 0,
+    cutsAnywhere: true,
     held: () => held,
     prefill: never,
     decode: never,

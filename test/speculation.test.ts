@@ -213,6 +213,7 @@ function sequenceThatSays(text: readonly number[], steps: number[]): Sequence {
   const held: number[] = []
   return {
     id: 0,
+    cutsAnywhere: true,
     held: () => held,
     prefill: async (tokens) => void held.push(...tokens),
     decode: () => {
@@ -228,7 +229,7 @@ function sequenceThatSays(text: readonly number[], steps: number[]): Sequence {
         close: async () => {},
       }
     },
-    keep: async () => {},
+    keep: async (length) => length,
     save: async () => 0,
     load: async () => {},
   }

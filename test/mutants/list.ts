@@ -227,12 +227,11 @@ export const MUTANTS: Mutant[] = [
     tests: ['ordered'],
   },
   {
-    bug: 'a choice of tokens that fails ends the process, and everybody’s answer',
-    file: 'worker/engines/llama/native-probabilities.ts',
-    find: 'return NOTHING_CHOSEN as unknown as [number]',
-    replace: 'throw error',
-    tests: ['llama-format'],
-    only: 'fails alone',
+    bug: 'a batch that cannot be computed ends the process, and everybody’s answer',
+    file: 'worker/engines/llama/native-context.ts',
+    find: 'Promise.allSettled([computed, ...drawn])',
+    replace: 'Promise.allSettled(drawn)',
+    tests: ['native-context'],
   },
   {
     bug: 'the fake ends at a stop string before the fewest tokens',

@@ -1,27 +1,20 @@
 import { rmSync } from 'node:fs'
 import {
   type ChatHistoryItem,
-  type ControlledEvaluateInputItem,
   getLlama,
   InsufficientMemoryError,
   type Llama,
   type LlamaContext,
-  type LlamaContextSequence,
-  LlamaGrammar,
-  LlamaGrammarEvaluationState,
   LlamaLogLevel,
   type LlamaModel,
   LlamaText,
   resolveChatWrapper,
-  type SequenceEvaluateOptions,
   SpecialTokensText,
   type Token,
-  TokenBias,
 } from 'node-llama-cpp'
 import { textsOf } from '../../proto/request.ts'
 import { expectedAbilities, generationAbilities } from './llama/abilities.ts'
 import { thinks } from './llama/answer-plan.ts'
-import { biasKeeper, latestTokens } from './llama/biases.ts'
 import { ChatTemplate, type ChatWish } from './llama/chat-template.ts'
 import { describedTools, type PlainMessage } from './llama/described-tools.ts'
 import { flashAttention, mayHaveGpu, sizeOfModel, smallerContext } from './llama/fit.ts'
@@ -30,8 +23,10 @@ import { Lockstep } from './llama/lockstep.ts'
 import { BATCH_TOKENS } from './llama/pace.ts'
 import { PrefixStore } from './llama/prefixes.ts'
 import type { FromProcess, LogLevel, ModelFacts, ModelSettings, ToProcess } from './llama/protocol.ts'
-import { addProbabilities, takeSamplingTrouble } from './llama/native-probabilities.ts'
-import { type Choice, type Drawn, type GrammarState, NoTokenLeft, type Sequence, type TokenSource } from './llama/sequence.ts'
+import { NativeContext } from './llama/native-context.ts'
+import { NativeGrammar } from './llama/native-grammar.ts'
+import { NativeSequence, type SequenceModel } from './llama/native-sequence.ts'
+import type { Sequence } from './llama/sequence.ts'
 import { Speculation } from './llama/speculation.ts'
 import { CALL_FORMS } from './llama/tool-calls.ts'
 import { isKnownToShorten, type VectorModel, VectorQueue } from './llama/vectors.ts'
@@ -123,9 +118,10 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
   const template = readTemplate(model)
   const traits = { callForm: template?.callForm ?? CALL_FORMS.tagged, reasoning: template?.reasoning }
   const marks = marksOf(model, [traits.callForm.open, traits.callForm.close, traits.reasoning?.open, traits.reasoning?.close])
-  const tellsProbabilities = addProbabilities(llama, model, context)
-  const sequences = Array.from({ length: slots }, () => context.getSequence())
-  const speculates = settings.speculation !== undefined && sequences.every(({ needsCheckpoints }) => !needsCheckpoints)
+  const native = new NativeContext(llama, model, context)
+  const sequenceModel: SequenceModel = { endsAnswer: (token) => model.isEogToken(token as Token), endTokens: endTokensOf(model) }
+  const sequences = Array.from({ length: slots }, (_, id) => new NativeSequence(id, context.getSequence(), native, sequenceModel))
+  const speculates = settings.speculation !== undefined && sequences.every(({ cutsAnywhere }) => cutsAnywhere)
   if (settings.speculation !== undefined && !speculates) tell({ kind: 'log', level: 'warn', message: CANNOT_SPECULATE })
   return {
     facts: {
@@ -134,9 +130,9 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
       maxTokenBytes: mostBytes(bytes),
       sizeBytes,
       detail: detailOf(llama, model, threads) + (speculates ? ', guessing by lookup' : ''),
-      abilities: generationAbilities({ reasons: traits.reasoning !== undefined, tellsProbabilities }),
+      abilities: generationAbilities({ reasons: traits.reasoning !== undefined }),
     },
-    sequences: sequences.map((sequence, id) => new ModelSequence(id, sequence, model)),
+    sequences,
     speculates,
     vocabulary: {
       bytesOf: (token) => bytes[token] ?? NO_BYTES,
@@ -146,7 +142,7 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
     },
     traits,
     read: promptReader(model, template),
-    makeGrammar: (grammar) => new ModelGrammar(llama, model, grammar),
+    makeGrammar: (grammar) => new NativeGrammar(llama, model, grammar),
     tokensOf: (text) => model.tokenize(text, true),
   }
 }
@@ -371,178 +367,12 @@ function historyItem({ role, content }: PlainMessage): ChatHistoryItem {
   return role === 'assistant' ? { type: 'model', response: [content] } : { type: role, text: content }
 }
 
-class ModelGrammar implements GrammarState {
-  readonly state: LlamaGrammarEvaluationState
-  readonly #llama: Llama
-
-  constructor(llama: Llama, model: LlamaModel, grammar: string) {
-    this.#llama = llama
-    this.state = new LlamaGrammarEvaluationState({ model, grammar: new LlamaGrammar(llama, { grammar }) })
-  }
-
-  /** node-llama-cpp moves a state on only over tokens that it chose itself; forced ones need its native door. */
-  accept(token: number): void {
-    const sampler: unknown = Reflect.get(Reflect.get(this.#llama, '_bindings') as object, 'AddonSampler')
-    const accept: unknown = Reflect.get(sampler as object, 'acceptGrammarEvaluationStateToken')
-    if (typeof accept !== 'function') throw new Error('node-llama-cpp moves grammars on elsewhere now: this answer cannot be continued')
-    accept.call(sampler, Reflect.get(this.state, '_state'), token)
-  }
-}
-
-/** How node-llama-cpp says that nothing was chosen, whatever the reason. */
-function noChoice(error: unknown): never {
-  if (!(error instanceof Error) || error.message !== NO_CHOICE) throw error
-  const trouble = takeSamplingTrouble()
-  throw trouble === undefined ? new NoTokenLeft() : new Error(trouble)
-}
-
-const NO_CHOICE = 'Failed to sample next token'
-
-const AT_ITS_END: Drawn = { chosen: [], ended: true }
-
-/** Of the tokens drawn behind a token and its guess, those behind what came true. */
-function asFarAsTrue(guess: readonly number[], drawn: readonly number[], endsAnswer: (token: number) => boolean): Drawn {
-  const chosen: { token: number }[] = []
-  for (const [index, token] of drawn.entries()) {
-    if (endsAnswer(token)) return { chosen, ended: true }
-    chosen.push({ token })
-    if (guess[index] !== token) break
-  }
-  return { chosen, ended: false }
-}
-
-class ModelSequence implements Sequence {
-  readonly id: number
-  readonly #sequence: LlamaContextSequence
-  readonly #model: LlamaModel
-
-  constructor(id: number, sequence: LlamaContextSequence, model: LlamaModel) {
-    this.id = id
-    this.#sequence = sequence
-    this.#model = model
-  }
-
-  held(): readonly number[] {
-    return this.#sequence.contextTokens
-  }
-
-  async prefill(tokens: readonly number[]): Promise<void> {
-    await this.#sequence.evaluateWithoutGeneratingNewTokens(tokens as Token[])
-  }
-
-  decode(tokens: readonly number[], choice: Choice): TokenSource {
-    const options = evaluateOptions(choice, this.#model)
-    if (choice.wantsProbabilities) return this.#decodeWithProbabilities(tokens, options)
-    if (choice.seedAt !== undefined) return this.#decodeGuessing(tokens, { ...choice, seedAt: choice.seedAt }, options)
-    const generated = this.#sequence.evaluate(tokens as Token[], options)
-    return {
-      next: async () => {
-        const { value, done } = await generated.next().catch(noChoice)
-        return done === true ? AT_ITS_END : { chosen: [{ token: value }], ended: false }
-      },
-      close: async () => {
-        await generated.return()
-      },
-    }
-  }
-
-  #decodeWithProbabilities(tokens: readonly number[], options: SequenceEvaluateOptions): TokenSource {
-    const generated = this.#sequence.evaluateWithMetadata(tokens as Token[], { probabilities: true }, options)
-    return {
-      next: async () => {
-        const { value, done } = await generated.next().catch(noChoice)
-        return done === true ? AT_ITS_END : { chosen: [value], ended: false }
-      },
-      close: async () => {
-        await generated.return()
-      },
-    }
-  }
-
-  /** Computes the guess with the token before it, draws a token behind each, and forgets what was guessed wrong. */
-  #decodeGuessing(
-    tokens: readonly number[],
-    { answer, seedAt }: Choice & Required<Pick<Choice, 'seedAt'>>,
-    { temperature, topK, topP, minP }: SequenceEvaluateOptions,
-  ): TokenSource {
-    const sampling = { temperature, topK, topP, minP } as { temperature: number; topK: number; topP: number; minP: number }
-    let pending = tokens
-    return {
-      next: async (guess) => {
-        const place = answer.length
-        const drawn = (token: number, index: number): ControlledEvaluateInputItem => [
-          token as Token,
-          { generateNext: { token: true, options: { ...sampling, seed: seedAt(place + index) } } },
-        ]
-        const before = pending.slice(0, -1) as Token[]
-        const sure = this.#sequence.nextTokenIndex + pending.length
-        const input = [...before, ...[pending.at(-1)!, ...guess].map(drawn)]
-        const outputs = await this.#sequence.controlledEvaluate(input).catch(noChoice)
-        const { chosen, ended } = asFarAsTrue(
-          guess,
-          outputs.slice(before.length).map((output) => output?.next.token ?? noChoice(new Error(NO_CHOICE))),
-          (token) => this.#model.isEogToken(token as Token),
-        )
-        await this.keep(sure + Math.max(0, chosen.length - 1))
-        pending = chosen.slice(-1).map(({ token }) => token)
-        return { chosen, ended }
-      },
-      close: async () => {},
-    }
-  }
-
-  async keep(length: number): Promise<void> {
-    const held = this.#sequence.nextTokenIndex
-    if (length < held) await this.#sequence.eraseContextTokenRanges([{ start: length, end: held }])
-  }
-
-  async save(file: string): Promise<number> {
-    const { fileSize } = await this.#sequence.saveStateToFile(file)
-    return fileSize
-  }
-
-  async load(file: string): Promise<void> {
-    // A load that fails forgets what the sequence held, and llama.cpp does not: every later answer in this slot would fail.
-    await this.keep(0)
-    // The risk is a file of another model; these files are this process's own, in a folder nobody else can write to.
-    await this.#sequence.loadStateFromFile(file, { acceptRisk: true })
-  }
-}
-
-/** What the caller leaves open is chosen as llama.cpp's own programs choose it. */
-function evaluateOptions(choice: Choice, model: LlamaModel): SequenceEvaluateOptions {
-  const { temperature = 0.8, topK = 40, topP = 0.95, minP = 0.05, repeatPenalty = 1 } = choice.sampling
-  const bias = TokenBias.for(model)
-  const keepBias = biasKeeper(choice, tableOf(bias), () => endTokens(model))
-  const { grammar } = choice
-  return {
-    temperature,
-    topK,
-    topP,
-    minP,
-    seed: choice.seed,
-    ...(keepBias === undefined ? {} : { tokenBias: () => (keepBias(), bias) }),
-    ...(grammar === undefined ? {} : { grammarEvaluationState: () => (grammar() as ModelGrammar | undefined)?.state }),
-    ...(repeatPenalty === 1 ? {} : { repeatPenalty: { penalty: repeatPenalty, punishTokens: () => latestTokens(choice) as Token[] } }),
-  }
-}
-
-/** `TokenBias.set` quietly leaves out tokens that end the answer, which callers and `minTokens` mean; its own table takes them. */
-function tableOf(bias: TokenBias): Map<number, number> {
-  const table: unknown = Reflect.get(bias, '_biases')
-  if (!(table instanceof Map)) throw new Error('node-llama-cpp keeps its token biases elsewhere now: tokens cannot be biased')
-  return table as Map<number, number>
-}
-
-const endTokensOf = new WeakMap<LlamaModel, number[]>()
-
 /** Looked up when first needed: asking about every token of a large vocabulary takes a tenth of a second. */
-function endTokens(model: LlamaModel): number[] {
-  let tokens = endTokensOf.get(model)
-  if (tokens === undefined) {
+function endTokensOf(model: LlamaModel): () => readonly number[] {
+  let tokens: number[] | undefined
+  return () => {
     const count = model.fileInfo.metadata.tokenizer.ggml.tokens.length
-    tokens = Array.from({ length: count }, (_, id) => id).filter((id) => model.isEogToken(id as Token))
-    endTokensOf.set(model, tokens)
+    tokens ??= Array.from({ length: count }, (_, id) => id).filter((id) => model.isEogToken(id as Token))
+    return tokens
   }
-  return tokens
 }

@@ -12,12 +12,12 @@ const GENERATION_ABILITIES: readonly Ability[] = [
   'json_schema',
   'reasoning_none',
   'min_tokens',
+  'logprobs',
 ]
 
 /** Of a model that is loaded. Tools need no template that knows them: where it does not, they are described. */
-export function generationAbilities({ reasons, tellsProbabilities }: { reasons: boolean; tellsProbabilities: boolean }): Ability[] {
+export function generationAbilities({ reasons }: { reasons: boolean }): Ability[] {
   const abilities = [...GENERATION_ABILITIES]
-  if (tellsProbabilities) abilities.push('logprobs')
   if (reasons) abilities.push('reasoning_effort', 'reasoning_max_tokens', 'reasoning_max_tokens_below_1024')
   return abilities
 }
@@ -25,5 +25,5 @@ export function generationAbilities({ reasons, tellsProbabilities }: { reasons: 
 /** Of a model that is not loaded yet: what every model of its purpose has. */
 export function expectedAbilities(purpose: Purpose): readonly Ability[] {
   if (purpose === 'embed') return ['embeddings']
-  return purpose === 'rank' ? ['rerank'] : [...GENERATION_ABILITIES, 'logprobs']
+  return purpose === 'rank' ? ['rerank'] : GENERATION_ABILITIES
 }

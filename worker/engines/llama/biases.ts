@@ -48,7 +48,7 @@ export function biasKeeper(choice: Choice, table: Map<number, number>, endTokens
 const DICTATES = 1e6
 
 /** How many of the latest tokens `repeatPenalty` looks at, the prompt's included, as in llama.cpp. */
-const REPEAT_PENALTY_TOKENS = 64
+export const REPEAT_PENALTY_TOKENS = 64
 
 /** What `repeatPenalty` is about. */
 export function latestTokens({ prompt, answer }: Choice): number[] {

@@ -22,7 +22,7 @@ export type LockstepParts = {
  * Drives every answer of one context in step: each step advances every decoding stream by one token and the
  * longest-waiting prompts by a share, as one batch in rising order of sequences; then the next step.
  *
- *   settle: cancels, newcomers into slots, prefixes copied ──▶ step ──▶ tell ──▶ settle …   (sleeps while there is nothing to do)
+ *   settle: cancels, newcomers into slots, prefixes copied ──▶ step, and tell of the one before ──▶ settle …   (sleeps while there is nothing to do)
  *
  * Streams left to run freely never fill a batch: each waits for the one before it. Between steps nothing is being
  * computed, so states can be cut, saved and loaded without waiting for a lock.
@@ -61,9 +61,14 @@ export class Lockstep {
     for (;;) {
       await this.#settle()
       const step = this.#plan()
-      if (step.length > 0) await this.#take(step)
-      this.#tell()
-      if (this.#waiting.length + this.#running.size === 0) await this.#work()
+      const taken = this.#take(step)
+      // The step's batch is on its way: what the one before brought is told meanwhile.
+      await Promise.resolve()
+      this.#tell(step.some(({ tokens }) => tokens > 0))
+      await taken
+      if (this.#waiting.length + this.#running.size > 0) continue
+      this.#tell(true)
+      await this.#work()
     }
   }
 
@@ -142,9 +147,11 @@ export class Lockstep {
       awaits.leader.position < awaits.tokens
     )
       return
-    generation.awaits = this.#leaderOf(generation)
-    if (generation.awaits !== undefined) return
-    await this.#copyPrefix(generation)
+    if (generation.sequence!.cutsAnywhere) {
+      generation.awaits = this.#leaderOf(generation)
+      if (generation.awaits !== undefined) return
+      await this.#copyPrefix(generation)
+    }
     generation.prepared = true
     generation.cachedTokens = Math.min(generation.position, generation.promptTokens)
     this.#newsOf(generation).accepted = { promptTokens: generation.promptTokens, cachedTokens: generation.cachedTokens }
@@ -193,8 +200,7 @@ export class Lockstep {
 
   /** The last token of the target is always computed: the first choice needs what comes out of it. */
   async #keep(generation: Generation, tokens: number): Promise<void> {
-    generation.position = Math.min(tokens, generation.target.length - 1)
-    await generation.sequence!.keep(generation.position)
+    generation.position = await generation.sequence!.keep(Math.min(tokens, generation.target.length - 1))
   }
 
   #plan(): Move[] {
@@ -303,17 +309,17 @@ export class Lockstep {
     return news
   }
 
-  /** Ends are told at once; tokens of very fast steps are gathered, for telling them one by one costs more than they do. */
-  #tell(): void {
+  /** `atOnce`: the next chance comes late. Tokens of very fast steps are gathered, for telling them one by one costs more than they do; ends are not. */
+  #tell(atOnce: boolean): void {
     const now = this.#parts.now()
-    if (this.#news.size === 0 || (now - this.#toldAt < TELL_EVERY_MS && !this.#hasEnds())) return
+    if (this.#news.size === 0 || (!atOnce && now - this.#toldAt < TELL_EVERY_MS && !this.#hasEnds())) return
     this.#toldAt = now
     this.#parts.tell([...this.#news.values()])
     this.#news.clear()
   }
 
   #hasEnds(): boolean {
-    return this.#running.size === 0 || [...this.#news.keys()].some((id) => !this.#running.has(id))
+    return [...this.#news.keys()].some((id) => !this.#running.has(id))
   }
 }
 

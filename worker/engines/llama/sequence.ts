@@ -3,14 +3,16 @@ import type { Sampling } from '../../../proto/request.ts'
 /** One of the parallel sequences of a model's context, as far as the lockstep needs it. Ids count from 0. */
 export interface Sequence {
   readonly id: number
+  /** False: its state forgets no single token (a recurrent model's), so that a part of it is of no use. */
+  readonly cutsAnywhere: boolean
   /** The tokens whose state it holds. */
   held(): readonly number[]
   /** Computes tokens after the held ones without sampling. */
   prefill(tokens: readonly number[]): Promise<void>
   /** Begins to sample: computes `tokens` (at least one) and then, with each `next`, the token before it. */
   decode(tokens: readonly number[], choice: Choice): TokenSource
-  /** Forgets what is held after the first `length` tokens. */
-  keep(length: number): Promise<void>
+  /** Forgets what is held after the first `length` tokens, or more where that cannot be cut; returns how many are held then. */
+  keep(length: number): Promise<number>
   /** Writes its state to a file and returns the file's bytes. */
   save(file: string): Promise<number>
   load(file: string): Promise<void>
@@ -57,6 +59,8 @@ export type Choice = {
 
 /** How far an answer has come in its grammar. */
 export interface GrammarState {
+  /** llama.cpp's own state. */
+  readonly native: object
   /** Moves on over a token that was not chosen under it; throws where the grammar does not allow it. */
   accept(token: number): void
 }
