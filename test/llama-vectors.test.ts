@@ -161,6 +161,8 @@ test('the setting says what a model is served for', () => {
   ])
   expect(() => parseModels('e=/m.gguf?embedding=true&rerank=true')).toThrow(/one of them/)
   expect(() => parseModels('e=/m.gguf?embedding=perhaps')).toThrow(/embedding=perhaps/)
+  expect(() => parseModels('m=/m.gguf?matryoshka=true')).toThrow(/add embedding=true/)
+  expect(() => parseModels('r=/m.gguf?rerank=true&matryoshka=false')).toThrow(/add embedding=true/)
 })
 
 /** The built-in network as a ranker of the one architecture that needs the fewest tensors more. */

@@ -106,6 +106,8 @@ function parseModel(text: string): ModelSpec {
   for (const [option, value] of options) setOption(spec, option, value)
   if (spec.speculation !== undefined && spec.purpose !== undefined)
     throw wrong(`gives "${name}" speculation, and a model that is served for vectors or scores writes nothing that could be guessed.`)
+  if (spec.matryoshka !== undefined && spec.purpose !== 'embed')
+    throw wrong(`gives "${name}" matryoshka, which is about vectors: add embedding=true, or leave it out.`)
   return spec
 }
 
