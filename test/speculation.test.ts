@@ -49,6 +49,14 @@ describe('how much is guessed', () => {
     expect(measured({ plainMs: 10, tokenMs: 9.5 }).worth(1, 1)).toBe(0)
   })
 
+  test('is weighed for one stream, however many others are in the step', () => {
+    const gpu = measured({ plainMs: 10, tokenMs: 0.01 }, 100)
+    expect(gpu.worth(100, 0.9)).toBeGreaterThan(2)
+    expect(gpu.worth(100, 0.05)).toBe(0)
+    // What the step takes longer costs everybody.
+    expect(measured({ plainMs: 10, tokenMs: 0.2 }, 100).worth(100, 0.95)).toBe(0)
+  })
+
   test('is nothing before a step without guesses was measured, and a few once to learn the price', () => {
     const speculation = new Speculation()
     expect(speculation.worth(1, 1)).toBe(0)
@@ -76,10 +84,10 @@ describe('how much is guessed', () => {
   })
 })
 
-function measured({ plainMs, tokenMs }: { plainMs: number; tokenMs: number }): Speculation {
+function measured({ plainMs, tokenMs }: { plainMs: number; tokenMs: number }, streams = 1): Speculation {
   const speculation = new Speculation()
-  speculation.learn(plainMs, 1, 0)
-  speculation.learn(plainMs + 4 * tokenMs, 1, 4)
+  speculation.learn(plainMs, streams, 0)
+  speculation.learn(plainMs + 4 * tokenMs, streams, 4)
   return speculation
 }
 

@@ -20,7 +20,7 @@ export class Speculation {
     // Nothing tells the price but to pay it once.
     if (this.#tokenMs === undefined) return Math.min(GUESSED_FIRST, most)
     let best = 0
-    let bestPace = (streams / plainMs) * WORTH_IT
+    let bestPace = (streams + WORTH_IT) / plainMs
     for (let tokens = 1, all = streams, chance = odds; tokens <= most; tokens += 1, chance *= odds) {
       all += chance
       const pace = all / (plainMs + tokens * this.#tokenMs)
@@ -47,8 +47,8 @@ export class Speculation {
 const GUESSED_MOST = 8
 const GUESSED_FIRST = 4
 
-/** Measured times are not exact: what seems to gain less may lose. */
-const WORTH_IT = 1.1
+/** Tokens of this stream in a step: measured times are not exact, and what seems to gain less may lose. */
+const WORTH_IT = 0.1
 
 const NEW_SHARE = 0.2
 
