@@ -57,6 +57,24 @@ describe('a model whose state forgets no single token', () => {
     }
   })
 
+  test('goes on from a checkpoint of a very long prompt', async () => {
+    const long = await openTiny({ path, slots: 1, contextTokens: 12_000 })
+    try {
+      const common = LONG.text.repeat(14)
+      const fresh = await complete(long, text(`${common} a boat`), { maxTokens: 10 })
+      expect(fresh).toMatchObject({ cachedTokens: 0 })
+      expect(fresh.end.promptTokens).toBeGreaterThan(8_800)
+      await complete(long, text('something else'), { maxTokens: 2 })
+      await complete(long, text(`${common} rain`), { maxTokens: 10 })
+      const again = await complete(long, text(`${common} a boat`), { maxTokens: 10 })
+      expect(again.cachedTokens).toBeGreaterThan(8_000)
+      expect(again.cachedTokens).toBeLessThan(fresh.end.promptTokens)
+      expect(again.ids).toEqual(fresh.ids)
+    } finally {
+      await long.close()
+    }
+  })
+
   test('serves several at once, each as if it were alone', async () => {
     const prompts = ['the lamp', 'a boat in the harbour', 'nobody counted', 'rain'].map(text)
     const alone = []

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parseModels } from '../worker/models.ts'
 import type { GenerationNews } from '../worker/engines/llama/protocol.ts'
 import { VectorQueue } from '../worker/engines/llama/vectors.ts'
+import { tokenizerMetadata } from '../worker/tiny-model.ts'
 import { encodeGguf, type GgufValue } from '../worker/tiny-model/gguf.ts'
 import { buildNetwork } from '../worker/tiny-model/network.ts'
 import { FEED_FORWARD, HEAD_SIZE, HEADS, KEY_VALUE_HEADS, ROPE_BASE, WIDTH } from '../worker/tiny-model/shape.ts'
@@ -168,7 +169,6 @@ test('the setting says what a model is served for', () => {
 /** The built-in network as a ranker of the one architecture that needs the fewest tensors more. */
 function encodeRanker(): Buffer {
   const vocabulary = buildVocabulary()
-  const { pieces, types, scores, idOf } = vocabulary
   const ones = new Float32Array(HEAD_SIZE).fill(1)
   const classes = Float32Array.from({ length: WIDTH * 2 }, (_, place) => Math.sin(place))
   const tensors = [
@@ -193,13 +193,7 @@ function encodeRanker(): Buffer {
     'qwen3.rope.freq_base': { kind: 'float32', value: ROPE_BASE },
     'qwen3.pooling_type': uint32(4),
     'qwen3.classifier.output_labels': { kind: 'strings', value: ['yes', 'no'] },
-    'tokenizer.ggml.model': { kind: 'string', value: 'llama' },
-    'tokenizer.ggml.tokens': { kind: 'strings', value: pieces },
-    'tokenizer.ggml.scores': { kind: 'float32s', value: scores },
-    'tokenizer.ggml.token_type': { kind: 'int32s', value: types },
-    'tokenizer.ggml.bos_token_id': uint32(idOf('<s>')),
-    'tokenizer.ggml.eos_token_id': uint32(idOf('<|im_end|>')),
-    'tokenizer.ggml.unknown_token_id': uint32(idOf('<unk>')),
+    ...tokenizerMetadata(vocabulary),
   }
   return encodeGguf({ metadata, tensors })
 }

@@ -25,7 +25,7 @@ const CHAT_TEMPLATE =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-function metadataOf({ pieces, types, scores, idOf }: Vocabulary, chatTemplate: string): Record<string, GgufValue> {
+function metadataOf(vocabulary: Vocabulary, chatTemplate: string): Record<string, GgufValue> {
   return {
     'general.architecture': string('llama'),
     'general.name': string('Holdfast toy'),
@@ -43,7 +43,15 @@ function metadataOf({ pieces, types, scores, idOf }: Vocabulary, chatTemplate: s
     'llama.attention.layer_norm_rms_epsilon': { kind: 'float32', value: 1e-5 },
     'llama.rope.dimension_count': uint32(HEAD_SIZE),
     'llama.rope.freq_base': { kind: 'float32', value: ROPE_BASE },
-    'llama.vocab_size': uint32(pieces.length),
+    'llama.vocab_size': uint32(vocabulary.pieces.length),
+    ...tokenizerMetadata(vocabulary),
+    'tokenizer.chat_template': string(chatTemplate),
+  }
+}
+
+/** Every network over the toy's vocabulary says this of it. */
+export function tokenizerMetadata({ pieces, types, scores, idOf }: Vocabulary): Record<string, GgufValue> {
+  return {
     'tokenizer.ggml.model': string('llama'),
     'tokenizer.ggml.tokens': { kind: 'strings', value: pieces },
     'tokenizer.ggml.scores': { kind: 'float32s', value: scores },
@@ -54,7 +62,6 @@ function metadataOf({ pieces, types, scores, idOf }: Vocabulary, chatTemplate: s
     'tokenizer.ggml.add_bos_token': { kind: 'bool', value: true },
     'tokenizer.ggml.add_eos_token': { kind: 'bool', value: false },
     'tokenizer.ggml.add_space_prefix': { kind: 'bool', value: true },
-    'tokenizer.chat_template': string(chatTemplate),
   }
 }
 

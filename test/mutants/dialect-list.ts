@@ -440,6 +440,13 @@ export const DIALECT_MUTANTS: Mutant[] = [
     tests: ['llama-recurrent'],
   },
   {
+    bug: 'llama: a checkpoint of a recurrent state is never gone back to',
+    file: 'worker/engines/llama/native-sequence.ts',
+    find: 'return kept > 1 ? kept : 0',
+    replace: 'return kept > length ? kept : 0',
+    tests: ['llama-recurrent'],
+  },
+  {
     bug: 'llama: the last news of an answer wait for the next question',
     file: 'worker/engines/llama/lockstep.ts',
     find: '      this.#tell(true)\n',

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { encodeGguf, type GgufTensor, type GgufValue } from '../../worker/tiny-model/gguf.ts'
-import { BEGIN, buildVocabulary, TURN_END, UNKNOWN } from '../../worker/tiny-model/vocabulary.ts'
+import { tokenizerMetadata } from '../../worker/tiny-model.ts'
+import { buildVocabulary } from '../../worker/tiny-model/vocabulary.ts'
 
 const WIDTH = 32
 const INNER = 2 * WIDTH
@@ -11,12 +12,12 @@ const BLOCKS = 2
 
 /** A small Mamba network with weights by chance: its words mean nothing, and its state forgets no single token. */
 export function writeRecurrentModel(path: string): void {
-  const { pieces, types, scores, idOf } = buildVocabulary()
+  const vocabulary = buildVocabulary()
   const text = (value: string): GgufValue => ({ kind: 'string', value })
   const count = (value: number): GgufValue => ({ kind: 'uint32', value })
   const metadata: Record<string, GgufValue> = {
     'general.architecture': text('mamba'),
-    'mamba.context_length': count(4096),
+    'mamba.context_length': count(16_384),
     'mamba.embedding_length': count(WIDTH),
     'mamba.feed_forward_length': count(0),
     'mamba.attention.head_count': count(0),
@@ -26,15 +27,9 @@ export function writeRecurrentModel(path: string): void {
     'mamba.ssm.state_size': count(STATE),
     'mamba.ssm.time_step_rank': count(RANK),
     'mamba.attention.layer_norm_rms_epsilon': { kind: 'float32', value: 1e-5 },
-    'tokenizer.ggml.model': text('llama'),
-    'tokenizer.ggml.tokens': { kind: 'strings', value: pieces },
-    'tokenizer.ggml.scores': { kind: 'float32s', value: scores },
-    'tokenizer.ggml.token_type': { kind: 'int32s', value: types },
-    'tokenizer.ggml.bos_token_id': count(idOf(BEGIN)),
-    'tokenizer.ggml.eos_token_id': count(idOf(TURN_END)),
-    'tokenizer.ggml.unknown_token_id': count(idOf(UNKNOWN)),
+    ...tokenizerMetadata(vocabulary),
   }
-  writeFileSync(path, encodeGguf({ metadata, tensors: tensors(pieces.length) }))
+  writeFileSync(path, encodeGguf({ metadata, tensors: tensors(vocabulary.pieces.length) }))
 }
 
 function tensors(tokens: number): GgufTensor[] {

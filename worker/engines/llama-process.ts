@@ -119,7 +119,8 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
   const traits = { callForm: template?.callForm ?? CALL_FORMS.tagged, reasoning: template?.reasoning }
   const marks = marksOf(model, [traits.callForm.open, traits.callForm.close, traits.reasoning?.open, traits.reasoning?.close])
   const native = new NativeContext(llama, model, context)
-  const sequenceModel: SequenceModel = { endsAnswer: (token) => model.isEogToken(token as Token), endTokens: endTokensOf(model) }
+  const endsGeneration = (token: number): boolean => model.isEogToken(token as Token)
+  const sequenceModel: SequenceModel = { endsGeneration, endTokens: endTokensOf(model) }
   const sequences = Array.from({ length: slots }, (_, id) => new NativeSequence(id, context.getSequence(), native, sequenceModel))
   const speculates = settings.speculation !== undefined && sequences.every(({ cutsAnywhere }) => cutsAnywhere)
   if (settings.speculation !== undefined && !speculates) tell({ kind: 'log', level: 'warn', message: CANNOT_SPECULATE })
@@ -137,7 +138,7 @@ async function openModel(settings: ModelSettings): Promise<OpenedModel> {
     vocabulary: {
       bytesOf: (token) => bytes[token] ?? NO_BYTES,
       markOf: (token) => marks.get(token),
-      endsGeneration: (token) => model.isEogToken(token as Token),
+      endsGeneration,
       size: bytes.length,
     },
     traits,

@@ -75,11 +75,13 @@ export class NativeContext {
     if (!wantsProbabilities) return { token: chosenOf(await this.#context.sampleToken(place, sampler).catch(notChosen)) }
     // node-llama-cpp tells probabilities after temperature, penalties, grammar and the rest have changed them; asked about is
     // what the model thought.
-    const [chosen, [, , firstProbability = 1], [, ratios = []]] = await Promise.all([
+    const asked = [
       this.#context.sampleToken(place, sampler).catch(notChosen),
       this.#context.sampleToken(place, this.#greedy, false, true),
       this.#context.sampleToken(place, this.#likeliest, true, false),
-    ])
+    ] as const
+    await Promise.allSettled(asked)
+    const [chosen, [, , firstProbability = 1], [, ratios = []]] = await Promise.all(asked)
     const token = chosenOf(chosen)
     const probabilities = scaled(ratios, firstProbability)
     if (probabilities.has(token)) return { token, probabilities }

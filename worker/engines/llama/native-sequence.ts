@@ -4,7 +4,7 @@ import type { NativeContext, NativeSampler } from './native-context.ts'
 import type { Choice, Chosen, Drawn, Sequence, TokenSource } from './sequence.ts'
 
 /** What a sequence asks of its model. */
-export type SequenceModel = { endsAnswer(token: number): boolean; endTokens(): readonly number[] }
+export type SequenceModel = { endsGeneration(token: number): boolean; endTokens(): readonly number[] }
 
 /**
  * One sequence of a context. node-llama-cpp's own object cuts, saves and loads what it holds; tokens are computed and drawn past it, and
@@ -17,7 +17,10 @@ export class NativeSequence implements Sequence {
   readonly #context: NativeContext
   readonly #model: SequenceModel
 
+  /** Throws where node-llama-cpp is built differently than the version that this was written for. */
   constructor(id: number, sequence: LlamaContextSequence, context: NativeContext, model: SequenceModel) {
+    if (!Array.isArray(Reflect.get(sequence, '_contextTokens')) || typeof Reflect.get(sequence, '_nextTokenIndex') !== 'number')
+      throw new Error('node-llama-cpp keeps what a sequence holds elsewhere now: install the version that package.json names')
     this.id = id
     this.#sequence = sequence
     this.cutsAnywhere = !sequence.needsCheckpoints
@@ -68,7 +71,7 @@ export class NativeSequence implements Sequence {
   #asFarAsTrue(guess: readonly number[], drawn: readonly Chosen[]): Drawn {
     const chosen: Chosen[] = []
     for (const [index, one] of drawn.entries()) {
-      if (this.#model.endsAnswer(one.token)) return { chosen, ended: true }
+      if (this.#model.endsGeneration(one.token)) return { chosen, ended: true }
       chosen.push(one)
       if (guess[index] !== one.token) break
     }
@@ -108,8 +111,7 @@ const CHECKPOINT_EVERY_TOKENS = 8192
 
 /** Adds to what node-llama-cpp's object knows of itself. */
 function noteTokens(sequence: LlamaContextSequence, tokens: readonly number[]): void {
-  const held: unknown = Reflect.get(sequence, '_contextTokens')
-  if (!Array.isArray(held) || !Reflect.set(sequence, '_nextTokenIndex', sequence.nextTokenIndex + tokens.length))
-    throw new Error('node-llama-cpp keeps what a sequence holds elsewhere now: install the version that package.json names')
+  const held = Reflect.get(sequence, '_contextTokens') as number[]
   held.push(...tokens)
+  Reflect.set(sequence, '_nextTokenIndex', held.length)
 }
